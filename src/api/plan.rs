@@ -1,0 +1,105 @@
+//! The plan: what the controller tells a link's workers to do.
+//!
+//! Stored gzipped in the link's ConfigMap under [`PLAN_KEY`], mounted into every worker at [`PLAN_DIR`], and pushed over
+//! the workers' API. A plan never holds a secret: it names Secrets, which are mounted below [`SECRETS_DIR`].
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    database::{Source, Target},
+    zone::ZoneStore,
+};
+use crate::data::TableName;
+
+/// The format that this version writes; it reads this one and the one before.
+pub const PLAN_FORMAT: u32 = 1;
+/// Key of the ConfigMap's `binaryData`, and file name in the mount.
+pub const PLAN_KEY: &str = "plan.json.gz";
+/// Where the plan's ConfigMap is mounted.
+pub const PLAN_DIR: &str = "/etc/link-operator/plan";
+/// Where each Secret that the plan names is mounted whole, as a folder of its name.
+pub const SECRETS_DIR: &str = "/etc/link-operator/secrets";
+/// Where a PersistentVolumeClaim zone is mounted.
+pub const ZONE_DIR: &str = "/var/lib/link-operator/zone";
+/// Where the worker API's certificate, key, authority and token are mounted.
+pub const API_DIR: &str = "/etc/link-operator/api";
+/// Port of the worker's HTTPS API.
+pub const API_PORT: u16 = 8443;
+/// Port of the worker's plain HTTP endpoints: `/healthz`, `/readyz`, `/metrics`.
+pub const HEALTH_PORT: u16 = 8080;
+
+/// What a link's workers are to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// Format of this document.
+    pub format_version: u32,
+    /// Raised with every change of what follows; a worker refuses a lower one than it has.
+    pub revision: u64,
+    /// Which link.
+    pub link: LinkIdentity,
+    /// Number of the run that the workers are to work in: they make it if the zone's newest run is lower.
+    pub run: u32,
+    /// What to do.
+    pub intent: Intent,
+    /// How many workers share the work.
+    pub workers: u32,
+    /// Cores of each worker.
+    pub cores_per_worker: u32,
+    /// Shortest time between two batches, milliseconds.
+    pub flush_interval_ms: u64,
+    /// The operational database.
+    pub source: Source,
+    /// The analytical target.
+    pub target: Target,
+    /// Where files are staged.
+    pub zone: ZoneStore,
+    /// The link tables.
+    pub tables: Vec<PlannedTable>,
+    /// What a release does with the target's tables.
+    #[serde(default)]
+    pub delete_target_tables: bool,
+    /// Whether a release leaves the zone's folder.
+    #[serde(default)]
+    pub retain_zone: bool,
+}
+
+/// Which link a plan is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkIdentity {
+    /// Namespace of the LinkConnection.
+    pub namespace: String,
+    /// Name of the LinkConnection.
+    pub name: String,
+    /// UID of the LinkConnection: the zone's folder belongs to this object.
+    pub uid: String,
+    /// The link's lasting identity; names the zone's folder and, hashed, slot and publication.
+    pub link_id: String,
+}
+
+/// What the workers of a link are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Intent {
+    /// Replicate.
+    Run,
+    /// Commit and apply what has been read, keep position, then report `drained`.
+    Drain,
+}
+
+/// One table of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedTable {
+    /// Name of the LinkTable.
+    pub name: String,
+    /// UID of the LinkTable. A table whose UID changed was removed and added again: it starts over.
+    pub uid: String,
+    /// The table in the source.
+    pub source: TableName,
+    /// The table in the target.
+    pub target: TableName,
+    /// Value of the last reseed request; a new value starts the table over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reseed: Option<String>,
+}

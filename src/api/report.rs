@@ -1,0 +1,189 @@
+//! The report: what a worker, a probe or a release tells the controller. Times are RFC 3339 in UTC.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::fault::{Check, Fault};
+
+/// The format that this version writes; it reads this one and the one before.
+pub const REPORT_FORMAT: u32 = 1;
+
+/// What a worker knows of its share of the link. A probe's and a release's answer has the same form.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Format of this document.
+    pub format_version: u32,
+    /// Rises with each report of one process.
+    pub sequence: u64,
+    /// Name of the pod.
+    pub worker: String,
+    /// Version of the worker's program.
+    pub version: String,
+    /// Revision of the plan that the worker works by.
+    pub plan_revision: u64,
+    /// The run it works in; none before the zone answered.
+    #[serde(default)]
+    pub run: Option<u32>,
+    /// The term of its capture; none in workers that do not capture.
+    #[serde(default)]
+    pub term: Option<u64>,
+    /// Intent Drain was carried out: nothing is under way.
+    #[serde(default)]
+    pub drained: bool,
+    /// A release: all that the link made was removed (what could not be is in `checks`).
+    #[serde(default)]
+    pub released: bool,
+    /// Answers to questions about source, target and zone. One `Check` a name.
+    #[serde(default)]
+    pub checks: Vec<Check>,
+    /// When the landing zone's credential ends, if that can be known.
+    #[serde(default)]
+    pub credential_expiry: Option<Timestamp>,
+    /// What the source says of itself.
+    #[serde(default)]
+    pub source: Option<SourceReport>,
+    /// Where the link is.
+    #[serde(default)]
+    pub position: Option<PositionReport>,
+    /// The tables that this worker owns.
+    #[serde(default)]
+    pub tables: Vec<TableReport>,
+}
+
+/// What the source says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceReport {
+    /// System and version, `PostgreSQL 15.18`.
+    pub version: String,
+    /// The database's own identity (PostgreSQL: system identifier and database oid).
+    pub identity: String,
+    /// Bytes of log that the source keeps for this link.
+    pub retained_log_bytes: Option<u64>,
+}
+
+/// Where a link is in its source's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PositionReport {
+    /// End of the source's log when last asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_head: Option<String>,
+    /// Up to here the landing zone holds all changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub captured: Option<PositionTime>,
+    /// Up to here every replicating table of the target holds all changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied: Option<PositionTime>,
+}
+
+/// A position and the source's time of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PositionTime {
+    /// Position in the source's log.
+    pub value: String,
+    /// Everything that was committed in the source before this time is included.
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+}
+
+/// Phase of a link table, in Synapse's words.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    strum::Display,
+    strum::EnumIter,
+    strum::IntoStaticStr,
+)]
+pub enum TablePhase {
+    /// Not begun: waits for the link, for its turn or for open transactions in the source.
+    #[default]
+    Waiting,
+    /// The first load is under way.
+    Snapshotting,
+    /// Changes flow; the target table is exact as of `asOf`.
+    Replicating,
+    /// An error that heals by itself once its cause is gone.
+    Suspended,
+    /// An error that needs a person.
+    Failed,
+}
+
+/// What a worker knows of one table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableReport {
+    /// UID of the LinkTable.
+    pub uid: String,
+    /// Phase.
+    pub phase: TablePhase,
+    /// Why it waits (`OpenTransaction` …), for a person; None in other phases.
+    #[serde(default)]
+    pub waiting: Option<Fault>,
+    /// Progress of the first load; stays as it was at its end.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotProgress>,
+    /// Rows written to the target.
+    #[serde(default)]
+    pub rows: u64,
+    /// Bytes of files applied.
+    #[serde(default)]
+    pub bytes: u64,
+    /// The target table holds everything committed in the source before this time.
+    #[serde(default)]
+    pub as_of: Option<Timestamp>,
+    /// When data was last written to the target.
+    #[serde(default)]
+    pub last_processed_time: Option<Timestamp>,
+    /// Position up to which the target table is exact.
+    #[serde(default)]
+    pub position: Option<String>,
+    /// Why it is Suspended or Failed.
+    #[serde(default)]
+    pub error: Option<Fault>,
+    /// Attempts since the last success.
+    #[serde(default)]
+    pub attempt: u32,
+    /// When the next attempt begins.
+    #[serde(default)]
+    pub next_attempt: Option<Timestamp>,
+}
+
+/// Progress of a first load.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotProgress {
+    /// Rows in the target.
+    pub rows_done: i64,
+    /// Rows that the source's statistics expect, if it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows_estimated: Option<i64>,
+    /// Bytes of chunk files loaded.
+    pub bytes_done: i64,
+    /// Chunks loaded.
+    pub chunks_done: i64,
+    /// Chunks in all.
+    pub chunks_total: i64,
+    /// When it began.
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
+    /// When it will be done if it goes on like this.
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_completion: Option<Timestamp>,
+}

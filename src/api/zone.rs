@@ -1,0 +1,65 @@
+//! Where a landing zone's folder is: the part of a LandingZone's spec that workers need too.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::database::SecretKey;
+
+/// The store that a landing zone is in: exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ZoneStore {
+    /// Azure Blob Storage or Azure Data Lake Storage Gen2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<AzureZone>,
+    /// A PersistentVolumeClaim in the same namespace; with more than one worker it must be ReadWriteMany.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<ClaimZone>,
+}
+
+/// A folder in a container of an Azure storage account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AzureZone {
+    /// Name of the storage account.
+    pub account: String,
+    /// Name of the container; it must exist.
+    pub container: String,
+    /// Folder within the container; all that links write is below it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub folder: String,
+    /// Address of the blob service where it is not `https://<account>.blob.core.windows.net`, for sovereign clouds,
+    /// private endpoints and emulators (`http://host:port/account`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// How to prove who we are.
+    pub auth: AzureAuth,
+}
+
+/// Credentials for an Azure storage account: exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AzureAuth {
+    /// A shared access signature with the rights read, add, create, write, delete and list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sas_token: Option<SecretValue>,
+}
+
+/// One secret value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretValue {
+    /// Where it is kept.
+    pub secret_key_ref: SecretKey,
+}
+
+/// A folder in a PersistentVolumeClaim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClaimZone {
+    /// Name of the claim.
+    pub claim_name: String,
+    /// Folder within the volume; all that links write is below it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub folder: String,
+}

@@ -1,0 +1,12 @@
+//! What travels between a source, the landing zone and a target: names, schemas, positions and batches of changes.
+//!
+//! Plain data without I/O, known to every layer below the worker. Knows no vendor: a source describes its tables in these
+//! terms and a target reads them.
+
+mod change;
+mod position;
+mod schema;
+
+pub use change::{Cell, ExactTexts, LINK_COLUMN, LinkCell, NetChanges, OP_COLUMN, Op, Step, Unresolved};
+pub use position::Position;
+pub use schema::{Column, TableName, TableSchema, Travel};

@@ -1,0 +1,1 @@
+//! What the PostgreSQL source and the PostgreSQL target share: connecting, quoting, errors.

@@ -1,0 +1,277 @@
+//! Sources: the operational databases. One folder a system, all behind [`Source`].
+//!
+//! A source reads tables in chunks and streams changes; it knows nothing of targets, of the landing zone or of Kubernetes.
+
+pub mod postgresql;
+
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::fault::{Check, Explain},
+    data::{Position, TableName, TableSchema},
+};
+
+/// What can go wrong with a source. The variant's name is the reason that users see.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
+pub enum Error {
+    /// Nobody answers at the address.
+    #[error("{0}")]
+    SourceUnreachable(String),
+    /// Wrong user or password.
+    #[error("{0}")]
+    SourceAuthenticationFailed(String),
+    /// A Secret is not there (yet).
+    #[error("{0}")]
+    SecretMissing(String),
+    /// A Secret lacks a key.
+    #[error("{0}")]
+    SecretKeyMissing(String),
+    /// A right is missing; the remedy has the GRANT.
+    #[error("{message}")]
+    SourcePermissionDenied {
+        /// What is missing.
+        message: String,
+        /// The statement that cures it.
+        remedy: String,
+    },
+    /// A setting of the server forbids what a link needs (`wal_level`, slots, version).
+    #[error("{message}")]
+    SourceNotPrepared {
+        /// What is wrong.
+        message: String,
+        /// The statement or setting that cures it.
+        remedy: String,
+    },
+    /// The table is not there.
+    #[error("table {0} does not exist in the source")]
+    SourceTableMissing(TableName),
+    /// The table has no key by which its rows could be known.
+    #[error("table {0} has no primary key")]
+    NoPrimaryKey(TableName),
+    /// The table is of a sort that cannot be linked (yet).
+    #[error("{message}")]
+    TableNotSupported {
+        /// Which table, and why.
+        message: String,
+        /// What to do instead.
+        remedy: String,
+    },
+    /// The table changed in a way that its copies cannot follow.
+    #[error("{0}")]
+    SchemaChanged(String),
+    /// The log no longer holds what was not read yet, or is not the log that was read.
+    #[error("{0}")]
+    PositionLost(String),
+    /// The rows of a table were moved while its chunks were read: the plan is void, the table starts over.
+    #[error("{0}")]
+    TableRewritten(String),
+    /// Another process reads the link's slot.
+    #[error("{0}")]
+    SlotInUse(String),
+    /// Any other error that the database reports.
+    #[error("{0}")]
+    SourceError(String),
+}
+
+impl Explain for Error {
+    fn remedy(&self) -> String {
+        match self {
+            Self::SourceUnreachable(_) => "check host, port and network policies, and that the database is up".to_owned(),
+            Self::SourceAuthenticationFailed(_) => "correct the user name or password in the Secret that spec.source names".to_owned(),
+            Self::SecretMissing(_) | Self::SecretKeyMissing(_) => "create the Secret, or correct its name or keys in the spec".to_owned(),
+            Self::SourcePermissionDenied { remedy, .. }
+            | Self::SourceNotPrepared { remedy, .. }
+            | Self::TableNotSupported { remedy, .. } => remedy.clone(),
+            Self::SourceTableMissing(table) => format!("create {table} in the source, or delete the LinkTable"),
+            Self::NoPrimaryKey(table) => format!("ALTER TABLE {table} ADD PRIMARY KEY (…)"),
+            Self::SchemaChanged(_) => "reseed the table: annotate the LinkTable with link-operator.io/reseed-requested-at".to_owned(),
+            Self::PositionLost(_) => "start the link over: set spec.state to Stopped, then to Running".to_owned(),
+            Self::TableRewritten(_) => "none needed: the table's snapshot starts over".to_owned(),
+            Self::SlotInUse(_) => "none needed if a worker was just replaced; else end the other reader of the slot".to_owned(),
+            Self::SourceError(_) => "read the message; the link goes on trying".to_owned(),
+        }
+    }
+
+    fn heals(&self) -> bool {
+        !matches!(self, Self::TableNotSupported { .. } | Self::SchemaChanged(_) | Self::PositionLost(_))
+    }
+}
+
+/// What a database says it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// Survives restarts and failovers, not a restore into a new cluster (PostgreSQL: system identifier and database oid).
+    pub system: String,
+    /// The history that it is on (PostgreSQL: timeline).
+    pub timeline: u32,
+    /// For a person: `PostgreSQL 15.18`.
+    pub version: String,
+}
+
+/// One piece of a table that is read at once. Ranges cover the whole table, the last is open-ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Chunk {
+    /// Relation to read (PostgreSQL: oid of the leaf partition).
+    pub object_id: u32,
+    /// The file that the relation had when planned (PostgreSQL: relfilenode): another one voids the plan.
+    pub file_id: u32,
+    /// First block.
+    pub start: u32,
+    /// Block after the last; none: to the end of the table, however far it has grown.
+    pub end: Option<u32>,
+}
+
+/// How a table's snapshot is cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChunkPlan {
+    /// At least one.
+    pub chunks: Vec<Chunk>,
+    /// Rows by the source's statistics.
+    pub rows_estimated: Option<u64>,
+}
+
+/// The rows of one chunk.
+pub struct ChunkRows {
+    /// Position of the source after the chunk's database snapshot was taken; flushed. Changes up to it may be in the rows.
+    pub read_at: Position,
+    /// Batches of `TableSchema::arrow_rows`.
+    pub rows: BoxStream<'static, Result<RecordBatch, Error>>,
+}
+
+/// A table that a capture follows.
+#[derive(Clone, Debug)]
+pub struct CapturedTable {
+    /// Number of the table in the run.
+    pub id: u32,
+    /// How it was when it was admitted.
+    pub schema: TableSchema,
+}
+
+/// Where a batch may end.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Do not end before this (the flush interval), unless the batch is full.
+    pub not_before: tokio::time::Instant,
+    /// Return by then even without a change.
+    pub idle: Duration,
+    /// End at the next transaction's end once the batch holds this many bytes.
+    pub bytes: usize,
+}
+
+/// All that the source committed since the cut before.
+#[derive(Debug)]
+pub struct Cut {
+    /// End of the last transaction in it, or how far the log is known to hold nothing for us.
+    pub to: Position,
+    /// The source's commit time of the last transaction; of an empty cut: the time at which the source said so.
+    pub time: Option<Timestamp>,
+    /// What happened, a table an entry, by id.
+    pub tables: Vec<CutTable>,
+    /// Tables that changed in a way that ends their replication; nothing of them after the change is in `tables`.
+    pub broken: Vec<(u32, Error)>,
+}
+
+/// What happened to one table, in order.
+#[derive(Debug)]
+pub struct CutTable {
+    /// Number of the table in the run.
+    pub id: u32,
+    /// In commit order.
+    pub segments: Vec<Segment>,
+}
+
+/// A run of changes of one table.
+#[derive(Debug)]
+pub enum Segment {
+    /// A batch of `TableSchema::arrow_changes`.
+    Rows(RecordBatch),
+    /// The table was truncated.
+    Truncate,
+}
+
+/// A stream of changes.
+#[async_trait]
+pub trait Capture: Send {
+    /// The tables to deliver from now on; changes of others are dropped. Called between cuts.
+    fn follow(&mut self, tables: Vec<CapturedTable>);
+
+    /// Reads to the next place where a batch may end. Dropping the future loses the capture.
+    async fn next_cut(&mut self, limits: Limits) -> Result<Cut, Error>;
+
+    /// Nothing up to here is needed from the source any more.
+    async fn acknowledge(&mut self, position: &Position) -> Result<(), Error>;
+}
+
+/// Rows read by key after a change, to fill in what the change did not carry.
+pub struct Filled {
+    /// Rows found, in any order. Schema: `TableSchema::arrow_rows`.
+    pub rows: RecordBatch,
+    /// Position of the source after reading.
+    pub read_at: Position,
+}
+
+/// An operational database whose tables are linked. Cheap to clone behind an `Arc`; opens connections as needed.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// What the database says it is.
+    async fn identity(&self) -> Result<Identity, Error>;
+
+    /// Asks whether all is as a link needs it: reachable, version, settings, rights. One check a question
+    /// (`SourceReachable`, `SourcePrepared`), each failed one with the exact command that cures it.
+    async fn preflight(&self) -> Vec<Check>;
+
+    /// How a table is now; refuses tables that cannot be linked, with the reason.
+    async fn describe(&self, table: &TableName) -> Result<TableSchema, Error>;
+
+    /// Makes what a new run needs (PostgreSQL: publication and slot), replacing what an earlier run left, and says from
+    /// where changes will come.
+    async fn begin_run(&self) -> Result<Position, Error>;
+
+    /// Whether the log still continues at `from` (DESIGN 5.4): the same system, a history that includes `from`, nothing
+    /// trimmed or forwarded past it. Else `PositionLost`, saying which.
+    async fn check_continuity(&self, from: &Position, identity: &Identity) -> Result<(), Error>;
+
+    /// From when this returns, changes of the table are in the stream. Idempotent.
+    async fn admit(&self, schema: &TableSchema) -> Result<(), Error>;
+
+    /// The table is no longer in the stream. Idempotent; the table may be gone.
+    async fn expel(&self, table: &TableName) -> Result<(), Error>;
+
+    /// The double wait of DESIGN 5.3: waits out all transactions that began before now, takes the position v0, waits them
+    /// out again. `waiting` is told whom it waits for. Every change committed after v0 is in the stream, everything up to
+    /// it is visible to whoever reads after this returns.
+    async fn settle(&self, waiting: &(dyn Fn(Option<String>) + Send + Sync)) -> Result<Position, Error>;
+
+    /// Cuts a table into chunks of about `chunk_bytes`; call after `settle`.
+    async fn plan_chunks(&self, schema: &TableSchema, chunk_bytes: u64) -> Result<ChunkPlan, Error>;
+
+    /// Reads one chunk; `TableRewritten` when the plan is void, `SchemaChanged` when the table is no longer as `schema`.
+    async fn read_chunk(&self, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error>;
+
+    /// Streams changes from `from` on. Ends another reader of the link's slot only if `take_over`.
+    async fn capture(&self, from: &Position, take_over: bool) -> Result<Box<dyn Capture>, Error>;
+
+    /// Reads rows by key. `keys`: a batch of `TableSchema::arrow_keys`.
+    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch) -> Result<Filled, Error>;
+
+    /// Makes the log move on, so that an idle database does not hold it back, and says where its end is.
+    async fn heartbeat(&self) -> Result<Position, Error>;
+
+    /// Bytes of log kept for this link.
+    async fn retained_log_bytes(&self) -> Result<Option<u64>, Error>;
+
+    /// Removes all that the link made in the source. Idempotent.
+    async fn release(&self) -> Result<(), Error>;
+
+    /// The commands by which a person removes what the link made, for when it cannot be reached.
+    fn release_commands(&self) -> Vec<String>;
+}

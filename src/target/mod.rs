@@ -1,0 +1,187 @@
+//! Targets: the analytical stores. One folder a system, all behind [`Target`].
+//!
+//! A target loads chunks and applies netted changes, exactly once, and keeps its own progress beside the rows. It knows
+//! nothing of sources, of the landing zone or of Kubernetes.
+
+pub mod postgresql;
+
+use std::collections::BTreeSet;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+
+use crate::{
+    api::fault::{Check, Explain},
+    data::{Step, TableName, TableSchema},
+};
+
+/// What can go wrong with a target. The variant's name is the reason that users see.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
+pub enum Error {
+    /// Nobody answers at the address.
+    #[error("{0}")]
+    TargetUnreachable(String),
+    /// Wrong user or password.
+    #[error("{0}")]
+    TargetAuthenticationFailed(String),
+    /// A Secret is not there (yet).
+    #[error("{0}")]
+    SecretMissing(String),
+    /// A Secret lacks a key.
+    #[error("{0}")]
+    SecretKeyMissing(String),
+    /// A right is missing; the remedy has the GRANT.
+    #[error("{message}")]
+    TargetPermissionDenied {
+        /// What is missing.
+        message: String,
+        /// The statement that cures it.
+        remedy: String,
+    },
+    /// The schema is not there.
+    #[error("schema {0} does not exist in the target")]
+    TargetSchemaMissing(String),
+    /// A table of that name is there, and this link did not create it.
+    #[error("table {0} already exists in the target and was not made by this link")]
+    TargetTableExists(TableName),
+    /// Another link writes to that table.
+    #[error("table {table} of the target belongs to link {owner}")]
+    TargetTableOwned {
+        /// The table.
+        table: TableName,
+        /// Id of the other link, and its source table.
+        owner: String,
+    },
+    /// Somebody else moved the table's progress: this applier is not the one any more.
+    #[error("{0}")]
+    ProgressMoved(String),
+    /// The target's rows are not as its progress says.
+    #[error("{0}")]
+    TargetInconsistent(String),
+    /// A value or type that the target cannot hold.
+    #[error("{0}")]
+    ValueNotSupported(String),
+    /// A chunk's or batch's file could not be read while it was written to the target.
+    #[error("{0}")]
+    InputFailed(String),
+    /// Any other error that the target reports.
+    #[error("{0}")]
+    TargetError(String),
+}
+
+impl Explain for Error {
+    fn remedy(&self) -> String {
+        match self {
+            Self::TargetUnreachable(_) => "check host, port and network policies, and that the database is up".to_owned(),
+            Self::TargetAuthenticationFailed(_) => "correct the user name or password in the Secret that spec.target names".to_owned(),
+            Self::SecretMissing(_) | Self::SecretKeyMissing(_) => "create the Secret, or correct its name or keys in the spec".to_owned(),
+            Self::TargetPermissionDenied { remedy, .. } => remedy.clone(),
+            Self::TargetSchemaMissing(schema) => format!("CREATE SCHEMA \"{schema}\" in the target, or name another schema"),
+            Self::TargetTableExists(table) => format!("drop or rename {table}, or set spec.target.….onExistingTable"),
+            Self::TargetTableOwned { .. } => "name another target table, or remove the table from the other link".to_owned(),
+            Self::ProgressMoved(_) | Self::InputFailed(_) => "none needed: the work starts again where it was".to_owned(),
+            Self::TargetInconsistent(_) => "reseed the table: annotate the LinkTable with link-operator.io/reseed-requested-at".to_owned(),
+            Self::ValueNotSupported(_) => "exclude the value in the source or give the target a type that holds it".to_owned(),
+            Self::TargetError(_) => "read the message; the link goes on trying".to_owned(),
+        }
+    }
+
+    fn heals(&self) -> bool {
+        !matches!(self, Self::TargetTableOwned { .. } | Self::TargetInconsistent(_) | Self::ValueNotSupported(_))
+    }
+}
+
+/// A table of the target and whose copy it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TargetTable {
+    /// Id of the link.
+    pub link_id: String,
+    /// The table in the source: with the link's id, the table's owner.
+    pub source: TableName,
+    /// The table in the target.
+    pub name: TableName,
+}
+
+/// One life of a table within a link: a newer one has a higher run, or the same run and a higher record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation {
+    /// Number of the run.
+    pub run: u32,
+    /// Number of the record that admitted the table.
+    pub record: u64,
+}
+
+/// How far a target table is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The life of the table that the rows belong to.
+    pub incarnation: Incarnation,
+    /// All records up to this one are in the rows (meaningful from the first catch-up on, else the incarnation's record).
+    pub record: u64,
+    /// Whether the table is complete and in place under its name.
+    pub exact: bool,
+}
+
+/// A move of a table's progress, made in the transaction that moves the rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Advance {
+    /// The life of the table.
+    pub incarnation: Incarnation,
+    /// Progress must be at this record, else `ProgressMoved` and nothing is done.
+    pub from: u64,
+    /// Progress after.
+    pub to: u64,
+    /// The table holds everything that the source committed before this time.
+    pub as_of: Option<Timestamp>,
+}
+
+/// An analytical store that holds copies of linked tables. Cheap to clone behind an `Arc`; opens connections as needed.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// Asks whether all is as a link needs it: reachable, version, rights, room for its own tables. One check a question
+    /// (`TargetReachable`, `TargetPrepared`), each failed one with the exact command that cures it.
+    async fn preflight(&self) -> Vec<Check>;
+
+    /// Claims the table for this link before anything of it is touched: `TargetTableOwned` if another link has it,
+    /// `TargetTableExists` if it is there and `onExistingTable` says Fail. Idempotent.
+    async fn claim(&self, table: &TargetTable) -> Result<(), Error>;
+
+    /// How far the table is; none if nothing was begun.
+    async fn progress(&self, table: &TargetTable) -> Result<Option<Progress>, Error>;
+
+    /// Makes an empty table aside to load the snapshot of this incarnation into (what lower ones left is removed; a higher
+    /// one: `ProgressMoved`), unless that was done before. Returns the chunks that are loaded already.
+    async fn begin_snapshot(&self, table: &TargetTable, schema: &TableSchema, incarnation: Incarnation) -> Result<BTreeSet<u32>, Error>;
+
+    /// Loads one chunk into the table aside, its row in the list of loaded chunks in the same transaction. A chunk that is
+    /// loaded already, or an incarnation that is not the table's, is refused with `ProgressMoved` and changes nothing.
+    /// Batches: `TableSchema::arrow_rows`. Returns the rows loaded.
+    async fn load_chunk(
+        &self,
+        table: &TargetTable,
+        schema: &TableSchema,
+        incarnation: Incarnation,
+        chunk: u32,
+        rows: BoxStream<'static, Result<RecordBatch, Error>>,
+    ) -> Result<u64, Error>;
+
+    /// Applies changes to the table aside, where a row may be missing or there twice: deletes all rows of every key that
+    /// occurs in the steps, then inserts. No `unresolved` here.
+    async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error>;
+
+    /// All chunks are loaded and caught up to `advance.to`: makes the key unique and puts the table in place of the one
+    /// before, in one transaction. Readers never see it empty or half.
+    async fn finish_snapshot(&self, table: &TargetTable, schema: &TableSchema, advance: Advance) -> Result<(), Error>;
+
+    /// Applies changes to the table in place, in one transaction with its progress. Returns the rows written.
+    async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error>;
+
+    /// The table left the link: forget progress and claim, remove what stands aside, and drop the table itself if `delete`.
+    /// Idempotent.
+    async fn forget(&self, table: &TargetTable, delete: bool) -> Result<(), Error>;
+
+    /// The link is gone: `forget` for every table of the link that the target knows of.
+    async fn release(&self, link_id: &str, delete: bool) -> Result<(), Error>;
+}
