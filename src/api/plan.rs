@@ -23,6 +23,8 @@ pub const SECRETS_DIR: &str = "/etc/link-operator/secrets";
 pub const ZONE_DIR: &str = "/var/lib/link-operator/zone";
 /// Where the worker API's certificate, key, authority and token are mounted.
 pub const API_DIR: &str = "/etc/link-operator/api";
+/// The name that the worker API's certificate bears, whatever the address that it is reached by.
+pub const API_SERVER_NAME: &str = "worker.link-operator.internal";
 /// Port of the worker's HTTPS API.
 pub const API_PORT: u16 = 8443;
 /// Port of the worker's plain HTTP endpoints: `/healthz`, `/readyz`, `/metrics`.
@@ -102,4 +104,22 @@ pub struct PlannedTable {
     /// Value of the last reseed request; a new value starts the table over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reseed: Option<String>,
+}
+
+/// What a probe pod is to ask, as JSON in its `--request` argument: only what is present. Never holds a secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeRequest {
+    /// Ask the operational database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Ask the analytical target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// Ask the landing zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneStore>,
+    /// Ask the source whether these can be linked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<PlannedTable>,
 }

@@ -1,1 +1,12 @@
-//! Tests.
+//! Tests against real servers on loopback: PostgreSQL, Azurite, an API server. One file a capability or failure.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod controller;
+mod crds;
+mod engine;
+mod landing;
+mod source_postgresql;
+mod target_postgresql;
+mod worker;

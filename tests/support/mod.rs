@@ -1,0 +1,6 @@
+//! Real servers that tests start on loopback and stop by their pid.
+#![allow(dead_code)] // each test binary uses its own part
+
+pub mod apiserver;
+pub mod azurite;
+pub mod postgres;
