@@ -6,7 +6,9 @@
 mod change;
 mod position;
 mod schema;
+mod snapshot;
 
 pub use change::{Cell, ExactTexts, LINK_COLUMN, LinkCell, NetChanges, OP_COLUMN, Op, Step, Unresolved};
 pub use position::Position;
 pub use schema::{Column, TableName, TableSchema, Travel};
+pub use snapshot::{Chunk, ChunkPlan, Identity};

@@ -10,12 +10,13 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     api::fault::{Check, Explain},
     data::{Position, TableName, TableSchema},
 };
+
+pub use crate::data::{Chunk, ChunkPlan, Identity};
 
 /// What can go wrong with a source. The variant's name is the reason that users see.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
@@ -101,42 +102,6 @@ impl Explain for Error {
     fn heals(&self) -> bool {
         !matches!(self, Self::TableNotSupported { .. } | Self::SchemaChanged(_) | Self::PositionLost(_))
     }
-}
-
-/// What a database says it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Identity {
-    /// Survives restarts and failovers, not a restore into a new cluster (PostgreSQL: system identifier and database oid).
-    pub system: String,
-    /// The history that it is on (PostgreSQL: timeline).
-    pub timeline: u32,
-    /// For a person: `PostgreSQL 15.18`.
-    pub version: String,
-}
-
-/// One piece of a table that is read at once. Ranges cover the whole table, the last is open-ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Chunk {
-    /// Relation to read (PostgreSQL: oid of the leaf partition).
-    pub object_id: u32,
-    /// The file that the relation had when planned (PostgreSQL: relfilenode): another one voids the plan.
-    pub file_id: u32,
-    /// First block.
-    pub start: u32,
-    /// Block after the last; none: to the end of the table, however far it has grown.
-    pub end: Option<u32>,
-}
-
-/// How a table's snapshot is cut.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChunkPlan {
-    /// At least one.
-    pub chunks: Vec<Chunk>,
-    /// Rows by the source's statistics.
-    pub rows_estimated: Option<u64>,
 }
 
 /// The rows of one chunk.
