@@ -1,6 +1,6 @@
 //! Tables and their columns, in terms that every source and target shares.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
@@ -157,7 +157,7 @@ impl TableSchema {
 
 impl Column {
     fn field(&self) -> Field {
-        let metadata = [("link-operator.source-type".to_owned(), self.source_type.clone())];
-        Field::new(&self.name, self.travel.arrow(), true).with_metadata(metadata.into())
+        let metadata = HashMap::from([("link-operator.source-type".to_owned(), self.source_type.clone())]);
+        Field::new(&self.name, self.travel.arrow(), true).with_metadata(metadata)
     }
 }
