@@ -1,0 +1,17 @@
+# The operator's image: one binary, built before (cargo build --release), on a base without a shell.
+ARG BASE=gcr.io/distroless/cc-debian12:nonroot
+FROM ${BASE}
+
+ARG BINARY=target/release/link-operator
+ARG VERSION=dev
+LABEL org.opencontainers.image.title="link-operator" \
+      org.opencontainers.image.description="Replicates operational tables to analytical targets, as Kubernetes resources" \
+      org.opencontainers.image.source="https://github.com/link-operator/link-operator" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+
+COPY --chmod=0755 ${BINARY} /usr/local/bin/link-operator
+
+# A number, so that runAsNonRoot can be checked without reading /etc/passwd.
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/link-operator"]
