@@ -1,1 +1,107 @@
-//! To come.
+//! PostgreSQL 14 and newer as a source, by logical replication.
+//!
+//! A link has one publication and one replication slot, both named after the link's id; [`publication`] and [`slot`] make
+//! and remove them, [`settle`] waits until every transaction knows of them. [`catalog`] says how tables travel; [`chunks`]
+//! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot. All values end in the builders of [`rows`].
+
+mod catalog;
+mod chunks;
+mod copy;
+mod lsn;
+mod rows;
+mod values;
+
+use sha2::{Digest as _, Sha256};
+
+use self::lsn::Lsn;
+use super::Error;
+use crate::{
+    api::database::PostgresqlDatabase,
+    data::TableName,
+    postgresql::{ConnectError, Connected, connect, errors, errors::Class, quote},
+    secrets::Secrets,
+};
+
+/// Name of our sessions in `pg_stat_activity`.
+const APPLICATION: &str = "link-operator";
+
+/// A PostgreSQL database as the source of a link.
+#[derive(Clone)]
+pub struct Postgresql {
+    database: PostgresqlDatabase,
+    secrets: Secrets,
+    /// Name of the link's slot and publication.
+    name: String,
+}
+
+impl Postgresql {
+    /// The source of the link `link_id`. Opens no connection.
+    pub fn new(database: PostgresqlDatabase, secrets: Secrets, link_id: &str) -> Self {
+        let digest = hex::encode(Sha256::digest(link_id.as_bytes()));
+        Self { database, secrets, name: format!("link_{}", &digest[..16]) }
+    }
+
+    async fn session(&self) -> Result<Connected, Error> {
+        Ok(connect(&self.database, &self.secrets, APPLICATION).await?)
+    }
+
+    /// Commits a message to the log, which flushes it; says where it ends.
+    async fn beat(&self) -> Result<Lsn, Error> {
+        let session = self.session().await?;
+        // Flushed here is enough: a standby's word is not waited for.
+        session.batch_execute("SET synchronous_commit = local").await?;
+        let row = session.query_one("SELECT pg_logical_emit_message(true, 'link-operator', '')::text", &[]).await?;
+        row.get::<_, &str>(0).parse()
+    }
+
+    /// An error that a statement on a table gave.
+    fn table_error(&self, table: &TableName, error: &tokio_postgres::Error) -> Error {
+        let message = format!("{table}: {}", errors::message(error));
+        match errors::class(error) {
+            Class::ObjectMissing => Error::SourceTableMissing(table.clone()),
+            Class::PermissionDenied => Error::SourcePermissionDenied {
+                message,
+                remedy: format!("GRANT SELECT ON {} TO the user that the Secret of spec.source names", quote::table(table)),
+            },
+            Class::ConnectionLost => Error::SourceUnreachable(message),
+            _ => Error::SourceError(message),
+        }
+    }
+}
+
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        let message = error.to_string();
+        match error {
+            ConnectError::Unreachable(_) => Self::SourceUnreachable(message),
+            ConnectError::AuthenticationFailed(_) => Self::SourceAuthenticationFailed(message),
+            ConnectError::SecretMissing(_) => Self::SecretMissing(message),
+            ConnectError::SecretKeyMissing(_) => Self::SecretKeyMissing(message),
+            ConnectError::TlsFailed(_) => {
+                Self::SourceNotPrepared { message, remedy: "correct tls.mode, tls.ca or tls.serverName".to_owned() }
+            }
+            ConnectError::DatabaseMissing(_) => {
+                Self::SourceNotPrepared { message, remedy: "create the database, or correct its name in spec.source".to_owned() }
+            }
+            ConnectError::TooManyConnections(_) => Self::SourceNotPrepared {
+                message,
+                remedy: "ALTER SYSTEM SET max_connections = …, then restart; or end sessions that are not needed".to_owned(),
+            },
+            ConnectError::Other(_) => Self::SourceError(message),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let message = errors::message(&error);
+        match errors::class(&error) {
+            Class::ConnectionLost => Self::SourceUnreachable(message),
+            Class::PermissionDenied => {
+                Self::SourcePermissionDenied { message, remedy: "GRANT the right that the message names to the link's user".to_owned() }
+            }
+            Class::ObjectInUse => Self::SlotInUse(message),
+            _ => Self::SourceError(message),
+        }
+    }
+}

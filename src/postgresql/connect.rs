@@ -1,0 +1,154 @@
+//! Sessions with a PostgreSQL server.
+
+use std::ops::{Deref, DerefMut};
+
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::{
+    dial::{CONNECT_TIMEOUT, dial},
+    errors::{self, Class},
+};
+use crate::{
+    api::database::PostgresqlDatabase,
+    secrets::{self, SecretValue, Secrets},
+};
+
+/// Settings that fix how values look as text and that nothing ends or filters what we run, whatever the server, database
+/// or role say. Run right after login, in replication sessions too, so that snapshot and stream print alike.
+pub const SESSION_SETTINGS: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
+     SET extra_float_digits = 3; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; SET lc_monetary = 'C'; \
+     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+     SET search_path = pg_catalog; SET row_security = off; SET jit = off";
+
+/// Why there is no session. Messages name host, database and user, never the password.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
+pub enum ConnectError {
+    /// Nobody answers, or the server is starting or stopping.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Wrong user or password, or no line of `pg_hba.conf` allows them.
+    #[error("{0}")]
+    AuthenticationFailed(String),
+    /// A Secret is not there.
+    #[error("{0}")]
+    SecretMissing(String),
+    /// A Secret lacks a key.
+    #[error("{0}")]
+    SecretKeyMissing(String),
+    /// The server offers no TLS, or its certificate is not trusted.
+    #[error("{0}")]
+    TlsFailed(String),
+    /// The server has no such database.
+    #[error("{0}")]
+    DatabaseMissing(String),
+    /// The server has no connection left.
+    #[error("{0}")]
+    TooManyConnections(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<secrets::Error> for ConnectError {
+    fn from(error: secrets::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            secrets::Error::SecretMissing(_) => Self::SecretMissing(message),
+            secrets::Error::SecretKeyMissing { .. } => Self::SecretKeyMissing(message),
+            secrets::Error::SecretUnreadable { .. } => Self::Other(message),
+        }
+    }
+}
+
+impl ConnectError {
+    /// The error for a server's answer to a login.
+    pub(crate) fn refused(class: Class, message: String) -> Self {
+        match class {
+            Class::ConnectionLost => Self::Unreachable(message),
+            Class::AuthenticationFailed => Self::AuthenticationFailed(message),
+            Class::DatabaseMissing => Self::DatabaseMissing(message),
+            Class::ResourcesExhausted => Self::TooManyConnections(message),
+            _ => Self::Other(message),
+        }
+    }
+}
+
+/// Who logs in, and where. Read from the Secret for every connection, so that a rotated password is in use at once.
+pub struct Login {
+    /// `host:port/database`, for messages.
+    pub place: String,
+    /// User name.
+    pub user: String,
+    /// Password.
+    pub password: SecretValue,
+}
+
+impl Login {
+    /// Reads the credentials of a database.
+    pub async fn read(database: &PostgresqlDatabase, secrets: &Secrets) -> Result<Self, ConnectError> {
+        let place = format!("{}:{}/{}", database.host, database.port, database.database);
+        let Some(auth) = &database.auth.password else {
+            return Err(ConnectError::Other(format!("{place}: no way to log in is given")));
+        };
+        let user = secrets.read(&auth.secret_ref.name, &auth.username_key).await?.expose().to_owned();
+        let password = secrets.read(&auth.secret_ref.name, &auth.password_key).await?;
+        Ok(Self { place, user, password })
+    }
+}
+
+/// A session. Dropping it closes the socket at once, also in the middle of a COPY.
+pub struct Connected {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Deref for Connected {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Connected {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        // The driver would read a COPY to its end before it lets go.
+        self.connection.abort();
+    }
+}
+
+/// Opens a session. `application`: its name in `pg_stat_activity`.
+pub async fn connect(database: &PostgresqlDatabase, secrets: &Secrets, application: &str) -> Result<Connected, ConnectError> {
+    let login = Login::read(database, secrets).await?;
+    let stream = dial(database, secrets, &login).await?;
+    let mut config = Config::new();
+    config.user(&login.user).password(login.password.expose()).dbname(&database.database).application_name(application);
+
+    let place = format!("{} as user {}", login.place, login.user);
+    let refused =
+        |error: &tokio_postgres::Error| ConnectError::refused(errors::class(error), format!("{place}: {}", errors::message(error)));
+    let start = async {
+        let (client, connection) = config.connect_raw(stream, NoTls).await?;
+        let connection = tokio::spawn(async move {
+            // An error of the connection reaches whoever waits for an answer.
+            if let Err(error) = connection.await {
+                tracing::debug!(error = errors::message(&error), "database connection ended");
+            }
+        });
+        let connected = Connected { client, connection };
+        connected.batch_execute(SESSION_SETTINGS).await?;
+        Ok::<_, tokio_postgres::Error>(connected)
+    };
+    match timeout(CONNECT_TIMEOUT, start).await {
+        Ok(Ok(connected)) => Ok(connected),
+        Ok(Err(error)) => Err(refused(&error)),
+        Err(_) => Err(ConnectError::Unreachable(format!("{place}: no answer to the login within {} s", CONNECT_TIMEOUT.as_secs()))),
+    }
+}

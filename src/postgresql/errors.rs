@@ -1,0 +1,88 @@
+//! What an error of the server means, told from its SQLSTATE (PostgreSQL manual, appendix A).
+
+use std::error::Error as _;
+
+use tokio_postgres::error::SqlState;
+
+/// Kinds of errors that call for different answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The connection is gone, or the server is starting or stopping: try again.
+    ConnectionLost,
+    /// User or password are wrong, or `pg_hba.conf` refuses them.
+    AuthenticationFailed,
+    /// The database does not exist.
+    DatabaseMissing,
+    /// No connection is left, or another resource of the server is used up.
+    ResourcesExhausted,
+    /// The user lacks a right.
+    PermissionDenied,
+    /// A table, column, slot or other object does not exist.
+    ObjectMissing,
+    /// An object of that name is there already.
+    ObjectExists,
+    /// Somebody else uses the object (an active slot).
+    ObjectInUse,
+    /// Deadlock, serialisation failure or lock timeout: the same statement may succeed later.
+    Conflict,
+    /// Anything else.
+    Other,
+}
+
+/// The kind of a server error.
+pub fn classify(state: &SqlState) -> Class {
+    match state.code() {
+        "42501" => Class::PermissionDenied,
+        "28000" | "28P01" => Class::AuthenticationFailed,
+        "3D000" => Class::DatabaseMissing,
+        // undefined_table, _column, _object, _function, invalid_schema_name
+        "42P01" | "42703" | "42704" | "42883" | "3F000" => Class::ObjectMissing,
+        // duplicate_table, _object, _database, _schema
+        "42P07" | "42710" | "42P04" | "42P06" => Class::ObjectExists,
+        "55006" => Class::ObjectInUse,
+        "40001" | "40P01" | "55P03" => Class::Conflict,
+        // admin_shutdown, crash_shutdown, cannot_connect_now, idle session timeouts
+        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Class::ConnectionLost,
+        code if code.starts_with("08") => Class::ConnectionLost,
+        code if code.starts_with("53") => Class::ResourcesExhausted,
+        _ => Class::Other,
+    }
+}
+
+/// The kind of a driver's error.
+pub fn class(error: &tokio_postgres::Error) -> Class {
+    match error.code() {
+        Some(state) => classify(state),
+        None if error.is_closed() => Class::ConnectionLost,
+        None if error.source().is_some_and(|source| source.is::<std::io::Error>()) => Class::ConnectionLost,
+        None => Class::Other,
+    }
+}
+
+/// The error in one line: what the server said, or what the driver met.
+pub fn message(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
+        if let Some(detail) = db.detail() {
+            text.push_str("; ");
+            text.push_str(detail);
+        }
+        return text.replace('\n', " ");
+    }
+    chain(error)
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let next = source.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = source.source();
+    }
+    text.replace('\n', " ")
+}

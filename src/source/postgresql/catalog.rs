@@ -1,0 +1,232 @@
+//! What the catalog says of a table, and how PostgreSQL's types travel.
+
+use tokio_postgres::{Client, Row};
+
+use crate::{
+    data::{Column, TableName, TableSchema, Travel},
+    postgresql::quote,
+    source::Error,
+};
+
+/// Name of the system in [`TableSchema::system`].
+pub const SYSTEM: &str = "postgresql";
+
+/// A table as the catalog has it at this moment.
+#[derive(Debug)]
+pub struct Table {
+    /// What travels.
+    pub schema: TableSchema,
+    /// Number of the file that holds the rows: a rewrite gives another one.
+    pub filenode: u32,
+}
+
+const CLASS: &str = "\
+SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
+       coalesce(pg_relation_filenode(c.oid), 0::oid) AS filenode, \
+       row_security_active(c.oid) AS filtered, \
+       EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) AS has_children, \
+       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable, \
+       current_user::text AS reader \
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+ WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind NOT IN ('i', 'I', 'S', 't', 'c')";
+
+/// Columns with their types, domains replaced by what they are over (also as elements of arrays).
+const COLUMNS: &str = "\
+WITH RECURSIVE base AS ( \
+       SELECT attnum, atttypid AS typid, atttypmod AS typmod FROM pg_attribute \
+        WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped \
+     UNION ALL \
+       SELECT b.attnum, t.typbasetype, t.typtypmod FROM base b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd'), \
+ element AS ( \
+       SELECT b.attnum, e.oid AS typid, b.typmod FROM base b JOIN pg_type e ON e.typarray = b.typid \
+     UNION ALL \
+       SELECT b.attnum, t.typbasetype, t.typtypmod FROM element b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd') \
+SELECT a.attnum, a.attname, NOT a.attnotnull AS nullable, t.oid AS typid, b.typmod, t.typtype::text, format_type(t.oid, b.typmod) AS spelled, \
+       et.oid AS element, et.typtype::text AS element_kind, format_type(et.oid, e.typmod) AS element_spelled \
+  FROM pg_attribute a \
+  JOIN base b ON b.attnum = a.attnum \
+  JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd' \
+  LEFT JOIN (element e JOIN pg_type et ON et.oid = e.typid AND et.typtype <> 'd') ON e.attnum = a.attnum \
+ WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+ ORDER BY a.attnum";
+
+/// Columns of the index by which the stream identifies rows: one a row, in the index's order.
+const KEY: &str = "\
+SELECT k.attnum, i.indimmediate \
+  FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) \
+ WHERE i.indrelid = $1 AND i.indisvalid AND k.place <= i.indnkeyatts AND CASE WHEN $2 THEN i.indisreplident ELSE i.indisprimary END \
+ ORDER BY k.place";
+
+/// Reads a table; refuses one that cannot be linked.
+pub async fn describe(client: &Client, name: &TableName) -> Result<Table, Error> {
+    let Some(class) = client.query_opt(CLASS, &[&name.schema_name, &name.table_name]).await? else {
+        return Err(Error::SourceTableMissing(name.clone()));
+    };
+    let oid: u32 = class.get("oid");
+    let by_index = class.get::<_, &str>("relreplident") == "i";
+    refuse(name, &class)?;
+
+    let columns: Vec<Column> = client.query(COLUMNS, &[&oid]).await?.iter().map(column).collect();
+    let mut key = Vec::new();
+    for row in client.query(KEY, &[&oid, &by_index]).await? {
+        if !row.get::<_, bool>("indimmediate") {
+            return Err(unsupported(
+                format!("the primary key of {name} is deferrable"),
+                format!("make the primary key of {} NOT DEFERRABLE", quote::table(name)),
+            ));
+        }
+        let number = i32::from(row.get::<_, i16>("attnum"));
+        key.push(columns.iter().position(|column| column.number == number).ok_or_else(|| {
+            unsupported(
+                format!("the key of {name} has a generated column, which PostgreSQL does not replicate"),
+                "give the table a primary key of ordinary columns".to_owned(),
+            )
+        })?);
+    }
+    if key.is_empty() {
+        return Err(Error::NoPrimaryKey(name.clone()));
+    }
+    let schema = TableSchema { name: name.clone(), object_id: oid, system: SYSTEM.to_owned(), columns, key };
+    Ok(Table { schema, filenode: class.get("filenode") })
+}
+
+fn refuse(name: &TableName, class: &Row) -> Result<(), Error> {
+    let table = quote::table(name);
+    let what = match (class.get::<_, &str>("relkind"), class.get::<_, &str>("relpersistence")) {
+        ("r", "p") => None,
+        ("r", "u") => Some(("an unlogged table", format!("ALTER TABLE {table} SET LOGGED"))),
+        ("r", _) => Some(("a temporary table", "link a permanent table".to_owned())),
+        ("p", _) => Some(("a partitioned table, which cannot be linked yet", "link its partitions one by one".to_owned())),
+        ("v", _) => Some(("a view", "link the tables that it reads".to_owned())),
+        ("m", _) => Some(("a materialized view", "link the tables that it reads".to_owned())),
+        ("f", _) => Some(("a foreign table", "link the table at the server where it is".to_owned())),
+        _ => Some(("not a table", "link a table".to_owned())),
+    };
+    if let Some((what, remedy)) = what {
+        return Err(unsupported(format!("{name} is {what}"), remedy));
+    }
+    if class.get("has_children") {
+        return Err(unsupported(format!("{name} has tables that inherit from it"), "link the inheriting tables one by one".to_owned()));
+    }
+    let reader: &str = class.get("reader");
+    if !class.get::<_, bool>("readable") {
+        return Err(Error::SourcePermissionDenied {
+            message: format!("user {reader} may not read {name}"),
+            remedy: format!(
+                "GRANT USAGE ON SCHEMA {} TO {reader}; GRANT SELECT ON {table} TO {reader}",
+                quote::identifier(&name.schema_name),
+                reader = quote::identifier(reader)
+            ),
+        });
+    }
+    if class.get("filtered") {
+        return Err(Error::SourcePermissionDenied {
+            message: format!("row-level security hides rows of {name} from user {reader}"),
+            remedy: format!("ALTER ROLE {} BYPASSRLS", quote::identifier(reader)),
+        });
+    }
+    if class.get::<_, &str>("relreplident") == "n" {
+        return Err(unsupported(
+            format!("{name} has REPLICA IDENTITY NOTHING: its updates and deletes would fail"),
+            format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT"),
+        ));
+    }
+    Ok(())
+}
+
+fn unsupported(message: String, remedy: String) -> Error {
+    Error::TableNotSupported { message, remedy }
+}
+
+fn column(row: &Row) -> Column {
+    let oid: u32 = row.get("typid");
+    let element = row
+        .get::<_, Option<u32>>("element")
+        .map(|element| made_by_target(element, row.get("element_kind"), row.get::<_, String>("element_spelled")));
+    let spelled = match element {
+        Some(element) => format!("{element}[]"),
+        None => made_by_target(oid, row.get("typtype"), row.get("spelled")),
+    };
+    Column {
+        number: i32::from(row.get::<_, i16>("attnum")),
+        name: row.get("attname"),
+        travel: travel(oid, row.get("typmod")),
+        source_type: spelled,
+        nullable: row.get("nullable"),
+    }
+}
+
+/// Object ids from here on are given out after initdb: types of extensions and users (`FirstNormalObjectId`).
+const FIRST_NORMAL_OID: u32 = 16_384;
+
+/// A type that every PostgreSQL has and whose values mean the same there; else `text`.
+fn made_by_target(oid: u32, kind: &str, spelled: String) -> String {
+    // reg… types name objects of this database; the last are internal.
+    let bound_here = spelled.starts_with("reg") || matches!(spelled.as_str(), "aclitem" | "refcursor" | "gtsvector" | "pg_node_tree");
+    if oid < FIRST_NORMAL_OID && matches!(kind, "b" | "r" | "m") && !bound_here { spelled } else { "text".to_owned() }
+}
+
+/// How values of a type travel: by the type's fixed object id and modifier.
+fn travel(oid: u32, modifier: i32) -> Travel {
+    match oid {
+        16 => Travel::Bool,
+        21 => Travel::Int16,
+        23 => Travel::Int32,
+        20 => Travel::Int64,
+        700 => Travel::Float32,
+        701 => Travel::Float64,
+        1700 => decimal(modifier),
+        1082 => Travel::Date,
+        1083 => Travel::Time,
+        1114 => Travel::Timestamp,
+        1184 => Travel::TimestampTz,
+        // text, varchar, char(n)
+        25 | 1043 | 1042 => Travel::Utf8,
+        17 => Travel::Binary,
+        2950 => Travel::Uuid,
+        _ => Travel::Text,
+    }
+}
+
+/// `numeric(precision, scale)` packs both into its modifier; without one a value may have any number of digits.
+fn decimal(modifier: i32) -> Travel {
+    if modifier < 4 {
+        return Travel::Text;
+    }
+    let precision = (modifier - 4) >> 16 & 0xffff;
+    // Eleven bits with a sign: from PostgreSQL 15 on a scale may be negative, or larger than the precision.
+    let scale = ((modifier - 4) & 0x7ff ^ 1024) - 1024;
+    match (u8::try_from(precision), i8::try_from(scale)) {
+        (Ok(precision @ 1..=38), Ok(scale)) if scale >= 0 && i32::from(scale) <= i32::from(precision) => {
+            Travel::Decimal { precision, scale }
+        }
+        _ => Travel::Text,
+    }
+}
+
+/// The expression by which a column is selected so that it comes in the form of its [`Travel`].
+pub fn select(column: &Column) -> String {
+    let name = quote::identifier(&column.name);
+    match column.travel {
+        // A cast to text is not what the stream prints: of inet, xml and others it gives something else. `format` prints as
+        // the type's output function does. (IS DISTINCT FROM: a composite of NULLs "IS NULL", but is a value.)
+        Travel::Text => format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END"),
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_numeric_is_a_decimal_only_if_every_value_fits() {
+        let modifier = |precision: i32, scale: i32| (precision << 16 | scale & 0x7ff) + 4;
+        assert_eq!(decimal(-1), Travel::Text);
+        assert_eq!(decimal(modifier(38, 10)), Travel::Decimal { precision: 38, scale: 10 });
+        assert_eq!(decimal(modifier(1, 0)), Travel::Decimal { precision: 1, scale: 0 });
+        assert_eq!(decimal(modifier(39, 0)), Travel::Text);
+        assert_eq!(decimal(modifier(2, -3)), Travel::Text);
+        assert_eq!(decimal(modifier(3, 5)), Travel::Text);
+    }
+}

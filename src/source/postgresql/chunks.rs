@@ -1,0 +1,131 @@
+//! The snapshot: cutting a table into chunks and reading them (DESIGN 5.3, steps 2 and 3).
+
+use std::pin::Pin;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio_postgres::{Client, CopyOutStream};
+
+use super::{Postgresql, catalog, copy::CopyDecoder, lsn::Lsn};
+use crate::{
+    data::TableSchema,
+    postgresql::{Connected, quote},
+    source::{Chunk, ChunkPlan, ChunkRows, Error},
+};
+
+/// Cuts a table by its blocks. Blocks that are added later belong to the last chunk.
+pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Result<ChunkPlan, Error> {
+    let row = client
+        .query_opt(
+            "SELECT pg_relation_filenode(oid) AS filenode, pg_relation_size(oid) AS bytes, current_setting('block_size')::int8 AS block, \
+                    reltuples::float8 AS rows FROM pg_class WHERE oid = $1",
+            &[&schema.object_id],
+        )
+        .await?
+        .ok_or_else(|| Error::SourceTableMissing(schema.name.clone()))?;
+    let missing = || Error::SourceTableMissing(schema.name.clone());
+    let file_id: u32 = row.get::<_, Option<u32>>("filenode").ok_or_else(missing)?;
+    let bytes = row.get::<_, Option<i64>>("bytes").ok_or_else(missing)? as u64;
+    let block = (row.get::<_, i64>("block") as u64).max(1);
+    let starts = starts(bytes.div_ceil(block), (chunk_bytes / block).max(1));
+    let ends = starts.iter().skip(1).copied().map(Some).chain([None]);
+    let chunks = starts.iter().zip(ends).map(|(&start, end)| Chunk { object_id: schema.object_id, file_id, start, end }).collect();
+    let rows: f64 = row.get("rows");
+    // -1: never analysed.
+    Ok(ChunkPlan { chunks, rows_estimated: (rows >= 0.0).then_some(rows as u64) })
+}
+
+/// First blocks of the chunks; at least one.
+fn starts(blocks: u64, step: u64) -> Vec<u32> {
+    (0..blocks.max(1)).step_by(usize::try_from(step).unwrap_or(usize::MAX)).filter_map(|block| u32::try_from(block).ok()).collect()
+}
+
+/// Reads one chunk in a session and a snapshot of its own.
+pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error> {
+    let session = source.session().await?;
+    // The lock comes before the snapshot: a rewrite that waits for the lock is not yet seen, one that had it is.
+    let table = quote::table(&schema.name);
+    session
+        .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {table} IN ACCESS SHARE MODE"))
+        .await
+        .map_err(|error| source.table_error(&schema.name, &error))?;
+    let now = catalog::describe(&session, &schema.name).await?;
+    if now.schema != *schema {
+        return Err(Error::SchemaChanged(format!("{} is no longer as it was when its snapshot was planned", schema.name)));
+    }
+    if (now.schema.object_id, now.filenode) != (chunk.object_id, chunk.file_id) {
+        return Err(Error::TableRewritten(format!("the rows of {} were moved to another file while its snapshot was read", schema.name)));
+    }
+    let read_at = insert_lsn(&session).await?;
+    wait_flushed(source, &session, read_at).await?;
+
+    let copy = session.copy_out(&copy_statement(schema, chunk)).await.map_err(|error| source.table_error(&schema.name, &error))?;
+    let reading = Reading { copy: Box::pin(copy), decoder: CopyDecoder::new(schema), _session: session };
+    let rows = futures::stream::try_unfold(Some(reading), |reading| async {
+        let Some(mut reading) = reading else { return Ok(None) };
+        let ended = reading.fill().await?;
+        let batch = (reading.decoder.rows.len() > 0).then(|| reading.decoder.rows.finish()).transpose()?;
+        Ok::<_, Error>(Some((batch, (!ended).then_some(reading))))
+    });
+    Ok(ChunkRows { read_at: read_at.position(), rows: rows.try_filter_map(|batch| async { Ok(batch) }).boxed() })
+}
+
+fn copy_statement(schema: &TableSchema, chunk: &Chunk) -> String {
+    let columns: Vec<String> = schema.columns.iter().map(catalog::select).collect();
+    let end = chunk.end.map(|end| format!(" AND ctid < '({end},0)'")).unwrap_or_default();
+    format!(
+        "COPY (SELECT {} FROM ONLY {} WHERE ctid >= '({},0)'{end}) TO STDOUT (FORMAT binary)",
+        columns.join(", "),
+        quote::table(&schema.name),
+        chunk.start
+    )
+}
+
+/// A COPY under way. Holds the session: its snapshot and lock end with it.
+struct Reading {
+    copy: Pin<Box<CopyOutStream>>,
+    decoder: CopyDecoder,
+    _session: Connected,
+}
+
+impl Reading {
+    /// Reads until the batch is full or the stream ends; says whether it ended.
+    async fn fill(&mut self) -> Result<bool, Error> {
+        while !self.decoder.rows.is_full() {
+            match self.copy.try_next().await? {
+                Some(piece) => self.decoder.push(piece)?,
+                None if self.decoder.complete() => return Ok(true),
+                None => return Err(Error::SourceError("the server ended a COPY before its trailer".to_owned())),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The end of the log as it is written, flushed or not.
+pub async fn insert_lsn(client: &Client) -> Result<Lsn, Error> {
+    client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get::<_, &str>(0).parse()
+}
+
+/// Waits until the server has flushed its log up to `lsn`: what is not flushed may be lost in a crash, and its positions
+/// used again. Commits flush, so it makes one if nobody else does.
+pub async fn wait_flushed(source: &Postgresql, client: &Client, lsn: Lsn) -> Result<(), Error> {
+    loop {
+        let flushed: Lsn = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get::<_, &str>(0).parse()?;
+        if flushed >= lsn {
+            return Ok(());
+        }
+        source.beat().await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_the_table_and_an_empty_one_has_a_chunk() {
+        assert_eq!(starts(0, 8), [0]);
+        assert_eq!(starts(8, 8), [0]);
+        assert_eq!(starts(17, 8), [0, 8, 16]);
+    }
+}
