@@ -40,6 +40,14 @@ pub enum Error {
         /// The statement that cures it.
         remedy: String,
     },
+    /// The server is not one that a link can write to (version, standby, encoding).
+    #[error("{message}")]
+    TargetNotPrepared {
+        /// What is wrong.
+        message: String,
+        /// What cures it.
+        remedy: String,
+    },
     /// The schema is not there.
     #[error("schema {0} does not exist in the target")]
     TargetSchemaMissing(String),
@@ -77,7 +85,7 @@ impl Explain for Error {
             Self::TargetUnreachable(_) => "check host, port and network policies, and that the database is up".to_owned(),
             Self::TargetAuthenticationFailed(_) => "correct the user name or password in the Secret that spec.target names".to_owned(),
             Self::SecretMissing(_) | Self::SecretKeyMissing(_) => "create the Secret, or correct its name or keys in the spec".to_owned(),
-            Self::TargetPermissionDenied { remedy, .. } => remedy.clone(),
+            Self::TargetPermissionDenied { remedy, .. } | Self::TargetNotPrepared { remedy, .. } => remedy.clone(),
             Self::TargetSchemaMissing(schema) => format!("CREATE SCHEMA \"{schema}\" in the target, or name another schema"),
             Self::TargetTableExists(table) => format!("drop or rename {table}, or set spec.target.….onExistingTable"),
             Self::TargetTableOwned { .. } => "name another target table, or remove the table from the other link".to_owned(),
