@@ -1,1 +1,140 @@
-//! To come.
+//! PostgreSQL as a target, version 14 or newer.
+//!
+//! [`progress`] keeps the link's own tables (claims, progress, chunks), [`snapshot`] the table aside and the swap, [`merge`]
+//! applies changes, [`encode`] and [`copy`] bring rows to the server. Each call is one session and, but for the swap's
+//! preparation, one transaction; a call that fails or is dropped closes its session and so leaves nothing.
+
+mod copy;
+mod ddl;
+mod encode;
+mod error;
+mod merge;
+mod pool;
+mod preflight;
+mod progress;
+mod snapshot;
+
+use std::collections::BTreeSet;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use tokio_postgres::Transaction;
+
+use self::{merge::Place, pool::Pool};
+use super::{Advance, Error, Incarnation, Progress, Target, TargetTable};
+use crate::{
+    api::{
+        database::{OnExistingTable, PostgresqlTarget},
+        fault::Check,
+    },
+    data::{Step, TableSchema},
+    postgresql::Connected,
+    secrets::Secrets,
+};
+
+/// A PostgreSQL database that holds copies of linked tables.
+pub struct Postgresql {
+    pool: Pool,
+    on_existing: OnExistingTable,
+}
+
+impl Postgresql {
+    /// The target of a link. Opens no connection yet.
+    pub fn new(target: PostgresqlTarget, secrets: Secrets, link_id: &str) -> Self {
+        Self { on_existing: target.on_existing_table, pool: Pool::new(target.database, secrets, link_id) }
+    }
+}
+
+/// Runs `$body` in a transaction of a pooled session: committed and the session kept if it ends well, else both dropped.
+macro_rules! transaction {
+    ($self:ident, |$transaction:ident| $body:expr) => {{
+        let mut session: Connected = $self.pool.get().await?;
+        let $transaction: Transaction<'_> = session.transaction().await?;
+        let result = $body;
+        $transaction.commit().await?;
+        $self.pool.put(session);
+        result
+    }};
+}
+
+#[async_trait]
+impl Target for Postgresql {
+    async fn preflight(&self) -> Vec<Check> {
+        match self.pool.get().await {
+            Ok(session) => preflight::checks(&session).await,
+            Err(error) => vec![preflight::failed("TargetReachable", &Error::from(error))],
+        }
+    }
+
+    async fn claim(&self, table: &TargetTable) -> Result<(), Error> {
+        transaction!(self, |transaction| {
+            preflight::check_schema(&transaction, &table.name.schema_name).await?;
+            progress::ensure(&transaction).await?;
+            progress::claim(&transaction, table, self.on_existing).await?;
+        });
+        Ok(())
+    }
+
+    async fn progress(&self, table: &TargetTable) -> Result<Option<Progress>, Error> {
+        let progress = transaction!(self, |transaction| {
+            if progress::exist(&transaction).await? { progress::read(&transaction, table).await? } else { None }
+        });
+        Ok(progress)
+    }
+
+    async fn begin_snapshot(&self, table: &TargetTable, schema: &TableSchema, incarnation: Incarnation) -> Result<BTreeSet<u32>, Error> {
+        Ok(transaction!(self, |transaction| snapshot::begin(&transaction, table, schema, incarnation).await?))
+    }
+
+    async fn load_chunk(
+        &self,
+        table: &TargetTable,
+        schema: &TableSchema,
+        incarnation: Incarnation,
+        chunk: u32,
+        rows: BoxStream<'static, Result<RecordBatch, Error>>,
+    ) -> Result<u64, Error> {
+        Ok(transaction!(self, |transaction| snapshot::load(&transaction, table, schema, incarnation, chunk, rows).await?))
+    }
+
+    async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error> {
+        Ok(transaction!(self, |transaction| {
+            progress::advance(&transaction, table, &advance, false, false).await?;
+            let build = ddl::build_name(table, advance.incarnation);
+            merge::apply(&transaction, &build, schema, &steps, Place::Aside).await?
+        }))
+    }
+
+    async fn finish_snapshot(&self, table: &TargetTable, schema: &TableSchema, advance: Advance) -> Result<(), Error> {
+        transaction!(self, |transaction| snapshot::seal(&transaction, table, schema, &advance).await?);
+        transaction!(self, |transaction| snapshot::swap(&transaction, table, &advance, self.on_existing).await?);
+        Ok(())
+    }
+
+    async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error> {
+        Ok(transaction!(self, |transaction| {
+            progress::advance(&transaction, table, &advance, true, false).await?;
+            merge::apply(&transaction, &table.name, schema, &steps, Place::InPlace).await?
+        }))
+    }
+
+    async fn forget(&self, table: &TargetTable, delete: bool) -> Result<(), Error> {
+        transaction!(self, |transaction| {
+            if progress::exist(&transaction).await? {
+                progress::forget(&transaction, table, delete).await?;
+            }
+        });
+        Ok(())
+    }
+
+    async fn release(&self, link_id: &str, delete: bool) -> Result<(), Error> {
+        let tables = transaction!(self, |transaction| {
+            if progress::exist(&transaction).await? { progress::tables_of(&transaction, link_id).await? } else { Vec::new() }
+        });
+        for table in tables {
+            self.forget(&table, delete).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! Netted changes into a table: staged by COPY in temporary tables, then resolved, deleted and inserted set by set.
+//!
+//! Staged columns have names of our own (`c0`, `k0`), so no column of the user's can clash with them; keys are compared by
+//! the key's own types, never as text.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Int32Array, RecordBatch};
+use tokio_postgres::{SimpleQueryMessage, Transaction};
+
+use super::{
+    copy::Copy,
+    ddl,
+    encode::{Rows, exact_texts},
+};
+use crate::{
+    data::{ExactTexts, NetChanges, Step, TableName, TableSchema},
+    postgresql::quote,
+    target::Error,
+};
+
+/// What the table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In place, its key unique.
+    InPlace,
+    /// Aside: a row may be missing or there twice, and no index is there.
+    Aside,
+}
+
+/// Applies the steps in order. Returns the rows deleted and written.
+pub(super) async fn apply(
+    transaction: &Transaction<'_>,
+    name: &TableName,
+    schema: &TableSchema,
+    steps: &[Step],
+    place: Place,
+) -> Result<u64, Error> {
+    let merge =
+        Merge { transaction, name, table: quote::table(name), schema, columns: ddl::columns(schema), key: ddl::key_columns(schema), place };
+    let mut written = 0;
+    for step in steps {
+        match step {
+            // Readers wait until the transaction ends, which a batch bounds; they must not queue behind a long wait for the lock.
+            Step::Truncate => {
+                transaction.batch_execute(&format!("SET LOCAL lock_timeout = '5s'; TRUNCATE {}", merge.table)).await?;
+            }
+            Step::Merge(changes) if changes.is_empty() => {}
+            Step::Merge(changes) => written += merge.merge(changes).await?,
+        }
+    }
+    Ok(written)
+}
+
+struct Merge<'t> {
+    transaction: &'t Transaction<'t>,
+    name: &'t TableName,
+    table: String,
+    schema: &'t TableSchema,
+    columns: Vec<String>,
+    key: Vec<String>,
+    place: Place,
+}
+
+impl Merge<'_> {
+    async fn merge(&self, changes: &NetChanges) -> Result<u64, Error> {
+        let mut written = 0;
+        let (deletes, upserts) = (changes.deletes.num_rows() > 0, changes.upserts.num_rows() > 0);
+        if upserts {
+            self.stage_upserts(changes).await?;
+        }
+        if !changes.unresolved.is_empty() {
+            self.resolve(changes).await?;
+        }
+        if deletes {
+            self.stage_keys("link_deletes", &changes.deletes, &[]).await?;
+            written += self.delete("SELECT * FROM pg_temp.link_deletes").await?;
+        }
+        if upserts {
+            if self.place == Place::Aside {
+                let key: Vec<String> = self.schema.key.iter().map(|column| format!("c{column}")).collect();
+                self.delete(&format!("SELECT {} FROM pg_temp.link_upserts", key.join(", "))).await?;
+            }
+            written += self.insert().await?;
+        }
+        // The next step stages under the same names.
+        self.transaction.batch_execute("DROP TABLE IF EXISTS pg_temp.link_deletes, pg_temp.link_upserts, pg_temp.link_origins").await?;
+        Ok(written)
+    }
+
+    /// `link_upserts`: the table's columns as `c0`, `c1` …, and each row's number as `n` if rows must be found again.
+    async fn stage_upserts(&self, changes: &NetChanges) -> Result<(), Error> {
+        let all: Vec<usize> = (0..self.columns.len()).collect();
+        let numbers = (!changes.unresolved.is_empty()).then(|| Int32Array::from_iter_values(0..changes.upserts.num_rows() as i32));
+        let numbers: Vec<(&str, &Int32Array)> = numbers.iter().map(|array| ("n", array)).collect();
+        self.stage("link_upserts", "c", &all, &changes.upserts, &changes.exact, &numbers).await
+    }
+
+    /// A table of keys, their columns as `k0`, `k1` … in key order.
+    async fn stage_keys(&self, staged: &str, keys: &RecordBatch, numbers: &[(&str, &Int32Array)]) -> Result<(), Error> {
+        let exact = exact_texts(keys)?;
+        self.stage(staged, "k", &self.schema.key, keys, &exact, numbers).await
+    }
+
+    async fn stage(
+        &self,
+        staged: &str,
+        letter: &str,
+        columns: &[usize],
+        batch: &RecordBatch,
+        exact: &ExactTexts,
+        numbers: &[(&str, &Int32Array)],
+    ) -> Result<(), Error> {
+        let mut names: Vec<String> = (0..columns.len()).map(|at| format!("{letter}{at}")).collect();
+        let types = columns.iter().map(|&column| ddl::column_type(self.schema, &self.schema.columns[column]));
+        let mut definitions: Vec<String> = names.iter().zip(types).map(|(name, kind)| format!("{name} {kind}")).collect();
+        for (name, _) in numbers {
+            names.push((*name).to_owned());
+            definitions.push(format!("{name} integer"));
+        }
+        let create = format!("CREATE TEMPORARY TABLE {staged} ({}) ON COMMIT DROP", definitions.join(", "));
+        self.transaction.batch_execute(&create).await?;
+        let numbers: Vec<&Int32Array> = numbers.iter().map(|(_, array)| *array).collect();
+        let mut copy = Copy::into(self.transaction, &format!("pg_temp.{staged}"), &names);
+        copy.write(&Rows::new(self.schema, columns, batch, exact, &numbers)?).await?;
+        copy.finish().await?;
+        Ok(())
+    }
+
+    /// Fills in what only the target's rows have, from the rows under their keys before these changes.
+    async fn resolve(&self, changes: &NetChanges) -> Result<(), Error> {
+        if self.place == Place::Aside || changes.origins.num_rows() != changes.unresolved.len() {
+            return Err(Error::TargetInconsistent(format!("changes of {} leave columns open that nothing can fill", self.name)));
+        }
+        // Rows that miss the same columns are filled by one statement; there are few such groups (the large columns).
+        let mut groups: BTreeMap<&[u16], (i32, u64)> = BTreeMap::new();
+        let mut group_of = Vec::with_capacity(changes.unresolved.len());
+        for row in &changes.unresolved {
+            let next = groups.len() as i32;
+            let group = groups.entry(&row.columns).or_insert((next, 0));
+            group.1 += 1;
+            group_of.push(group.0);
+        }
+        let numbers = Int32Array::from_iter_values(changes.unresolved.iter().map(|row| row.row as i32));
+        self.stage_keys("link_origins", &changes.origins, &[("n", &numbers), ("g", &Int32Array::from(group_of))]).await?;
+        let same_key = self.same_key("o");
+        for (columns, (group, rows)) in groups {
+            let sets: Vec<String> = columns
+                .iter()
+                .map(|&column| match self.columns.get(usize::from(column)) {
+                    Some(name) => Ok(format!("c{column} = t.{name}")),
+                    None => Err(Error::InputFailed(format!("a change names column {column} of {}, which is not there", self.name))),
+                })
+                .collect::<Result<_, _>>()?;
+            if sets.is_empty() {
+                continue;
+            }
+            let fill = format!(
+                "UPDATE pg_temp.link_upserts u SET {} FROM pg_temp.link_origins o JOIN {} t ON {same_key} WHERE u.n = o.n AND o.g = {group}",
+                sets.join(", "),
+                self.table
+            );
+            if self.run(&fill).await? != rows {
+                return Err(self.missing_origin(group).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn missing_origin(&self, group: i32) -> Result<Error, Error> {
+        let key: Vec<String> = (0..self.key.len()).map(|at| format!("o.k{at}::text")).collect();
+        let sql = format!(
+            "SELECT concat_ws(', ', {}) FROM pg_temp.link_origins o WHERE o.g = {group} AND NOT EXISTS (SELECT FROM {} t WHERE {}) LIMIT 1",
+            key.join(", "),
+            self.table,
+            self.same_key("o")
+        );
+        let key = self.transaction.query_opt(&sql, &[]).await?.and_then(|row| row.get::<_, Option<String>>(0)).unwrap_or_default();
+        let columns = self.key.join(", ");
+        Ok(Error::TargetInconsistent(format!(
+            "{} has no row with key ({columns}) = ({key}), which a change leaves in part as it was",
+            self.name
+        )))
+    }
+
+    /// Deletes all rows whose key is among `keys`, a query that yields the key's columns in key order.
+    async fn delete(&self, keys: &str) -> Result<u64, Error> {
+        let names: Vec<String> = (0..self.key.len()).map(|at| format!("k{at}")).collect();
+        self.run(&format!("DELETE FROM {} t USING ({keys}) AS d ({}) WHERE {}", self.table, names.join(", "), self.same_key("d"))).await
+    }
+
+    async fn insert(&self) -> Result<u64, Error> {
+        let staged: Vec<String> = (0..self.columns.len()).map(|at| format!("c{at}")).collect();
+        let mut sql =
+            format!("INSERT INTO {} ({}) SELECT {} FROM pg_temp.link_upserts", self.table, self.columns.join(", "), staged.join(", "));
+        if self.place == Place::InPlace {
+            let others = self.columns.iter().enumerate().filter(|(at, _)| !self.schema.key.contains(at));
+            let sets: Vec<String> = others.map(|(_, name)| format!("{name} = EXCLUDED.{name}")).collect();
+            let action = if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
+            sql += &format!(" ON CONFLICT ({}) DO {action}", self.key.join(", "));
+        }
+        self.run(&sql).await
+    }
+
+    /// The condition that row `t` of the table has the key that staged row `other` has in `k0`, `k1` …
+    fn same_key(&self, other: &str) -> String {
+        let pairs: Vec<String> = self.key.iter().enumerate().map(|(at, name)| format!("t.{name} = {other}.k{at}")).collect();
+        pairs.join(" AND ")
+    }
+
+    /// Runs a statement in one round trip. Returns the rows that it changed.
+    async fn run(&self, sql: &str) -> Result<u64, Error> {
+        let messages = self.transaction.simple_query(sql).await?;
+        Ok(messages.iter().map(|message| if let SimpleQueryMessage::CommandComplete(rows) = message { *rows } else { 0 }).sum())
+    }
+}

@@ -1,0 +1,328 @@
+//! The link's own tables in the target database: who owns a target table, how far it is, which chunks it holds.
+//!
+//! Progress moves by compare-and-set as the first statement of the transaction that moves the rows (DESIGN 5.4): whoever is
+//! late finds no row, and nothing of his transaction happens.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use tokio_postgres::{Row, Transaction};
+
+use super::ddl;
+use crate::{
+    api::database::OnExistingTable,
+    data::TableName,
+    postgresql::quote,
+    target::{Advance, Error, Incarnation, Progress, TargetTable},
+};
+
+/// Schema of our own tables.
+pub(super) const OWN_SCHEMA: &str = "link_operator";
+
+/// Number of the advisory lock under which our tables are made: "link-op" as ASCII.
+const CREATION_LOCK: i64 = 0x6c_69_6e_6b_2d_6f_70;
+
+/// Looked for before they are made: CREATE … IF NOT EXISTS wants the right to create even if there is nothing to do.
+/// Every second each table's progress is updated: room in the page keeps that out of the indexes.
+const CREATE_TABLES: &str = "
+    CREATE TABLE link_operator.link_progress (
+        link_id text NOT NULL, source_schema text NOT NULL, source_table text NOT NULL,
+        target_schema text NOT NULL, target_table text NOT NULL,
+        run bigint, incarnation bigint, record bigint, exact boolean NOT NULL DEFAULT false,
+        as_of timestamp with time zone, placed oid, updated_at timestamp with time zone NOT NULL DEFAULT now(),
+        PRIMARY KEY (link_id, source_schema, source_table), UNIQUE (target_schema, target_table)
+    ) WITH (fillfactor = 50);
+    CREATE TABLE link_operator.link_chunks (
+        link_id text NOT NULL, source_schema text NOT NULL, source_table text NOT NULL,
+        run bigint NOT NULL, incarnation bigint NOT NULL, chunk bigint NOT NULL,
+        PRIMARY KEY (link_id, source_schema, source_table, run, incarnation, chunk)
+    );
+    COMMENT ON TABLE link_operator.link_progress IS
+        'How far each linked table is: it holds everything that the source committed before as_of.';
+    COMMENT ON TABLE link_operator.link_chunks IS 'Which chunks of a snapshot are loaded.'";
+
+/// A table as the catalog has it.
+pub(super) struct Existing {
+    pub(super) oid: u32,
+    /// An ordinary table, which a link may replace; not a view, a partitioned or a foreign table.
+    pub(super) replaceable: bool,
+    comment: Option<String>,
+}
+
+impl Existing {
+    /// Whether the link made it: by its object id, or by its comment where progress was forgotten or the database restored.
+    pub(super) fn made_by(&self, table: &TargetTable, placed: Option<u32>) -> bool {
+        placed == Some(self.oid) || self.comment.as_ref() == Some(&ddl::mark(table))
+    }
+}
+
+/// Makes our schema and tables unless they are there.
+pub(super) async fn ensure(transaction: &Transaction<'_>) -> Result<(), Error> {
+    if exist(transaction).await? {
+        return Ok(());
+    }
+    // Several workers start at once; the lock goes with the transaction.
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&CREATION_LOCK]).await?;
+    if exist(transaction).await? {
+        return Ok(());
+    }
+    let schema: bool = transaction.query_one("SELECT to_regnamespace($1) IS NOT NULL", &[&OWN_SCHEMA]).await?.get(0);
+    if !schema {
+        transaction.batch_execute(&format!("CREATE SCHEMA {OWN_SCHEMA}")).await?;
+    }
+    transaction.batch_execute(CREATE_TABLES).await?;
+    Ok(())
+}
+
+/// Whether our tables are there.
+pub(super) async fn exist(transaction: &Transaction<'_>) -> Result<bool, Error> {
+    // By the catalog: to_regclass wants the right to use the schema.
+    let sql = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = $1 AND c.relname IN ('link_progress', 'link_chunks')";
+    Ok(transaction.query_one(sql, &[&OWN_SCHEMA]).await?.get::<_, i64>(0) == 2)
+}
+
+/// Claims the table, see [`crate::target::Target::claim`].
+pub(super) async fn claim(transaction: &Transaction<'_>, table: &TargetTable, on_existing: OnExistingTable) -> Result<(), Error> {
+    let TargetTable { link_id, source, name } = table;
+    // A LinkTable that was made again for another target table: what it claimed before is no longer asked for.
+    if let Some(claimed) = claimed(transaction, table).await?
+        && claimed.name != *name
+    {
+        forget(transaction, &TargetTable { name: claimed.name, ..table.clone() }, false).await?;
+    }
+    transaction
+        .execute(
+            "INSERT INTO link_operator.link_progress (link_id, source_schema, source_table, target_schema, target_table)
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            &[link_id, &source.schema_name, &source.table_name, &name.schema_name, &name.table_name],
+        )
+        .await?;
+    // Another claimant's row is visible now: the insert waited for it.
+    let owner = transaction
+        .query_one(
+            "SELECT link_id, source_schema, source_table, placed FROM link_operator.link_progress
+             WHERE target_schema = $1 AND target_table = $2",
+            &[&name.schema_name, &name.table_name],
+        )
+        .await?;
+    let (owner_link, owner_source): (String, _) = (owner.get(0), TableName::new(owner.get::<_, String>(1), owner.get::<_, String>(2)));
+    if owner_link != *link_id || owner_source != *source {
+        return Err(Error::TargetTableOwned { table: name.clone(), owner: format!("{owner_link} (its table {owner_source})") });
+    }
+    if let Some(existing) = existing(transaction, name).await? {
+        check_replaceable(table, &existing, owner.get(3), on_existing)?;
+    }
+    Ok(())
+}
+
+/// Whether the link may put its own table in place of one that is there.
+pub(super) fn check_replaceable(
+    table: &TargetTable,
+    existing: &Existing,
+    placed: Option<u32>,
+    on_existing: OnExistingTable,
+) -> Result<(), Error> {
+    let ours = existing.made_by(table, placed);
+    if ours || (existing.replaceable && on_existing == OnExistingTable::Recreate) {
+        return Ok(());
+    }
+    Err(Error::TargetTableExists(table.name.clone()))
+}
+
+/// Looks a relation up by its name.
+pub(super) async fn existing(transaction: &Transaction<'_>, name: &TableName) -> Result<Option<Existing>, Error> {
+    let sql = "SELECT c.oid, c.relkind = 'r', obj_description(c.oid, 'pg_class')
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
+    let row = transaction.query_opt(sql, &[&name.schema_name, &name.table_name]).await?;
+    Ok(row.map(|row| Existing { oid: row.get(0), replaceable: row.get(1), comment: row.get(2) }))
+}
+
+/// A claim, and how far its table is.
+pub(super) struct Claimed {
+    pub(super) name: TableName,
+    pub(super) placed: Option<u32>,
+    pub(super) progress: Option<Progress>,
+}
+
+/// Reads a claim and holds its row until the transaction ends, so that nobody loads or moves the table meanwhile.
+pub(super) async fn claimed(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Option<Claimed>, Error> {
+    let sql = "SELECT target_schema, target_table, placed, run, incarnation, record, exact FROM link_operator.link_progress
+               WHERE link_id = $1 AND source_schema = $2 AND source_table = $3 FOR UPDATE";
+    let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
+    Ok(row.map(|row| Claimed {
+        name: TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
+        placed: row.get(2),
+        progress: progress_of(&row, 3),
+    }))
+}
+
+/// How far the table is.
+pub(super) async fn read(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Option<Progress>, Error> {
+    let sql = "SELECT run, incarnation, record, exact FROM link_operator.link_progress
+               WHERE link_id = $1 AND source_schema = $2 AND source_table = $3";
+    let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
+    Ok(row.and_then(|row| progress_of(&row, 0)))
+}
+
+/// From four columns: run, incarnation, record, exact.
+fn progress_of(row: &Row, at: usize) -> Option<Progress> {
+    let (run, incarnation, record) =
+        (row.get::<_, Option<i64>>(at)?, row.get::<_, Option<i64>>(at + 1)?, row.get::<_, Option<i64>>(at + 2)?);
+    let incarnation = Incarnation { run: run as u32, record: incarnation as u64 };
+    Some(Progress { incarnation, record: record as u64, exact: row.get(at + 3) })
+}
+
+/// Begins an incarnation: no chunk, nothing caught up. The table before stays in its place.
+pub(super) async fn begin(transaction: &Transaction<'_>, table: &TargetTable, incarnation: Incarnation) -> Result<(), Error> {
+    let TargetTable { link_id, source, .. } = table;
+    transaction
+        .execute(
+            "DELETE FROM link_operator.link_chunks WHERE link_id = $1 AND source_schema = $2 AND source_table = $3",
+            &[link_id, &source.schema_name, &source.table_name],
+        )
+        .await?;
+    transaction
+        .execute(
+            "UPDATE link_operator.link_progress
+             SET run = $4, incarnation = $5, record = $5, exact = false, as_of = NULL, updated_at = now()
+             WHERE link_id = $1 AND source_schema = $2 AND source_table = $3",
+            &[link_id, &source.schema_name, &source.table_name, &i64::from(incarnation.run), &(incarnation.record as i64)],
+        )
+        .await?;
+    Ok(())
+}
+
+/// The chunks that the incarnation holds.
+pub(super) async fn chunks(transaction: &Transaction<'_>, table: &TargetTable, incarnation: Incarnation) -> Result<BTreeSet<u32>, Error> {
+    let sql = "SELECT chunk FROM link_operator.link_chunks
+               WHERE link_id = $1 AND source_schema = $2 AND source_table = $3 AND run = $4 AND incarnation = $5";
+    let TargetTable { link_id, source, .. } = table;
+    let rows = transaction
+        .query(sql, &[link_id, &source.schema_name, &source.table_name, &i64::from(incarnation.run), &(incarnation.record as i64)])
+        .await?;
+    Ok(rows.iter().map(|row| row.get::<_, i64>(0) as u32).collect())
+}
+
+/// Notes a chunk as loaded, in the transaction that loads it.
+pub(super) async fn add_chunk(
+    transaction: &Transaction<'_>,
+    table: &TargetTable,
+    incarnation: Incarnation,
+    chunk: u32,
+) -> Result<(), Error> {
+    let TargetTable { link_id, source, .. } = table;
+    // Shared: chunks load side by side, and a newer incarnation waits until they are through. FOR KEY SHARE would let its
+    // UPDATE pass.
+    let held = "SELECT FROM link_operator.link_progress
+                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3 AND run = $4 AND incarnation = $5 AND NOT exact FOR SHARE";
+    let (run, record) = (i64::from(incarnation.run), incarnation.record as i64);
+    if transaction.query_opt(held, &[link_id, &source.schema_name, &source.table_name, &run, &record]).await?.is_none() {
+        return Err(moved(table, &format!("incarnation {record} of run {run} is not being loaded")));
+    }
+    let insert = "INSERT INTO link_operator.link_chunks (link_id, source_schema, source_table, run, incarnation, chunk)
+                  VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [link_id, &source.schema_name, &source.table_name, &run, &record, &i64::from(chunk)];
+    if transaction.execute(insert, &values).await? == 0 {
+        return Err(moved(table, &format!("chunk {chunk} is loaded already")));
+    }
+    Ok(())
+}
+
+/// Moves progress by compare-and-set. `exact`: what the table must be; a table that is not becomes exact if `finish`.
+pub(super) async fn advance(
+    transaction: &Transaction<'_>,
+    table: &TargetTable,
+    advance: &Advance,
+    exact: bool,
+    finish: bool,
+) -> Result<(), Error> {
+    let TargetTable { link_id, source, .. } = table;
+    let sql = "UPDATE link_operator.link_progress
+               SET record = $7, as_of = coalesce($8, as_of), exact = exact OR $9, updated_at = now()
+               WHERE link_id = $1 AND source_schema = $2 AND source_table = $3
+                 AND run = $4 AND incarnation = $5 AND record = $6 AND exact = $10";
+    let moved_rows = transaction
+        .execute(
+            sql,
+            &[
+                link_id,
+                &source.schema_name,
+                &source.table_name,
+                &i64::from(advance.incarnation.run),
+                &(advance.incarnation.record as i64),
+                &(advance.from as i64),
+                &(advance.to as i64),
+                &advance.as_of.map(SystemTime::from),
+                &finish,
+                &exact,
+            ],
+        )
+        .await?;
+    if moved_rows == 1 {
+        return Ok(());
+    }
+    Err(moved(table, &format!("it is not at record {} of incarnation {:?}", advance.from, advance.incarnation)))
+}
+
+/// The table that is now under the target's name.
+pub(super) async fn set_placed(transaction: &Transaction<'_>, table: &TargetTable, oid: u32) -> Result<(), Error> {
+    let TargetTable { link_id, source, .. } = table;
+    let sql = "UPDATE link_operator.link_progress SET placed = $4 WHERE link_id = $1 AND source_schema = $2 AND source_table = $3";
+    transaction.execute(sql, &[link_id, &source.schema_name, &source.table_name, &oid]).await?;
+    Ok(())
+}
+
+/// Removes claim, progress and what stands aside, and the table too if `delete` and it is the link's.
+pub(super) async fn forget(transaction: &Transaction<'_>, table: &TargetTable, delete: bool) -> Result<(), Error> {
+    let Some(claimed) = claimed(transaction, table).await? else { return Ok(()) };
+    drop_aside(transaction, table, None).await?;
+    if delete
+        && let Some(existing) = existing(transaction, &claimed.name).await?
+        && existing.made_by(table, claimed.placed)
+    {
+        drop_table(transaction, &claimed.name).await?;
+    }
+    for own in ["link_chunks", "link_progress"] {
+        let sql = format!("DELETE FROM {OWN_SCHEMA}.{own} WHERE link_id = $1 AND source_schema = $2 AND source_table = $3");
+        transaction.execute(&sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
+    }
+    Ok(())
+}
+
+/// Drops all tables that were built aside for the table, but `keep`.
+pub(super) async fn drop_aside(transaction: &Transaction<'_>, table: &TargetTable, keep: Option<&TableName>) -> Result<(), Error> {
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relkind = 'r' AND c.relname ~ $1";
+    for row in transaction.query(sql, &[&ddl::build_pattern(table)]).await? {
+        let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        if keep != Some(&name) {
+            transaction.batch_execute(&format!("DROP TABLE {}", quote::table(&name))).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops a table that readers may use, without making them queue behind a long wait, and says who depends on it.
+pub(super) async fn drop_table(transaction: &Transaction<'_>, name: &TableName) -> Result<(), Error> {
+    let dropped = transaction.batch_execute(&format!("SET LOCAL lock_timeout = '5s'; DROP TABLE {}", quote::table(name))).await;
+    dropped.map_err(|error| match Error::from(&error) {
+        Error::TargetError(message) if super::error::is_depended_on(&error) => Error::TargetError(format!(
+            "table {name} cannot be replaced or dropped while others depend on it: {message}. Drop them (DROP VIEW …) and make them again after"
+        )),
+        other => other,
+    })
+}
+
+/// All tables that a link claims.
+pub(super) async fn tables_of(transaction: &Transaction<'_>, link_id: &str) -> Result<Vec<TargetTable>, Error> {
+    let sql = "SELECT source_schema, source_table, target_schema, target_table FROM link_operator.link_progress WHERE link_id = $1";
+    let rows = transaction.query(sql, &[&link_id]).await?;
+    let name = |row: &Row, at: usize| TableName::new(row.get::<_, String>(at), row.get::<_, String>(at + 1));
+    Ok(rows.iter().map(|row| TargetTable { link_id: link_id.to_owned(), source: name(row, 0), name: name(row, 2) }).collect())
+}
+
+/// The error of whoever is late.
+pub(super) fn moved(table: &TargetTable, what: &str) -> Error {
+    Error::ProgressMoved(format!("progress of {} is another's: {what}", table.name))
+}
