@@ -109,18 +109,18 @@ impl Zone {
     /// `bytes` must hold a token that nobody else can choose: an attempt whose answer got lost is known by it, so after an
     /// error call again with the same bytes.
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<Created, Error> {
+        // What to report if reading back does not settle it; none when the store says that something is there.
         let failure = match &self.backend {
             Backend::Azure(azure) => {
                 let (at, token) = (azure.at(&valid(path)?)?, azure.token().await?);
                 match azure.store.put_opts(&at, bytes.clone().into(), PutMode::Create.into()).await {
                     Ok(_) => return Ok(Created::Ours),
-                    Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                        Error::ZoneError(format!("{path} is reported to be there and cannot be found"))
-                    }
+                    Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => None,
                     Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
                         return Err(Error::ConditionalWritesUnsupported("the store says so".to_owned()));
                     }
-                    Err(error) => azure.explain(&error, Operation::Create, &token),
+                    // Even a failed request may have done its work before its answer was lost.
+                    Err(error) => Some(azure.explain(&error, Operation::Create, &token)),
                 }
             }
             Backend::Folder(folder) => {
@@ -128,17 +128,15 @@ impl Zone {
                 if blocking(folder, move |folder| folder.create(&path, &bytes)).await? {
                     return Ok(Created::Ours);
                 }
-                Error::ZoneError("the object is reported to be there and cannot be found".to_owned())
+                None
             }
         };
-        // Even a failed request may have done its work before its answer was lost.
-        if failure.is_of_credential() {
-            return Err(failure);
-        }
-        match self.get(path).await {
-            Ok(Some(found)) if found == bytes => Ok(Created::Ours),
-            Ok(Some(found)) => Ok(Created::Theirs(found)),
-            Ok(None) | Err(_) => Err(failure),
+        match (self.get(path).await, failure) {
+            (Ok(Some(found)), _) if found == bytes => Ok(Created::Ours),
+            (Ok(Some(found)), _) => Ok(Created::Theirs(found)),
+            (_, Some(failure)) => Err(failure),
+            (Err(error), None) => Err(error),
+            (Ok(None), None) => Err(Error::ZoneError(format!("{path} is reported to be there and cannot be found"))),
         }
     }
 

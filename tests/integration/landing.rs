@@ -182,7 +182,8 @@ async fn names_what_is_wrong_with_a_credential() {
         let put = zone.put("x", Bytes::from_static(b"1")).await;
         let message = format!("{put:?}");
         assert_eq!(reason(put), expected, "{token}");
-        assert!(!message.contains("sig=") && !message.contains("hunter2"), "{message}");
+        let signature = token.split("sig=").last().unwrap();
+        assert!(!message.contains(signature), "{message}");
         assert_eq!(reason(zone.get("x").await), expected);
         assert_eq!(reason(zone.exists("x").await), expected);
         assert_eq!(reason(zone.list("").await), expected);
