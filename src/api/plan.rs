@@ -58,7 +58,11 @@ pub struct Plan {
     pub zone: ZoneStore,
     /// The link tables.
     pub tables: Vec<PlannedTable>,
-    /// What a release does with the target's tables.
+    /// A release of a link that is stopped, not deleted: it frees the source (slot, publication) and nothing else. Tables
+    /// and progress of the target and the zone's folder with its owner stay; the next start is a new run.
+    #[serde(default)]
+    pub stop_only: bool,
+    /// Whether a release drops the tables that the link made in the target.
     #[serde(default)]
     pub delete_target_tables: bool,
     /// Whether a release leaves the zone's folder.
