@@ -30,15 +30,16 @@ cgroup_make() {
 
 # Ends every process of our pods and takes the cgroups away.
 cgroup_remove() {
-  local hierarchy folder pid end=$((SECONDS + 10))
-  for hierarchy in $(cgroup_hierarchies); do
-    [[ -d $hierarchy$CGROUP ]] || continue
+  local top folder pid end=$((SECONDS + 10))
+  for top in /sys/fs/cgroup{,/*}"$CGROUP"; do
+    [[ -d $top ]] || continue
     while IFS= read -r folder; do
-      until rmdir "$folder" 2>/dev/null; do
+      until [[ ! -d $folder ]] || rmdir "$folder" 2>/dev/null; do
         ((SECONDS < end)) || die "processes stay in $folder"
-        while read -r pid; do kill -KILL "$pid" 2>/dev/null || true; done <"$folder/cgroup.procs"
+        # it may be gone by now: shims take empty ones away, too
+        { while read -r pid; do kill -KILL "$pid" || true; done <"$folder/cgroup.procs"; } 2>/dev/null || true
         sleep 0.02
       done
-    done < <(find "$hierarchy$CGROUP" -depth -type d)
+    done < <(find "$top" -depth -type d)
   done
 }

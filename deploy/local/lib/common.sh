@@ -9,6 +9,13 @@ export KUBECONFIG=$DIR/kubeconfig
 export PATH=$BIN:$PATH:/usr/sbin:/sbin
 
 say() { printf '%s\n' "$*" >&2; }
+# One command at a time changes the machine; the programs that we start do not keep the lock.
+lock() {
+  mkdir -p "$CACHE"
+  exec 9>"$CACHE/lock"
+  flock --nonblock 9 || { say "waiting for another run of this script …"; flock 9; }
+}
+
 die() { say "cluster: $*"; exit 1; }
 
 # took START: the seconds since START, an $EPOCHREALTIME
@@ -25,7 +32,8 @@ until_ok() {
 }
 
 # A pid may be given to another process after ours has gone: its start time tells them apart.
-start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# A zombie counts as gone.
+start_time() { sed -n '/) Z /d; s/.*) //p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 
 # start NAME COMMAND…: in a session of its own, so that it outlives the shell that asks
 start() {
@@ -35,7 +43,7 @@ start() {
   mkdir -p "$DIR/logs" "$DIR/pids"
   # bash -c writes the pid that exec keeps
   # shellcheck disable=SC2016
-  setsid --fork bash -c 'echo $$ >"$0"; exec "$@"' "$DIR/pids/$name" "$@" </dev/null >>"$DIR/logs/$name.log" 2>&1
+  setsid --fork bash -c 'echo $$ >"$0"; exec "$@"' "$DIR/pids/$name" "$@" </dev/null >>"$DIR/logs/$name.log" 2>&1 9>&-
   until_ok 5 "$name" test -s "$DIR/pids/$name"
   local pid
   pid=$(<"$DIR/pids/$name")

@@ -29,7 +29,7 @@ control_plane_up() {
     --leader-elect=false --use-service-account-credentials --root-ca-file "$CERTS/ca.crt" \
     --service-account-private-key-file "$CERTS/service-accounts.key" \
     --cluster-signing-cert-file "$CERTS/ca.crt" --cluster-signing-key-file "$CERTS/ca.key" \
-    --bind-address 127.0.0.1 --node-monitor-grace-period 20s
+    --bind-address 127.0.0.1 --node-monitor-grace-period 20s --flex-volume-plugin-dir "$DIR/volume-plugins"
   start kube-scheduler kube-scheduler --kubeconfig "$CERTS/scheduler.kubeconfig" --leader-elect=false --bind-address 127.0.0.1
 
   # One kube-proxy serves both nodes: they share the host's network. Its conntrack limits are left to the host.

@@ -9,20 +9,16 @@ down() {
     say "There is no cluster in $DIR"
     return
   fi
-  # first those that would start something again
+  # killed, not asked: nothing that they would save is kept; first those that would start something again
   for name in volumes kubelet1 kubelet2; do stop "$name" KILL; done
   cgroup_remove
   shims_kill
-  for name in containerd1 containerd2 coredns kube-proxy kube-scheduler kube-controller-manager; do stop "$name"; done
-  for name in kube-apiserver etcd; do stop "$name" KILL; done
+  for name in containerd1 containerd2 coredns kube-proxy kube-scheduler kube-controller-manager kube-apiserver etcd; do
+    stop "$name" KILL
+  done
   unmount_all
   network_down
-  # what kubelet and the network plugins keep at fixed places
-  find /var/log/containers -lname "$DIR/*" -delete 2>/dev/null || true
-  rm -f /var/lib/cni/results/link-operator-local-*
-  rmdir /var/lib/cni/results /var/lib/cni /var/log/containers 2>/dev/null || true
-  rm -f /var/lib/kubelet/device-plugins/{kubelet.sock,DEPRECATION,kubelet_internal_checkpoint}
-  rmdir /var/lib/kubelet/device-plugins /var/lib/kubelet 2>/dev/null || true
+  fixed_places_clean
   rm -rf --one-file-system "${DIR:?}"
   say "The cluster is gone: $(took "$since")"
 }
@@ -36,6 +32,23 @@ shims_kill() {
       ! tr '\0' '\n' <"$process/cmdline" 2>/dev/null | grep -qxF "$(node_socket "$node")" || kill -KILL "${process#/proc/}"
     done
   done
+}
+
+# What containerd, the network plugins and kubelet keep at places that no setting moves.
+fixed_places_clean() {
+  local file id
+  for file in "$DIR"/node?/containerd-state/io.containerd.runtime.v2.task/k8s.io/*/address; do
+    [[ ! -e $file ]] || rm -f "$(sed 's|^unix://||' "$file")"
+  done
+  for file in /var/lib/cni/results/link-operator-local-*; do
+    id=${file%-*}
+    rm -f "$file" "/var/lib/cni/results/cni-loopback-${id##*-}-lo"
+  done
+  find /var/log/containers -lname "$DIR/*" -delete 2>/dev/null || true
+  rm -f /var/lib/kubelet/device-plugins/{kubelet.sock,DEPRECATION,kubelet_internal_checkpoint}
+  # only if empty: another cluster may live here
+  rmdir /run/containerd/s /run/containerd /var/lib/cni/results /var/lib/cni /var/log/containers \
+    /var/lib/kubelet/device-plugins /var/lib/kubelet 2>/dev/null || true
 }
 
 # The deepest first; a mount that is busy is let go as soon as it is not.

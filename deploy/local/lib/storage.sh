@@ -52,12 +52,18 @@ pvs() {
   done
 }
 
+# What was read may be old by now, and the volume somebody else's: it is asked again, and one at a time looks.
 free_released() {
   local name phase
   while read -r name phase; do
     [[ $phase == Released && $name == local-* ]] || continue
-    say "volume $name is free again"
-    find "${DIR:?}/volumes/$name" -mindepth 1 -delete
-    kubectl patch pv "$name" --type merge -p '{"spec":{"claimRef":null}}' >/dev/null </dev/null
+    (
+      flock 8
+      [[ $(kubectl get pv "$name" -o 'jsonpath={.status.phase}') == Released ]] || exit 0
+      find "${DIR:?}/volumes/$name" -mindepth 1 -delete
+      kubectl patch pv "$name" --type merge -p '{"spec":{"claimRef":null}}' >/dev/null
+      kubectl wait pv "$name" --for 'jsonpath={.status.phase}=Available' --timeout 10s >/dev/null
+      say "volume $name is free again"
+    ) 8>"$DIR/volumes/.lock" </dev/null
   done
 }
