@@ -114,6 +114,9 @@ pub struct PlannedTable {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProbeRequest {
+    /// The link that asks, if one does: what it made in the source and the target already counts as its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_id: Option<String>,
     /// Ask the operational database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,

@@ -4,7 +4,7 @@
 
 pub mod postgresql;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -12,8 +12,12 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::{
-    api::fault::{Check, Explain},
+    api::{
+        database,
+        fault::{Check, Explain},
+    },
     data::{Position, TableName, TableSchema},
+    secrets::Secrets,
 };
 
 pub use crate::data::{Chunk, ChunkPlan, Identity};
@@ -101,6 +105,17 @@ impl Explain for Error {
 
     fn heals(&self) -> bool {
         !matches!(self, Self::TableNotSupported { .. } | Self::SchemaChanged(_) | Self::PositionLost(_))
+    }
+}
+
+/// The source that `spec.source` names, for the link `link_id`. Opens no connection.
+pub fn open(source: &database::Source, secrets: &Secrets, link_id: &str) -> Result<Arc<dyn Source>, Error> {
+    match source {
+        database::Source { postgresql: Some(database) } => {
+            let _ = postgresql::Postgresql::new(database.clone(), secrets.clone(), link_id);
+            Err(Error::SourceError("PostgreSQL sources are not finished yet".to_owned()))
+        }
+        database::Source { postgresql: None } => Err(Error::SourceError("spec.source names no system that this version knows".to_owned())),
     }
 }
 

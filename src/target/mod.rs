@@ -5,7 +5,7 @@
 
 pub mod postgresql;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -13,8 +13,12 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::{
-    api::fault::{Check, Explain},
+    api::{
+        database,
+        fault::{Check, Explain},
+    },
     data::{Step, TableName, TableSchema},
+    secrets::Secrets,
 };
 
 /// What can go wrong with a target. The variant's name is the reason that users see.
@@ -98,6 +102,16 @@ impl Explain for Error {
 
     fn heals(&self) -> bool {
         !matches!(self, Self::TargetTableOwned { .. } | Self::TargetInconsistent(_) | Self::ValueNotSupported(_))
+    }
+}
+
+/// The target that `spec.target` names, for the link `link_id`. Opens no connection.
+pub fn open(target: &database::Target, secrets: &Secrets, link_id: &str) -> Result<Arc<dyn Target>, Error> {
+    match target {
+        database::Target { postgresql: Some(target) } => {
+            Ok(Arc::new(postgresql::Postgresql::new(target.clone(), secrets.clone(), link_id)))
+        }
+        database::Target { postgresql: None } => Err(Error::TargetError("spec.target names no system that this version knows".to_owned())),
     }
 }
 
