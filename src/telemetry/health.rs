@@ -1,0 +1,77 @@
+//! The plain HTTP endpoints of every process: `/healthz`, `/readyz`, `/metrics`.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use prometheus::{Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What a process still lacks before it can do its work. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    missing: Arc<Mutex<BTreeSet<&'static str>>>,
+}
+
+impl Readiness {
+    /// Not ready until each of these has come.
+    pub fn waiting_for(missing: impl IntoIterator<Item = &'static str>) -> Self {
+        Self { missing: Arc::new(Mutex::new(missing.into_iter().collect())) }
+    }
+
+    /// This has come.
+    pub fn has(&self, part: &'static str) {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
+    }
+
+    /// This is gone.
+    pub fn lacks(&self, part: &'static str) {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).insert(part);
+    }
+
+    /// What is missing, sorted; empty when ready.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+}
+
+/// Listens on a port of every address that this machine has, of both families where it has both.
+pub async fn listen(port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Ok(listener) => Ok(listener),
+        // A machine without IPv6. A port that is taken fails the second time too.
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+    }
+}
+
+/// Answers on `port` until `stop`: `/healthz` as long as the process runs, `/readyz` with what is missing (status 503) or
+/// `ok`, `/metrics` in the Prometheus text format.
+pub async fn serve_health(port: u16, registry: &Registry, readiness: Readiness, stop: CancellationToken) -> io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state((readiness, registry.clone()));
+    axum::serve(listen(port).await?, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn ready(State((readiness, _)): State<(Readiness, Registry)>) -> impl IntoResponse {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", missing.join(", ")))
+    }
+}
+
+async fn metrics(State((_, registry)): State<(Readiness, Registry)>) -> impl IntoResponse {
+    match TextEncoder::new().encode_to_string(&registry.gather()) {
+        Ok(text) => (StatusCode::OK, [("content-type", prometheus::TEXT_FORMAT)], text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], error.to_string()),
+    }
+}
