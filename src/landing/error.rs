@@ -49,6 +49,9 @@ pub enum Error {
     /// The spec names no store, or no credential for it.
     #[error("{0}")]
     ZoneNotSpecified(&'static str),
+    /// An object of the log is not what was written.
+    #[error("{0}")]
+    ZoneCorrupt(String),
     /// Any other error that the store reports.
     #[error("the landing zone reports an error: {0}")]
     ZoneError(String),
@@ -79,13 +82,16 @@ impl Explain for Error {
             }
             Self::ZonePathInvalid(_) => "use a folder without empty, . or .. parts",
             Self::ZoneNotSpecified(_) => "give spec.azure with auth.sasToken, or spec.persistentVolumeClaim",
+            Self::ZoneCorrupt(_) => {
+                "objects of the landing zone were changed or removed: start the link over by setting spec.state to Stopped, then to Running"
+            }
             Self::ZoneError(_) => "read the message; the link goes on trying",
         }
         .to_owned()
     }
 
     fn heals(&self) -> bool {
-        !matches!(self, Self::ConditionalWritesUnsupported(_) | Self::ZonePathInvalid(_) | Self::ZoneNotSpecified(_))
+        !matches!(self, Self::ConditionalWritesUnsupported(_) | Self::ZonePathInvalid(_) | Self::ZoneNotSpecified(_) | Self::ZoneCorrupt(_))
     }
 }
 

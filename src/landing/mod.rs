@@ -6,6 +6,10 @@
 //! The built object store prints its signature with `{:?}`, so nothing here is `Debug` with its parts, and errors are
 //! built from the store's answer (status, code, first line), never from its request.
 
+pub mod layout;
+pub mod log;
+pub mod record;
+
 mod azure;
 mod check;
 mod credentials;

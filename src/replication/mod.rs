@@ -1,10 +1,34 @@
 //! The engine: snapshot, capture, batch, commit, apply. Knows no Kubernetes and no vendor.
+//!
+//! - [`state`] folds the log's records to the state of the run, the same in every worker; [`journal`] is a worker's view of it
+//! - [`capture`] is one worker's reign over the log; [`join`] lets tables join and leave; [`fill`] completes changes
+//! - [`snapshot`] reads and loads chunks, [`apply`] brings a table to the present; [`net`] and [`file`] are their pure parts
+//! - [`share`] says who does what, [`board`] gathers what is known for the report
 
-use std::sync::Arc;
+pub mod apply;
+pub mod board;
+pub mod capture;
+pub mod error;
+pub mod file;
+pub mod fill;
+pub mod join;
+pub mod journal;
+pub mod net;
+pub mod retry;
+pub mod share;
+pub mod snapshot;
+pub mod state;
+mod supervise;
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
+
+use self::{board::Board, error::Error, journal::Journal, state::TableState};
 use crate::{
     api::{
         fault::Check,
@@ -13,8 +37,10 @@ use crate::{
     },
     landing::Zone,
     source::Source,
-    target::Target,
+    target::{Target, TargetTable},
 };
+
+pub use supervise::run;
 
 /// What an engine works with.
 #[derive(Clone)]
@@ -40,7 +66,7 @@ pub struct EngineReport {
     pub term: Option<u64>,
     /// Intent Drain was carried out.
     pub drained: bool,
-    /// What stops the link as a whole, by the name of a condition (`CapturePrepared`, `ZoneOwned` …).
+    /// What stops the link as a whole, by the name of a condition.
     pub checks: Vec<Check>,
     /// What the source says of itself.
     pub source: Option<SourceReport>,
@@ -50,8 +76,48 @@ pub struct EngineReport {
     pub tables: Vec<TableReport>,
 }
 
-/// Works by the newest plan until `stop`; then finishes what is in flight, at most seconds, and returns. Errors do not end
-/// it: they stand in the report, and the engine tries again with back-off.
-pub async fn run(_setup: Setup, _plan: watch::Receiver<Arc<Plan>>, _report: watch::Sender<EngineReport>, stop: CancellationToken) {
-    stop.cancelled().await;
+/// What every task of the engine works with.
+#[derive(Clone)]
+pub struct Context {
+    /// The systems around.
+    pub setup: Setup,
+    /// The newest plan.
+    pub plan: watch::Receiver<Arc<Plan>>,
+    /// The run's log.
+    pub journal: Arc<Journal>,
+    /// Where to write what is known.
+    pub board: Arc<Board>,
+    /// One permit a chunk that is read or loaded.
+    pub permits: Arc<Semaphore>,
+    /// By table: the record that its applier has seen.
+    applied: Arc<Mutex<HashMap<u32, u64>>>,
+}
+
+impl Context {
+    /// The target's name for a table of the run.
+    pub fn target_table(&self, table: &TableState) -> TargetTable {
+        let link_id = self.plan.borrow().link.link_id.clone();
+        TargetTable { link_id, source: table.schema.name.clone(), name: table.target.clone() }
+    }
+
+    /// How many chunks of one table are under way at once. One more than there are cores: while one waits for a disk or the
+    /// network, another uses the core.
+    pub fn chunks_at_once(&self) -> usize {
+        self.plan.borrow().cores_per_worker as usize + 1
+    }
+
+    /// Reads a data file that a record names.
+    pub async fn data_file(&self, path: &str) -> Result<Bytes, Error> {
+        let missing = || Error::DataFileUnreadable(format!("data file {path} is missing in the landing zone"));
+        self.setup.zone.get(path).await?.ok_or_else(missing)
+    }
+
+    /// A table's applier has seen all records up to this one.
+    fn applied(&self, table: u32, record: u64) {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).insert(table, record);
+    }
+
+    fn applied_upto(&self, table: u32) -> Option<u64> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).get(&table).copied()
+    }
 }

@@ -1,0 +1,132 @@
+//! The board: where the engine's tasks write what they know, and from which the worker's report is made.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::EngineReport;
+use crate::api::{
+    fault::{Check, Fault},
+    report::{TablePhase, TableReport},
+};
+
+/// How often the report is made anew, at most.
+const PUBLISH_EVERY: Duration = Duration::from_millis(200);
+
+/// What the engine's tasks know.
+#[derive(Default)]
+pub struct Board {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    link: EngineReport,
+    checks: BTreeMap<&'static str, Option<Fault>>,
+    tables: BTreeMap<String, TableReport>,
+    changed: bool,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.changed = true;
+        inner
+    }
+
+    /// Writes what concerns the link as a whole.
+    pub fn link(&self, change: impl FnOnce(&mut EngineReport)) {
+        change(&mut self.lock().link);
+    }
+
+    /// Answers one question about the link as a whole.
+    pub fn check(&self, name: &'static str, fault: Option<Fault>) {
+        self.lock().checks.insert(name, fault);
+    }
+
+    /// Writes what is known of a table.
+    pub fn table(&self, uid: &str, change: impl FnOnce(&mut TableReport)) {
+        let mut inner = self.lock();
+        let report = inner.tables.entry(uid.to_owned()).or_insert_with(|| TableReport {
+            uid: uid.to_owned(),
+            phase: TablePhase::Waiting,
+            waiting: None,
+            snapshot: None,
+            rows: 0,
+            bytes: 0,
+            as_of: None,
+            last_processed_time: None,
+            position: None,
+            error: None,
+            attempt: 0,
+            next_attempt: None,
+        });
+        change(report);
+    }
+
+    /// A step of a table's work failed and will be tried again after `delay`.
+    pub fn table_failed(&self, uid: &str, fault: Fault, attempt: u32, delay: Duration) {
+        tracing::warn!(table = uid, reason = fault.reason, message = fault.message, attempt, "table suspended or failed");
+        self.table(uid, |report| {
+            report.phase = if fault.heals { TablePhase::Suspended } else { TablePhase::Failed };
+            report.error = Some(fault);
+            report.waiting = None;
+            report.attempt = attempt;
+            report.next_attempt = Timestamp::now().checked_add(delay).ok();
+        });
+    }
+
+    /// A table is at work in `phase`, nothing is wrong.
+    pub fn table_works(&self, uid: &str, phase: TablePhase) {
+        self.table(uid, |report| {
+            report.phase = phase;
+            report.error = None;
+            report.waiting = None;
+            report.attempt = 0;
+            report.next_attempt = None;
+        });
+    }
+
+    /// Forgets all tables but those.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.lock().tables.retain(|uid, _| keep(uid));
+    }
+
+    /// Sends the report on, whenever it has changed.
+    pub async fn publish(&self, report: watch::Sender<EngineReport>) {
+        let mut tick = tokio::time::interval(PUBLISH_EVERY);
+        loop {
+            tick.tick().await;
+            if let Some(next) = self.take_changed() {
+                report.send_if_modified(|last| {
+                    let changed = *last != next;
+                    *last = next;
+                    changed
+                });
+            }
+        }
+    }
+
+    fn take_changed(&self) -> Option<EngineReport> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::take(&mut inner.changed) {
+            return None;
+        }
+        let mut report = inner.link.clone();
+        report.checks = inner
+            .checks
+            .iter()
+            .map(|(name, fault)| match fault {
+                Some(fault) => Check::failed(name, fault.clone()),
+                None => Check::passed(name, ""),
+            })
+            .collect();
+        report.tables = inner.tables.values().cloned().collect();
+        Some(report)
+    }
+}

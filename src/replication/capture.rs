@@ -1,0 +1,322 @@
+//! Capture: one worker's reign over the log. Takes a term, reads cuts from the source, writes their files, and commits them
+//! as records; the tables' joining, leaving and becoming exact go into the same records.
+//!
+//! The order of a commit (DESIGN 5.2): files, then the record (the commit point), then the acknowledgement to the source.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{Context, error::Error, file, fill, join, state::RunState};
+use crate::{
+    api::{
+        fault::Explain,
+        report::{PositionTime, SourceReport},
+    },
+    data::{Identity, Position, TableName, TableSchema},
+    landing::{
+        layout,
+        record::{DataFile, Entry, Event, RECORD_FORMAT, Record, TableData},
+    },
+    source::{Capture, CapturedTable, Cut, Limits, Segment},
+};
+
+/// A batch ends with the transaction that makes it this large.
+const BATCH_BYTES: usize = 32 * 1024 * 1024;
+/// Longest wait for a change before the loop looks at its orders.
+const IDLE: Duration = Duration::from_millis(200);
+/// An idle link commits an empty record this often: its proof of life, and what lets the source drop its log.
+const PROOF_OF_LIFE: Duration = Duration::from_secs(60);
+/// While a table waits to become exact, the source's log is moved on this often.
+const NUDGE_EVERY: Duration = Duration::from_secs(1);
+/// How often the source is asked how much log it keeps.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+/// Files written at once.
+const PUTS_AT_ONCE: usize = 8;
+
+/// What the tables' side asks of the capture.
+pub enum Order {
+    /// Commit an event, and say in which record. The number of a joining table is set at the commit.
+    Commit(Event, oneshot::Sender<u64>),
+    /// All chunks of a table were read, the last of them as of `read_at`.
+    ChunksRead {
+        /// The table.
+        table: u32,
+        /// Its incarnation.
+        incarnation: u64,
+        /// The largest position v_i.
+        read_at: Position,
+    },
+}
+
+/// One reign: until the log is lost to another, the source fails, or the future is dropped.
+pub async fn reign(context: &Context) -> Result<(), Error> {
+    let Context { setup, journal, board, .. } = context;
+    journal.catch_up().await?;
+    let identity = setup.source.identity().await?;
+    let state = journal.state();
+    let revision = context.plan.borrow().revision;
+    if revision < state.plan_revision {
+        return Err(Error::PlanOutdated { ours: revision, newest: state.plan_revision });
+    }
+    if let Some(expected) = state.source.as_ref().filter(|expected| expected.system != identity.system) {
+        return Err(Error::SourceIdentityChanged { expected: expected.system.clone(), found: identity.system });
+    }
+    if !state.to.0.is_empty() {
+        setup.source.check_continuity(&state.to, state.source.as_ref().unwrap_or(&identity)).await?;
+    }
+
+    let mut reign =
+        Reign { context, identity, term: state.number + 1, to: state.to.clone(), time: state.time, last_record: Instant::now() };
+    reign.commit(vec![], vec![]).await?;
+    if reign.to.0.is_empty() {
+        reign.to = setup.source.begin_run().await?;
+        reign.commit(vec![], vec![]).await?;
+    }
+    tracing::info!(run = state.run, term = reign.term, from = %reign.to, "capture begins");
+    board.link(|report| report.term = Some(reign.term));
+    let capture = setup.source.capture(&reign.to, true).await?;
+
+    let (orders, inbox) = mpsc::channel(64);
+    tokio::select! {
+        result = reign.run(capture, inbox) => result,
+        result = join::manage(context, orders.clone()) => result,
+        result = join::watch_chunks(context, orders) => result,
+        result = measure(context) => result,
+    }
+}
+
+/// Asks the source at intervals how much log it keeps for the link.
+async fn measure(context: &Context) -> Result<(), Error> {
+    loop {
+        let retained = context.setup.source.retained_log_bytes().await?;
+        context.board.link(|report| report.source.get_or_insert_with(SourceReport::default).retained_log_bytes = retained);
+        tokio::time::sleep(MEASURE_EVERY).await;
+    }
+}
+
+/// What one reign keeps between two commits.
+struct Reign<'a> {
+    context: &'a Context,
+    identity: Identity,
+    term: u64,
+    to: Position,
+    time: Option<Timestamp>,
+    last_record: Instant,
+}
+
+/// What waits for the next record.
+#[derive(Default)]
+struct Pending {
+    events: Vec<Event>,
+    replies: Vec<oneshot::Sender<u64>>,
+    /// By table and incarnation: the position that must be passed before the table is exact.
+    unfinished: HashMap<(u32, u64), Position>,
+    /// By table: the source's position after the last fill.
+    filled: HashMap<u32, Position>,
+}
+
+impl Reign<'_> {
+    async fn run(mut self, mut capture: Box<dyn Capture>, mut inbox: mpsc::Receiver<Order>) -> Result<(), Error> {
+        let mut pending = Pending::default();
+        let mut last_cut = Instant::now();
+        let mut last_nudge = Instant::now();
+        let flush_interval = Duration::from_millis(self.context.plan.borrow().flush_interval_ms);
+        self.follow(&mut *capture);
+        // Not before the capture stands: what it needs was made, and the checks of the source hold.
+        self.context.board.check("CapturePrepared", None);
+        self.report();
+        loop {
+            while let Ok(order) = inbox.try_recv() {
+                pending.take(order);
+            }
+            let idle = if pending.events.is_empty() { IDLE } else { Duration::ZERO };
+            let cut = capture.next_cut(Limits { not_before: last_cut + flush_interval, idle, bytes: BATCH_BYTES }).await?;
+            self.to = cut.to.clone().max(self.to);
+            self.time = cut.time.or(self.time);
+            let has_data = !cut.tables.is_empty() || !cut.broken.is_empty();
+            if has_data {
+                last_cut = Instant::now();
+            }
+            let data = self.write(cut, &mut pending).await?;
+            pending.finish(&self.to, &self.context.journal.state());
+            if has_data || !pending.events.is_empty() || self.last_record.elapsed() > PROOF_OF_LIFE {
+                if !has_data && pending.events.is_empty() {
+                    self.context.setup.source.heartbeat().await?;
+                }
+                let changes_tables = !pending.events.is_empty();
+                let number = self.commit(std::mem::take(&mut pending.events), data).await?;
+                for reply in pending.replies.drain(..) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(number);
+                }
+                capture.acknowledge(&self.to).await?;
+                if changes_tables {
+                    self.follow(&mut *capture);
+                }
+                self.report();
+            } else if !pending.unfinished.is_empty() && last_nudge.elapsed() > NUDGE_EVERY {
+                last_nudge = Instant::now();
+                self.context.setup.source.heartbeat().await?;
+            }
+        }
+    }
+
+    /// Tells the capture which tables to deliver from here on.
+    fn follow(&self, capture: &mut dyn Capture) {
+        let state = self.context.journal.state();
+        let followed = state.tables.iter().filter(|(_, table)| table.followed());
+        capture.follow(followed.map(|(id, table)| CapturedTable { id: *id, schema: table.schema.clone() }).collect());
+    }
+
+    fn report(&self) {
+        let captured = PositionTime { value: self.to.to_string(), time: self.time };
+        self.context.board.link(|report| {
+            report.position.get_or_insert_default().captured = Some(captured);
+            let source = report.source.get_or_insert_default();
+            source.version.clone_from(&self.identity.version);
+            source.identity.clone_from(&self.identity.system);
+        });
+    }
+
+    /// Writes a cut's files; adds an event for each table that broke.
+    async fn write(&self, cut: Cut, pending: &mut Pending) -> Result<Vec<TableData>, Error> {
+        let state = self.context.journal.state();
+        for (table, error) in cut.broken {
+            if let Some(known) = state.tables.get(&table) {
+                pending.events.push(Event::Fail { table, incarnation: known.incarnation, fault: error.fault() });
+            }
+        }
+        let mut data: BTreeMap<u32, TableData> = BTreeMap::new();
+        let mut files = Vec::new();
+        for table in cut.tables {
+            let Some(known) = state.tables.get(&table.id) else { continue };
+            let entries = &mut data
+                .entry(table.id)
+                .or_insert_with(|| TableData { table: table.id, incarnation: known.incarnation, entries: vec![] })
+                .entries;
+            for segment in table.segments {
+                match segment {
+                    Segment::Truncate => entries.push(Entry::Truncate),
+                    Segment::Rows(rows) => {
+                        let rows = if known.exact.is_none() { self.filled(table.id, &known.schema, rows, pending).await? } else { rows };
+                        let path = layout::data(state.run, table.id, known.incarnation, self.term);
+                        files.push((table.id, entries.len(), path.clone(), rows));
+                        // Its size is known once it is written.
+                        entries.push(Entry::File(DataFile { path, bytes: 0, rows: 0 }));
+                    }
+                }
+            }
+        }
+        let zone = &self.context.setup.zone;
+        let written: Vec<_> = stream::iter(files)
+            .map(|(table, entry, path, rows)| async move {
+                let count = rows.num_rows() as u64;
+                let bytes = tokio::task::spawn_blocking(move || file::encode(&rows)).await??;
+                let size = bytes.len() as u64;
+                zone.put(&path, bytes).await?;
+                Ok::<_, Error>((table, entry, DataFile { path, bytes: size, rows: count }))
+            })
+            .buffer_unordered(PUTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        for (table, entry, file) in written {
+            if let Some(place) = data.get_mut(&table).and_then(|table| table.entries.get_mut(entry)) {
+                *place = Entry::File(file);
+            }
+        }
+        Ok(data.into_values().collect())
+    }
+
+    /// Fills in what the changes of a table that is not exact yet did not carry.
+    async fn filled(
+        &self,
+        table: u32,
+        schema: &TableSchema,
+        rows: arrow::array::RecordBatch,
+        pending: &mut Pending,
+    ) -> Result<arrow::array::RecordBatch, Error> {
+        let Some((lacking, keys)) = fill::lacking(schema, &rows)? else { return Ok(rows) };
+        let found = self.context.setup.source.fetch(schema, &keys).await?;
+        let latest = pending.filled.entry(table).or_default();
+        *latest = found.read_at.max(latest.clone());
+        Ok(fill::fill(schema, &rows, &lacking, &found.rows)?)
+    }
+
+    /// The commit point: creates the next record. Returns its number.
+    async fn commit(&mut self, events: Vec<Event>, data: Vec<TableData>) -> Result<u64, Error> {
+        let state = self.context.journal.state();
+        let number = state.number + 1;
+        let record = Record {
+            format_version: RECORD_FORMAT,
+            run: state.run,
+            number,
+            term: self.term,
+            token: uuid::Uuid::new_v4().simple().to_string(),
+            plan_revision: self.context.plan.borrow().revision.max(state.plan_revision),
+            source: self.identity.clone(),
+            to: self.to.clone(),
+            time: self.time,
+            created: Timestamp::now(),
+            events: numbered(&state, events),
+            data,
+        };
+        self.context.journal.append(record).await?;
+        self.last_record = Instant::now();
+        Ok(number)
+    }
+}
+
+/// Gives joining tables their numbers, each its own.
+fn numbered(state: &RunState, mut events: Vec<Event>) -> Vec<Event> {
+    let mut next = state.tables.keys().next_back().map_or(1, |last| last + 1);
+    let mut given: HashMap<TableName, u32> = HashMap::new();
+    for event in &mut events {
+        if let Event::Join { table, schema, .. } = event {
+            *table = *given.entry(schema.name.clone()).or_insert_with(|| match state.table(&schema.name) {
+                Some((known, _)) => known,
+                None => {
+                    next += 1;
+                    next - 1
+                }
+            });
+        }
+    }
+    events
+}
+
+impl Pending {
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Commit(event, reply) => {
+                self.events.push(event);
+                self.replies.push(reply);
+            }
+            Order::ChunksRead { table, incarnation, read_at } => {
+                self.unfinished.insert((table, incarnation), read_at);
+            }
+        }
+    }
+
+    /// Adds an event for each table that is exact at `to`: all its chunks and its last fill are older.
+    fn finish(&mut self, to: &Position, state: &RunState) {
+        let Self { events, unfinished, filled, .. } = self;
+        unfinished.retain(|&(table, incarnation), read_at| {
+            let current =
+                state.tables.get(&table).is_some_and(|known| known.incarnation == incarnation && known.exact.is_none() && known.followed());
+            if current && *to >= *read_at && filled.get(&table).is_none_or(|filled| to >= filled) {
+                events.push(Event::Exact { table, incarnation });
+                return false;
+            }
+            current
+        });
+    }
+}

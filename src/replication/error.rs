@@ -1,0 +1,127 @@
+//! What can stop the engine, or one of its tables.
+
+use crate::{
+    api::fault::{Explain, Fault},
+    landing, source, target,
+};
+
+use super::{file, net};
+
+/// What can go wrong while replicating. Errors of the systems around the engine keep their own names.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
+pub enum Error {
+    /// The source's own.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The target's own.
+    #[error(transparent)]
+    Target(#[from] target::Error),
+    /// The landing zone's own.
+    #[error(transparent)]
+    Zone(#[from] landing::Error),
+    /// A file of the zone is not what its record says.
+    #[error("{0}")]
+    DataFileUnreadable(String),
+    /// The zone's log has a hole.
+    #[error("record {number} of run {run} is missing in the landing zone, although later ones exist")]
+    RecordMissing {
+        /// The run.
+        run: u32,
+        /// The record.
+        number: u64,
+    },
+    /// A newer capture took over.
+    #[error("another worker captures in term {theirs}, this one's was {ours}")]
+    TermLost {
+        /// Our term.
+        ours: u64,
+        /// The newer one.
+        theirs: u64,
+    },
+    /// The source is not the database that the run began with.
+    #[error("the source is {found}, the link began with {expected}")]
+    SourceIdentityChanged {
+        /// By the log.
+        expected: String,
+        /// By the database.
+        found: String,
+    },
+    /// The worker's plan is older than the log.
+    #[error("the worker has plan {ours}, the log was written under plan {newest}")]
+    PlanOutdated {
+        /// Our plan's revision.
+        ours: u64,
+        /// The newest record's.
+        newest: u64,
+    },
+    /// The folder belongs to another LinkConnection.
+    #[error("the landing zone's folder belongs to LinkConnection {owner}")]
+    ZoneNotEmpty {
+        /// Namespace, name and UID of the owner.
+        owner: String,
+    },
+    /// A task of the engine ended in a way that it must not.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<file::Error> for Error {
+    fn from(error: file::Error) -> Self {
+        Self::DataFileUnreadable(error.to_string())
+    }
+}
+
+impl From<net::Error> for Error {
+    fn from(error: net::Error) -> Self {
+        Self::DataFileUnreadable(error.to_string())
+    }
+}
+
+impl From<tokio::task::JoinError> for Error {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl Explain for Error {
+    fn remedy(&self) -> String {
+        match self {
+            Self::Source(error) => error.remedy(),
+            Self::Target(error) => error.remedy(),
+            Self::Zone(error) => error.remedy(),
+            Self::DataFileUnreadable(_) | Self::RecordMissing { .. } => {
+                "objects of the landing zone were changed or removed: start the link over by setting spec.state to Stopped, then to Running".to_owned()
+            }
+            Self::TermLost { .. } | Self::PlanOutdated { .. } => "none needed: the newer worker goes on".to_owned(),
+            Self::SourceIdentityChanged { .. } => {
+                "point spec.source at the database that the link began with, or start the link over by setting spec.state to Stopped, then to Running".to_owned()
+            }
+            Self::ZoneNotEmpty { .. } => "give the link another spec.linkId, or remove the folder from the landing zone".to_owned(),
+            Self::Internal(_) => "report it with the worker's log; the link goes on trying".to_owned(),
+        }
+    }
+
+    fn heals(&self) -> bool {
+        match self {
+            Self::Source(error) => error.heals(),
+            Self::Target(error) => error.heals(),
+            Self::Zone(error) => error.heals(),
+            Self::TermLost { .. } | Self::PlanOutdated { .. } | Self::Internal(_) => true,
+            Self::DataFileUnreadable(_) | Self::RecordMissing { .. } | Self::SourceIdentityChanged { .. } | Self::ZoneNotEmpty { .. } => {
+                false
+            }
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Source(error) => error.fault(),
+            Self::Target(error) => error.fault(),
+            Self::Zone(error) => error.fault(),
+            own => {
+                let reason: &'static str = own.into();
+                Fault { reason: reason.to_owned(), message: own.to_string(), remedy: own.remedy(), heals: own.heals() }
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! How tables join and leave a running link (DESIGN 5.3, steps 1 and 2).
+//!
+//! A table is claimed in the target, admitted to the source's stream, and joins the log; from that record on its changes
+//! are captured. Then the source settles (the double wait), and the chunk plan is recorded. Every step can be done again:
+//! whoever reigns next goes on with what the log says.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+
+use super::{
+    Context,
+    capture::Order,
+    error::Error,
+    retry, share,
+    state::{RunState, TableState},
+};
+use crate::{
+    api::{
+        fault::{Explain, Fault},
+        plan::PlannedTable,
+        report::TablePhase,
+    },
+    data::{Position, TableName, TableSchema},
+    landing::record::Event,
+    target::TargetTable,
+};
+
+/// Size of a chunk in the source, bytes.
+const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
+/// How often the tables are looked at when nothing happens.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the zone is asked which chunks were read.
+const CHUNKS_EVERY: Duration = Duration::from_millis(300);
+
+/// What a table of the plan needs before it can be loaded.
+enum Need {
+    /// To join, under this incarnation's state if it was there before.
+    Join(Option<TableState>),
+    /// A chunk plan; it has joined.
+    Plan(u32),
+}
+
+/// Lets tables join and leave as the plan asks, for ever.
+pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<(), Error> {
+    let mut plan = context.plan.clone();
+    let mut groups: JoinSet<Vec<(PlannedTable, Result<(), Fault>)>> = JoinSet::new();
+    let mut leaves: JoinSet<TableName> = JoinSet::new();
+    let mut busy: HashSet<TableName> = HashSet::new();
+    let mut retries: HashMap<String, (u32, Instant)> = HashMap::new();
+    loop {
+        let tables = plan.borrow_and_update().tables.clone();
+        let state = context.journal.state();
+
+        for (id, table) in state.tables.iter().filter(|(_, table)| !table.left) {
+            let name = &table.schema.name;
+            if !tables.iter().any(|planned| planned.source == *name) && busy.insert(name.clone()) {
+                leaves.spawn(leave(context.clone(), *id, table.clone(), orders.clone()));
+            }
+        }
+
+        let due = |uid: &str| retries.get(uid).is_none_or(|(_, at)| *at <= Instant::now());
+        let group: Vec<_> = tables
+            .iter()
+            .filter(|planned| due(&planned.uid) && !busy.contains(&planned.source))
+            .filter_map(|planned| Some((planned.clone(), need(planned, &state)?)))
+            .collect();
+        if !group.is_empty() {
+            busy.extend(group.iter().map(|(planned, _)| planned.source.clone()));
+            groups.spawn(join(context.clone(), group, orders.clone()));
+        }
+
+        tokio::select! {
+            changed = plan.changed() => if changed.is_err() { return Ok(()) },
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            Some(left) = leaves.join_next() => { busy.remove(&left?); }
+            Some(group) = groups.join_next() => for (planned, result) in group? {
+                busy.remove(&planned.source);
+                match result {
+                    Ok(()) => { retries.remove(&planned.uid); }
+                    Err(fault) => {
+                        let attempt = retries.get(&planned.uid).map_or(1, |(attempt, _)| attempt + 1);
+                        let delay = retry::delay(attempt);
+                        context.board.table_failed(&planned.uid, fault, attempt, delay);
+                        retries.insert(planned.uid, (attempt, Instant::now() + delay));
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// What the table needs, if anything.
+fn need(planned: &PlannedTable, state: &RunState) -> Option<Need> {
+    let Some((id, table)) = state.table(&planned.source) else { return Some(Need::Join(None)) };
+    let other = table.left || table.uid != planned.uid || table.reseed != planned.reseed || table.target != planned.target;
+    let void = table.fault.as_ref().is_some_and(|fault| fault.heals);
+    if other || void {
+        return Some(Need::Join(Some(table.clone())));
+    }
+    (table.plan.is_none() && table.followed()).then_some(Need::Plan(id))
+}
+
+/// Lets a group of tables join; they wait for the source's open transactions together.
+async fn join(context: Context, group: Vec<(PlannedTable, Need)>, orders: mpsc::Sender<Order>) -> Vec<(PlannedTable, Result<(), Fault>)> {
+    let mut done = Vec::new();
+    let mut joined = Vec::new();
+    for (planned, need) in group {
+        context.board.table_works(&planned.uid, TablePhase::Waiting);
+        let result = match need {
+            Need::Plan(_) => Ok(()),
+            Need::Join(before) => admit(&context, &planned, before.as_ref(), &orders).await,
+        };
+        match result {
+            Ok(()) => joined.push(planned),
+            Err(error) => done.push((planned, Err(error.fault()))),
+        }
+    }
+    if joined.is_empty() {
+        return done;
+    }
+    let waiting = |whom: Option<String>| {
+        for planned in &joined {
+            context.board.table(&planned.uid, |report| report.waiting = whom.as_ref().map(|whom| open_transaction(whom)));
+        }
+    };
+    let settled = context.setup.source.settle(&waiting).await;
+    for planned in joined {
+        let result = match &settled {
+            Ok(v0) => cut(&context, &planned, v0, &orders).await.map_err(|error| error.fault()),
+            Err(error) => Err(error.fault()),
+        };
+        done.push((planned, result));
+    }
+    done
+}
+
+fn open_transaction(whom: &str) -> Fault {
+    Fault {
+        reason: "OpenTransaction".to_owned(),
+        message: format!("waits for a transaction that was open when the table joined: {whom}"),
+        remedy: "end the transaction in the source; the table goes on by itself".to_owned(),
+        heals: true,
+    }
+}
+
+/// Claims the table in the target, admits it to the stream, and records that it joined.
+async fn admit(context: &Context, planned: &PlannedTable, before: Option<&TableState>, orders: &mpsc::Sender<Order>) -> Result<(), Error> {
+    let setup = &context.setup;
+    let schema = setup.source.describe(&planned.source).await?;
+    if let Some(before) = before.filter(|before| before.target != planned.target) {
+        setup.target.forget(&context.target_table(before), false).await?;
+    }
+    let link_id = context.plan.borrow().link.link_id.clone();
+    setup.target.claim(&TargetTable { link_id, source: planned.source.clone(), name: planned.target.clone() }).await?;
+    setup.source.admit(&schema).await?;
+    let event = Event::Join { table: 0, uid: planned.uid.clone(), reseed: planned.reseed.clone(), target: planned.target.clone(), schema };
+    commit(orders, event).await.map(|_| ())
+}
+
+/// Cuts the table into chunks and records how.
+async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &mpsc::Sender<Order>) -> Result<(), Error> {
+    let state = context.journal.state();
+    let Some((id, table)) = state.table(&planned.source).filter(|(_, table)| table.followed()) else { return Ok(()) };
+    let schema: &TableSchema = &table.schema;
+    let plan = context.setup.source.plan_chunks(schema, CHUNK_BYTES).await?;
+    commit(orders, Event::Plan { table: id, incarnation: table.incarnation, v0: v0.clone(), plan }).await?;
+    let workers = context.plan.borrow().workers;
+    if share::applier(workers, id) != context.setup.ordinal {
+        // From here on the worker that applies the table reports it.
+        context.board.retain(|uid| uid != planned.uid);
+    }
+    Ok(())
+}
+
+/// Records that a table left, then takes back what was made for it. What cannot be reached now is left to the release.
+async fn leave(context: Context, id: u32, table: TableState, orders: mpsc::Sender<Order>) -> TableName {
+    let name = table.schema.name.clone();
+    if commit(&orders, Event::Leave { table: id }).await.is_ok() {
+        tracing::info!(table = %name, "table left the link");
+        context.board.retain(|uid| uid != table.uid);
+        if let Err(error) = context.setup.source.expel(&name).await {
+            tracing::warn!(table = %name, %error, "table stays in the source's stream");
+        }
+        if let Err(error) = context.setup.target.forget(&context.target_table(&table), false).await {
+            tracing::warn!(table = %name, %error, "the target keeps the table's progress");
+        }
+    }
+    name
+}
+
+async fn commit(orders: &mpsc::Sender<Order>, event: Event) -> Result<u64, Error> {
+    let (reply, answer) = oneshot::channel();
+    let ended = || Error::Internal("the capture ended".to_owned());
+    orders.send(Order::Commit(event, reply)).await.map_err(|_| ended())?;
+    answer.await.map_err(|_| ended())
+}
+
+/// Tells the capture of every table whose chunks were all read, by whichever workers; a void plan ends its incarnation.
+pub async fn watch_chunks(context: &Context, orders: mpsc::Sender<Order>) -> Result<(), Error> {
+    let mut seen: HashMap<(u32, u64), HashMap<u32, Position>> = HashMap::new();
+    let mut told: HashSet<(u32, u64)> = HashSet::new();
+    loop {
+        let state: Arc<RunState> = context.journal.state();
+        for (id, table) in state.tables.iter().filter(|(_, table)| table.followed() && table.exact.is_none()) {
+            let Some(plan) = &table.plan else { continue };
+            let key = (*id, table.incarnation);
+            if told.contains(&key) {
+                continue;
+            }
+            let read = seen.entry(key).or_default();
+            for chunk in context.journal.log().chunks_read(*id, table.incarnation).await? {
+                if read.contains_key(&chunk) {
+                    continue;
+                }
+                let Some(record) = context.journal.log().chunk(*id, table.incarnation, chunk).await? else { continue };
+                if let Some(fault) = record.void {
+                    told.insert(key);
+                    commit(&orders, Event::Fail { table: *id, incarnation: table.incarnation, fault }).await?;
+                    break;
+                }
+                read.insert(chunk, record.read_at);
+            }
+            if read.len() == plan.chunks.len() && told.insert(key) {
+                let read_at = read.values().max().cloned().unwrap_or_default();
+                let order = Order::ChunksRead { table: *id, incarnation: table.incarnation, read_at };
+                orders.send(order).await.map_err(|_| Error::Internal("the capture ended".to_owned()))?;
+            }
+        }
+        tokio::time::sleep(CHUNKS_EVERY).await;
+    }
+}

@@ -1,0 +1,157 @@
+//! Snapshots: reading a table's chunks into the landing zone and loading them into the target (DESIGN 5.3, steps 3 and 4).
+//!
+//! A chunk's record in the zone says that it was read, its row in the target that it was loaded: each is its own
+//! checkpoint, and a killed worker loses only the chunks in flight. Chunks are spread over all workers.
+
+use std::collections::BTreeSet;
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+
+use super::{Context, error::Error, file, share, state::TableState};
+use crate::{
+    api::fault::Explain,
+    data::{ChunkPlan, Position},
+    landing::{
+        layout,
+        log::Outcome,
+        record::{ChunkRecord, DataFile},
+    },
+    source, target,
+    target::Incarnation,
+};
+
+/// Batches between decoding a file and writing it to the target.
+const BATCHES_AHEAD: usize = 2;
+
+/// One incarnation of a table whose chunks are read and loaded.
+pub struct Snapshot<'a> {
+    /// The engine's surroundings.
+    pub context: &'a Context,
+    /// Number of the table in the run.
+    pub id: u32,
+    /// The table.
+    pub table: &'a TableState,
+    /// How it is cut.
+    pub plan: &'a ChunkPlan,
+}
+
+impl Snapshot<'_> {
+    fn incarnation(&self) -> Incarnation {
+        Incarnation { run: self.context.journal.log().run(), record: self.table.incarnation }
+    }
+
+    /// Makes the table aside in the target; returns which chunks it holds.
+    pub async fn loaded(&self) -> Result<BTreeSet<u32>, Error> {
+        let target_table = self.context.target_table(self.table);
+        Ok(self.context.setup.target.begin_snapshot(&target_table, &self.table.schema, self.incarnation()).await?)
+    }
+
+    /// Reads and loads this worker's share of the chunks.
+    pub async fn work(&self) -> Result<(), Error> {
+        let Context { setup, permits, .. } = self.context;
+        let progress = setup.target.progress(&self.context.target_table(self.table)).await?;
+        if progress.is_some_and(|progress| progress.exact && progress.incarnation >= self.incarnation()) {
+            return Ok(());
+        }
+        let loaded = self.loaded().await?;
+        let workers = self.context.plan.borrow().workers;
+        let mine = (0..self.plan.chunks.len() as u32)
+            .filter(|chunk| !loaded.contains(chunk))
+            .filter(|chunk| share::reader(workers, self.id, self.table.incarnation, *chunk) == setup.ordinal);
+        stream::iter(mine)
+            .map(|chunk| async move {
+                let _permit = permits.acquire().await.map_err(|_| Error::Internal("the engine ends".to_owned()))?;
+                self.chunk(chunk).await
+            })
+            .buffer_unordered(self.context.chunks_at_once())
+            .try_collect()
+            .await
+    }
+
+    async fn chunk(&self, chunk: u32) -> Result<(), Error> {
+        let log = self.context.journal.log();
+        let incarnation = self.table.incarnation;
+        let (record, bytes) = match log.chunk(self.id, incarnation, chunk).await? {
+            Some(record) => (record, None),
+            None => {
+                let (record, bytes) = self.read(chunk).await?;
+                match log.create_chunk(self.id, incarnation, chunk, &record).await? {
+                    Outcome::Ours => (record, bytes),
+                    Outcome::Theirs(theirs) => (theirs, None),
+                }
+            }
+        };
+        // A void plan: the capture ends this incarnation.
+        let Some(file) = record.file else { return Ok(()) };
+        let bytes = match bytes {
+            Some(bytes) => bytes,
+            None => self.context.data_file(&file.path).await?,
+        };
+        self.load(chunk, bytes).await
+    }
+
+    /// Reads a chunk from the source and puts its file; a void plan is a record too.
+    async fn read(&self, chunk: u32) -> Result<(ChunkRecord, Option<Bytes>), Error> {
+        let token = uuid::Uuid::new_v4().simple().to_string();
+        let Context { setup, journal, .. } = self.context;
+        let Some(range) = self.plan.chunks.get(chunk as usize) else {
+            return Err(Error::DataFileUnreadable(format!("chunk {chunk} is not in the plan of table {}", self.table.schema.name)));
+        };
+        let mut chunk_rows = match setup.source.read_chunk(&self.table.schema, range).await {
+            Ok(rows) => rows,
+            Err(error @ (source::Error::TableRewritten(_) | source::Error::SchemaChanged(_))) => {
+                let void = crate::api::fault::Fault { heals: true, ..error.fault() };
+                return Ok((ChunkRecord { token, file: None, read_at: Position::default(), void: Some(void) }, None));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut writer = file::Writer::new(self.table.schema.arrow_rows())?;
+        while let Some(batch) = chunk_rows.rows.next().await {
+            let batch = batch?;
+            writer = tokio::task::spawn_blocking(move || writer.write(&batch).map(|()| writer)).await??;
+        }
+        let (bytes, rows) = tokio::task::spawn_blocking(move || writer.finish()).await??;
+        let path = layout::data(journal.log().run(), self.id, self.table.incarnation, 0);
+        setup.zone.put(&path, bytes.clone()).await?;
+        let file = DataFile { path, bytes: bytes.len() as u64, rows };
+        Ok((ChunkRecord { token, file: Some(file), read_at: chunk_rows.read_at, void: None }, Some(bytes)))
+    }
+
+    async fn load(&self, chunk: u32, bytes: Bytes) -> Result<(), Error> {
+        let Context { setup, board, .. } = self.context;
+        let size = bytes.len() as u64;
+        let rows = decoded(bytes, self.table.schema.arrow_rows());
+        let target_table = self.context.target_table(self.table);
+        let loaded = setup.target.load_chunk(&target_table, &self.table.schema, self.incarnation(), chunk, rows.boxed()).await?;
+        tracing::debug!(table = %self.table.schema.name, chunk, rows = loaded, "chunk loaded");
+        board.table(&self.table.uid, |report| {
+            report.rows += loaded;
+            report.bytes += size;
+        });
+        Ok(())
+    }
+}
+
+/// A file's batches, decoded beside the caller.
+fn decoded(bytes: Bytes, schema: SchemaRef) -> impl futures::Stream<Item = Result<RecordBatch, target::Error>> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let failed = |error: file::Error| target::Error::InputFailed(error.to_string());
+        match file::decode(bytes, schema) {
+            Ok(batches) => {
+                for batch in batches {
+                    if sender.blocking_send(batch.map_err(failed)).is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => {
+                let _ = sender.blocking_send(Err(failed(error)));
+            }
+        }
+    });
+    stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|batch| (batch, receiver)) })
+}

@@ -1,0 +1,203 @@
+//! The state of a run: what its records say, taken together. Pure; every worker folds the same records to the same state.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::fault::Fault,
+    data::{ChunkPlan, Identity, Position, TableName, TableSchema},
+    landing::record::{Event, Record},
+};
+
+/// A run at one of its records. Also the content of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunState {
+    /// Number of the run.
+    pub run: u32,
+    /// The newest record; 0 before the first.
+    pub number: u64,
+    /// The newest term; 0 before the first.
+    pub term: u64,
+    /// Revision of the plan that the newest record was made under.
+    pub plan_revision: u64,
+    /// The landing zone holds everything that the source committed up to here. Empty before the slot is made.
+    pub to: Position,
+    /// The source's time of `to`.
+    pub time: Option<Timestamp>,
+    /// What the source said it is.
+    pub source: Option<Identity>,
+    /// By number.
+    pub tables: BTreeMap<u32, TableState>,
+}
+
+/// A table of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableState {
+    /// UID of the LinkTable.
+    pub uid: String,
+    /// The reseed request that this incarnation answers.
+    pub reseed: Option<String>,
+    /// Name in the target.
+    pub target: TableName,
+    /// The table as it was when it joined.
+    pub schema: TableSchema,
+    /// Number of the record that admitted it.
+    pub incarnation: u64,
+    /// How its snapshot is cut; none before its source has settled.
+    pub plan: Option<ChunkPlan>,
+    /// The record at whose `to` it is exact.
+    pub exact: Option<u64>,
+    /// Why it is followed no longer.
+    pub fault: Option<Fault>,
+    /// It left the link.
+    pub left: bool,
+}
+
+impl TableState {
+    /// Whether its changes are captured.
+    pub fn followed(&self) -> bool {
+        !self.left && self.fault.is_none()
+    }
+}
+
+/// A record that does not continue the log.
+#[derive(Debug, thiserror::Error)]
+#[error("record {found} cannot follow record {after} of run {run}")]
+pub struct Gap {
+    run: u32,
+    after: u64,
+    found: u64,
+}
+
+impl RunState {
+    /// The state of a run without records.
+    pub fn new(run: u32) -> Self {
+        Self { run, ..Self::default() }
+    }
+
+    /// Takes in the next record.
+    pub fn fold(&mut self, record: &Record) -> Result<(), Gap> {
+        if record.run != self.run || record.number != self.number + 1 || record.term < self.term {
+            return Err(Gap { run: self.run, after: self.number, found: record.number });
+        }
+        self.number = record.number;
+        self.term = record.term;
+        self.plan_revision = record.plan_revision;
+        self.to = record.to.clone();
+        self.time = record.time.or(self.time);
+        self.source = Some(record.source.clone());
+        for event in &record.events {
+            self.take(record.number, event);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, number: u64, event: &Event) {
+        match event {
+            Event::Join { table, uid, reseed, target, schema } => {
+                let state = TableState {
+                    uid: uid.clone(),
+                    reseed: reseed.clone(),
+                    target: target.clone(),
+                    schema: schema.clone(),
+                    incarnation: number,
+                    plan: None,
+                    exact: None,
+                    fault: None,
+                    left: false,
+                };
+                self.tables.insert(*table, state);
+            }
+            Event::Plan { table, incarnation, plan, .. } => {
+                self.of(*table, *incarnation, |state| state.plan = Some(plan.clone()));
+            }
+            Event::Exact { table, incarnation } => self.of(*table, *incarnation, |state| state.exact = Some(number)),
+            Event::Fail { table, incarnation, fault } => self.of(*table, *incarnation, |state| state.fault = Some(fault.clone())),
+            Event::Leave { table } => {
+                if let Some(state) = self.tables.get_mut(table) {
+                    state.left = true;
+                }
+            }
+        }
+    }
+
+    /// Events about an incarnation that has ended in the meantime say nothing of the new one.
+    fn of(&mut self, table: u32, incarnation: u64, change: impl FnOnce(&mut TableState)) {
+        if let Some(state) = self.tables.get_mut(&table).filter(|state| state.incarnation == incarnation) {
+            change(state);
+        }
+    }
+
+    /// The number of a table in this run: the one that it had, or the next.
+    pub fn table_id(&self, source: &TableName) -> u32 {
+        let known = self.tables.iter().find(|(_, state)| state.schema.name == *source).map(|(id, _)| *id);
+        known.unwrap_or_else(|| self.tables.keys().next_back().map_or(1, |last| last + 1))
+    }
+
+    /// The table of that name, if it was ever in this run.
+    pub fn table(&self, source: &TableName) -> Option<(u32, &TableState)> {
+        self.tables.iter().find(|(_, state)| state.schema.name == *source).map(|(id, state)| (*id, state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::landing::record::RECORD_FORMAT;
+
+    fn schema(name: &str) -> TableSchema {
+        TableSchema { name: TableName::new("public", name), object_id: 1, system: "postgresql".into(), columns: vec![], key: vec![] }
+    }
+
+    fn join(table: u32, name: &str) -> Event {
+        Event::Join { table, uid: name.into(), reseed: None, target: TableName::new("public", name), schema: schema(name) }
+    }
+
+    fn record(number: u64, term: u64, events: Vec<Event>) -> Record {
+        Record {
+            format_version: RECORD_FORMAT,
+            run: 1,
+            number,
+            term,
+            token: String::new(),
+            plan_revision: 1,
+            source: Identity { system: "s".into(), timeline: 1, version: String::new() },
+            to: Position(format!("{number:08}")),
+            time: None,
+            created: Timestamp::UNIX_EPOCH,
+            events,
+            data: vec![],
+        }
+    }
+
+    #[test]
+    fn refuses_a_gap_another_run_and_a_lower_term() {
+        let mut state = RunState::new(1);
+        state.fold(&record(1, 1, vec![])).unwrap();
+        state.fold(&record(2, 2, vec![])).unwrap();
+        assert!(state.fold(&record(4, 2, vec![])).is_err());
+        assert!(state.fold(&record(3, 1, vec![])).is_err());
+        assert!(state.fold(&Record { run: 2, ..record(3, 2, vec![]) }).is_err());
+        assert_eq!(state.number, 2);
+    }
+
+    #[test]
+    fn a_table_that_joins_again_keeps_its_number_and_loses_its_past() {
+        let mut state = RunState::new(1);
+        state.fold(&record(1, 1, vec![join(1, "a"), join(2, "b")])).unwrap();
+        state.fold(&record(2, 1, vec![Event::Exact { table: 1, incarnation: 1 }, Event::Leave { table: 2 }])).unwrap();
+        assert_eq!(state.tables[&1].exact, Some(2));
+        assert!(!state.tables[&2].followed());
+        assert_eq!((state.table_id(&TableName::new("public", "b")), state.table_id(&TableName::new("public", "c"))), (2, 3));
+
+        state.fold(&record(3, 1, vec![join(1, "a")])).unwrap();
+        assert_eq!((state.tables[&1].incarnation, state.tables[&1].exact), (3, None));
+        // A late word about the incarnation before.
+        state.fold(&record(4, 1, vec![Event::Exact { table: 1, incarnation: 1 }])).unwrap();
+        assert_eq!(state.tables[&1].exact, None);
+    }
+}

@@ -1,0 +1,257 @@
+//! Starts and ends the engine's tasks as the plan and the log ask.
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Context, EngineReport, Setup, apply,
+    board::Board,
+    capture,
+    error::Error,
+    journal::Journal,
+    retry, share,
+    snapshot::Snapshot,
+    state::{RunState, TableState},
+};
+use crate::{
+    api::{
+        fault::Explain,
+        plan::{Intent, Plan},
+        report::{PositionTime, TablePhase},
+    },
+    landing::{
+        log::{self, Log},
+        record::{Owner, RECORD_FORMAT, Run},
+    },
+};
+
+/// How often the supervisor looks when nothing happens.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Works by the newest plan until `stop`. Errors do not end it: they stand in the report, and it tries again. What is in
+/// flight when it ends is done again by whoever comes next.
+pub async fn run(setup: Setup, plan: watch::Receiver<Arc<Plan>>, report: watch::Sender<EngineReport>, stop: CancellationToken) {
+    let board = Arc::new(Board::default());
+    let work = async {
+        let mut attempt = 0;
+        loop {
+            let Err(error) = open_and_work(&setup, &plan, &board).await else { return };
+            attempt += 1;
+            let fault = error.fault();
+            tracing::warn!(reason = fault.reason, message = fault.message, attempt, "the engine starts over");
+            board.check(check_of(&error), Some(fault));
+            tokio::time::sleep(retry::delay(attempt)).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = board.publish(report) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// The condition that an error of the link as a whole belongs to.
+fn check_of(error: &Error) -> &'static str {
+    match error {
+        Error::Zone(_) => "ZoneReadable",
+        Error::ZoneNotEmpty { .. } => "ZoneOwned",
+        Error::DataFileUnreadable(_) | Error::RecordMissing { .. } => "LogReadable",
+        _ => "CapturePrepared",
+    }
+}
+
+async fn open_and_work(setup: &Setup, plan: &watch::Receiver<Arc<Plan>>, board: &Arc<Board>) -> Result<(), Error> {
+    let planned = plan.borrow().clone();
+    let run = open_run(setup, &planned).await?;
+    let journal = Arc::new(Journal::open(Log::new(setup.zone.clone(), run)).await?);
+    for name in ["ZoneReadable", "ZoneOwned", "LogReadable"] {
+        board.check(name, None);
+    }
+    board.link(|report| report.run = Some(run));
+    tracing::info!(run, records = journal.state().number, "the log is open");
+
+    let context = Context {
+        setup: setup.clone(),
+        plan: plan.clone(),
+        journal,
+        board: board.clone(),
+        permits: Arc::new(Semaphore::new(planned.cores_per_worker as usize + 1)),
+        applied: Arc::default(),
+    };
+    tokio::select! {
+        result = context.journal.follow() => result,
+        result = Supervisor::new(&context).run() => result,
+    }
+}
+
+/// Makes sure that the folder is this link's, and that the plan's run has begun. Returns the run to work in.
+async fn open_run(setup: &Setup, plan: &Plan) -> Result<u32, Error> {
+    let link = &plan.link;
+    let us = Owner { uid: link.uid.clone(), namespace: link.namespace.clone(), name: link.name.clone() };
+    let owner = log::own(&setup.zone, &us).await?;
+    if owner.uid != us.uid {
+        return Err(Error::ZoneNotEmpty { owner: format!("{}/{} with UID {}", owner.namespace, owner.name, owner.uid) });
+    }
+    let newest = log::newest_run(&setup.zone).await?;
+    if newest < plan.run {
+        log::begin_run(&setup.zone, &Run { run: plan.run, format_version: RECORD_FORMAT }).await?;
+    }
+    Ok(newest.max(plan.run))
+}
+
+/// A task that ends when it is dropped.
+struct Task(JoinHandle<()>);
+
+impl Task {
+    fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An incarnation of a table: its number and the record that admitted it.
+type Life = (u32, u64);
+
+struct Supervisor<'a> {
+    context: &'a Context,
+    capture: Option<Task>,
+    appliers: HashMap<Life, Task>,
+    snapshots: HashMap<Life, Task>,
+}
+
+impl<'a> Supervisor<'a> {
+    fn new(context: &'a Context) -> Self {
+        Self { context, capture: None, appliers: HashMap::new(), snapshots: HashMap::new() }
+    }
+
+    async fn run(mut self) -> Result<(), Error> {
+        let mut plan = self.context.plan.clone();
+        let mut states = self.context.journal.subscribe();
+        loop {
+            let planned = plan.borrow_and_update().clone();
+            let state = states.borrow_and_update().clone();
+            if planned.run > state.run {
+                return Err(Error::Internal(format!("run {} ended, run {} begins", state.run, planned.run)));
+            }
+            self.arrange(&planned, &state);
+            tokio::select! {
+                changed = plan.changed() => if changed.is_err() { return Ok(()) },
+                changed = states.changed() => if changed.is_err() { return Ok(()) },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Starts what is due and ends what is not.
+    fn arrange(&mut self, plan: &Plan, state: &RunState) {
+        let context = self.context;
+        let ordinal = context.setup.ordinal;
+        let running = plan.intent == Intent::Run;
+
+        let captures = running && share::capturer(plan.workers) == ordinal;
+        if !captures && self.capture.take().is_some() {
+            context.board.link(|report| report.term = None);
+        }
+        if captures && self.capture.is_none() {
+            self.capture = Some(Task::spawn(capture(context.clone())));
+        }
+
+        let planned = |table: &TableState| plan.tables.iter().any(|planned| planned.uid == table.uid);
+        let live: HashMap<Life, &TableState> = state
+            .tables
+            .iter()
+            .filter(|(_, table)| table.followed() && table.plan.is_some() && planned(table))
+            .map(|(id, table)| ((*id, table.incarnation), table))
+            .collect();
+
+        self.appliers
+            .retain(|life, task| live.contains_key(life) && share::applier(plan.workers, life.0) == ordinal && !task.0.is_finished());
+        self.snapshots.retain(|life, _| running && live.contains_key(life));
+        for (life, table) in &live {
+            if share::applier(plan.workers, life.0) == ordinal && !self.appliers.contains_key(life) {
+                self.appliers.insert(*life, Task::spawn(apply::table(context.clone(), life.0, (*table).clone())));
+            }
+            if running && !self.snapshots.contains_key(life) {
+                self.snapshots.insert(*life, Task::spawn(snapshot(context.clone(), life.0, (*table).clone())));
+            }
+        }
+        self.report(plan, state, &live);
+    }
+
+    /// Says what only the whole picture shows: tables that failed for good, how far all are, whether all is drained.
+    fn report(&self, plan: &Plan, state: &RunState, live: &HashMap<Life, &TableState>) {
+        let context = self.context;
+        let ours = |id: u32| share::applier(plan.workers, id) == context.setup.ordinal;
+        for (id, table) in &state.tables {
+            if let Some(fault) = table.fault.as_ref().filter(|fault| !fault.heals && ours(*id) && !table.left) {
+                context.board.table(&table.uid, |report| {
+                    report.phase = TablePhase::Failed;
+                    report.error = Some(fault.clone());
+                    report.next_attempt = None;
+                });
+            }
+        }
+        context.board.retain(|uid| plan.tables.iter().any(|planned| planned.uid == uid));
+
+        let seen = |life: &Life| context.applied_upto(life.0).unwrap_or_default();
+        let replicating: Vec<_> = live.iter().filter(|(life, table)| table.exact.is_some() && ours(life.0)).collect();
+        let lowest = replicating.iter().map(|(life, _)| seen(life)).min();
+        let drained = plan.intent == Intent::Drain && lowest.is_none_or(|lowest| lowest >= state.number);
+        context.board.link(|report| {
+            report.drained = drained;
+            if lowest == Some(state.number) {
+                let applied = PositionTime { value: state.to.to_string(), time: state.time };
+                report.position.get_or_insert_default().applied = Some(applied);
+            }
+        });
+    }
+}
+
+/// Reigns over the log, again and again; a reign that was lost to another worker is taken up only under a newer plan.
+async fn capture(context: Context) {
+    let mut plan = context.plan.clone();
+    let mut attempt = 0;
+    loop {
+        let revision = plan.borrow_and_update().revision;
+        let began = tokio::time::Instant::now();
+        let Err(error) = capture::reign(&context).await else { return };
+        context.board.link(|report| report.term = None);
+        let fault = error.fault();
+        tracing::warn!(reason = fault.reason, message = fault.message, "capture ended");
+        context.board.check("CapturePrepared", Some(fault));
+        attempt = if began.elapsed() > Duration::from_secs(60) { 1 } else { attempt + 1 };
+        let lost = matches!(error, Error::TermLost { .. } | Error::PlanOutdated { .. });
+        if lost {
+            let newer = plan.wait_for(|plan| plan.revision > revision).await.is_ok();
+            if !newer {
+                return;
+            }
+        } else {
+            tokio::time::sleep(retry::delay(attempt)).await;
+        }
+    }
+}
+
+/// Reads and loads this worker's share of a table's chunks, again and again until all are loaded.
+async fn snapshot(context: Context, id: u32, table: TableState) {
+    let Some(plan) = &table.plan else { return };
+    let mut attempt = 0;
+    loop {
+        let Err(error) = (Snapshot { context: &context, id, table: &table, plan }).work().await else { return };
+        attempt += 1;
+        let delay = retry::delay(attempt);
+        context.board.table_failed(&table.uid, error.fault(), attempt, delay);
+        tokio::time::sleep(delay).await;
+        context.board.table_works(&table.uid, TablePhase::Snapshotting);
+    }
+}
