@@ -42,7 +42,8 @@ pub struct Postgresql {
 impl Postgresql {
     /// The target of a link. Opens no connection yet.
     pub fn new(target: PostgresqlTarget, secrets: Secrets, link_id: &str) -> Self {
-        Self { on_existing: target.on_existing_table, pool: Pool::new(target.database, secrets, link_id) }
+        let application = format!("link-operator {link_id}");
+        Self { on_existing: target.on_existing_table, pool: Pool::new(target.database, secrets, application) }
     }
 }
 

@@ -20,13 +20,14 @@ const KEPT: usize = 16;
 pub(super) struct Pool {
     database: PostgresqlDatabase,
     secrets: Secrets,
+    /// What `pg_stat_activity` shows.
     application: String,
     idle: Mutex<Vec<(Instant, Connected)>>,
 }
 
 impl Pool {
-    pub(super) fn new(database: PostgresqlDatabase, secrets: Secrets, link_id: &str) -> Self {
-        Self { database, secrets, application: format!("link-operator {link_id}"), idle: Mutex::default() }
+    pub(super) fn new(database: PostgresqlDatabase, secrets: Secrets, application: String) -> Self {
+        Self { database, secrets, application, idle: Mutex::default() }
     }
 
     /// A session, kept or new. Whoever took it gives it back with [`Pool::put`] once its transaction has ended well; dropped

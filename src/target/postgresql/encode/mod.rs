@@ -211,3 +211,31 @@ impl Cells<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::TableName;
+
+    fn format(source_type: &str, travel: Travel, exact: &ExactTexts) -> Format {
+        let column = Column { number: 1, name: "c".to_owned(), travel, source_type: source_type.to_owned(), nullable: true };
+        let columns = vec![column];
+        let name = TableName::new("public", "t");
+        let schema = TableSchema { name, object_id: 1, system: "postgresql".to_owned(), columns, key: vec![0] };
+        let batch = RecordBatch::new_empty(schema.arrow_rows());
+        Rows::new(&schema, &[0], &batch, exact, &[]).unwrap().format()
+    }
+
+    #[test]
+    fn binary_only_where_it_is_exact() {
+        let none = ExactTexts::new();
+        assert_eq!(format("timestamp(3) without time zone", Travel::Timestamp, &none), Format::Binary);
+        assert_eq!(format("character(5)", Travel::Utf8, &none), Format::Binary);
+        assert_eq!(format("jsonb", Travel::Text, &none), Format::Binary);
+        assert_eq!(format("date", Travel::Date, &ExactTexts::from([((0, 0), "infinity".to_owned())])), Format::Text);
+        for text in ["interval", "numeric", "integer[]", "\"char\"", "jsonb[]", "xml"] {
+            assert_eq!(format(text, Travel::Text, &none), Format::Text, "{text}");
+        }
+        assert_eq!(format("oid", Travel::Int64, &none), Format::Text);
+    }
+}

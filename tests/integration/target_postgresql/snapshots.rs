@@ -1,0 +1,153 @@
+//! The table aside: loaded once, caught up, and put in place without readers noticing.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use super::*;
+
+const SECOND: Incarnation = Incarnation { run: 1, record: 20 };
+
+#[tokio::test]
+async fn a_chunk_loads_once_and_only_into_its_incarnation() {
+    let link = Arc::new(Link::new().await);
+    assert!(link.target.progress(&link.table).await.unwrap().is_none());
+    assert!(link.target.begin_snapshot(&link.table, &link.schema, FIRST).await.unwrap().is_empty());
+    let tasks: Vec<_> = (0..6)
+        .map(|task| {
+            let link = link.clone();
+            tokio::spawn(async move { link.load(FIRST, task % 2, &[(task as i32 % 2, Some("x"), None)]).await })
+        })
+        .collect();
+    let mut loaded = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(rows) => loaded += rows,
+            Err(error) => assert_eq!(reason(&error), "ProgressMoved", "{error}"),
+        }
+    }
+    assert_eq!(loaded, 2);
+    for other in [SECOND, Incarnation { run: 2, ..FIRST }, Incarnation { record: 9, ..FIRST }] {
+        assert_eq!(reason(&link.load(other, 5, &[(5, None, None)]).await.unwrap_err()), "ProgressMoved");
+    }
+    // Whoever begins the same again is told what is there.
+    let chunks = link.target.begin_snapshot(&link.table, &link.schema, FIRST).await.unwrap();
+    assert_eq!(chunks.into_iter().collect::<Vec<_>>(), [0, 1]);
+    link.target.finish_snapshot(&link.table, &link.schema, at(10, 10)).await.unwrap();
+    assert_eq!(link.rows().await.len(), 2);
+    assert_eq!(reason(&link.load(FIRST, 7, &[]).await.unwrap_err()), "ProgressMoved");
+    assert_eq!(link.target.begin_snapshot(&link.table, &link.schema, FIRST).await.unwrap().len(), 2);
+    assert_eq!(link.rows().await.len(), 2);
+}
+
+#[tokio::test]
+async fn catching_up_mends_rows_that_are_doubled_or_missing() {
+    let link = Link::new().await;
+    link.target.begin_snapshot(&link.table, &link.schema, FIRST).await.unwrap();
+    link.load(FIRST, 0, &[(1, Some("old"), None), (2, Some("kept"), None), (4, Some("moved"), None)]).await.unwrap();
+    link.load(FIRST, 1, &[(1, Some("older"), None), (4, Some("moved"), None)]).await.unwrap();
+    // Not yet: two rows are there twice.
+    let error = link.target.finish_snapshot(&link.table, &link.schema, at(10, 11)).await.unwrap_err();
+    assert_eq!(reason(&error), "TargetInconsistent", "{error}");
+
+    let steps = vec![Step::Merge(link.net(&[4], &[(1, Some("new"), None), (3, Some("missed"), None)]))];
+    link.target.catch_up(&link.table, &link.schema, at(10, 15), steps).await.unwrap();
+    let error = link.target.catch_up(&link.table, &link.schema, at(10, 15), vec![Step::Truncate]).await.unwrap_err();
+    assert_eq!(reason(&error), "ProgressMoved");
+    link.target.finish_snapshot(&link.table, &link.schema, at(15, 16)).await.unwrap();
+    assert_eq!(link.rows().await, ["(1,new,)", "(2,kept,)", "(3,missed,)"]);
+    let progress = link.target.progress(&link.table).await.unwrap().unwrap();
+    assert_eq!((progress.incarnation, progress.record, progress.exact), (FIRST, 16, true));
+    // Duplicates are refused from now on.
+    assert_eq!(link.column("SELECT count(*)::text FROM pg_index WHERE indrelid = 'dw.orders'::regclass AND indisprimary").await, ["1"]);
+}
+
+#[tokio::test]
+async fn a_newer_incarnation_removes_what_an_older_left_and_fences_it() {
+    let link = Link::with(&[(1, Some("in place"), None)]).await;
+    link.target.begin_snapshot(&link.table, &link.schema, SECOND).await.unwrap();
+    link.load(SECOND, 0, &[(2, None, None)]).await.unwrap();
+    let third = Incarnation { run: 2, record: 1 };
+    assert!(link.target.begin_snapshot(&link.table, &link.schema, third).await.unwrap().is_empty());
+    let aside = "SELECT relname::text FROM pg_class WHERE relname LIKE 'link\\_%\\_%\\_%' AND relkind = 'r' ORDER BY 1";
+    assert_eq!(link.column(&format!("SELECT count(*)::text FROM ({aside}) a WHERE relname LIKE '%_2_1'")).await, ["1"]);
+    assert_eq!(link.column(aside).await.len(), 1);
+    assert_eq!(reason(&link.load(SECOND, 1, &[]).await.unwrap_err()), "ProgressMoved");
+    assert_eq!(reason(&link.target.begin_snapshot(&link.table, &link.schema, SECOND).await.unwrap_err()), "ProgressMoved");
+    // What was in place stays readable, and nobody writes to it.
+    assert_eq!(reason(&link.apply(at(10, 11), vec![link.net(&[1], &[])]).await.unwrap_err()), "ProgressMoved");
+    assert_eq!(link.rows().await, ["(1,\"in place\",)"]);
+}
+
+#[tokio::test]
+async fn readers_never_see_a_reseed_half_done_and_keep_their_grants() {
+    let link = Arc::new(Link::with(&[(1, Some("old"), None), (2, Some("old"), None)]).await);
+    let role = format!("analyst_{}", std::process::id());
+    let sql = format!(
+        "CREATE ROLE {role}; GRANT SELECT ON dw.orders TO {role} WITH GRANT OPTION; GRANT UPDATE (note) ON dw.orders TO PUBLIC;
+         ALTER DEFAULT PRIVILEGES IN SCHEMA dw GRANT DELETE ON TABLES TO PUBLIC"
+    );
+    link.database.execute(&sql).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (reading, stopped) = (link.clone(), stop.clone());
+    let reader = tokio::spawn(async move {
+        let session = reading.database.connect().await;
+        let prepared = session.prepare("SELECT count(*), count(DISTINCT name) FROM dw.orders").await.unwrap();
+        let mut reads = 0_u64;
+        while !stopped.load(Ordering::Relaxed) {
+            for row in [
+                session.query_one("SELECT count(*), count(DISTINCT name) FROM dw.orders", &[]).await,
+                session.query_one(&prepared, &[]).await,
+            ] {
+                let row = row.unwrap();
+                assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 1));
+                reads += 1;
+            }
+        }
+        reads
+    });
+    for round in 2..22 {
+        let text = format!("seed {round}");
+        link.seed(Incarnation { run: 1, record: round * 10 }, &[(1, Some(&text), None), (2, Some(&text), None)]).await;
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(reader.await.unwrap() > 20);
+    assert_eq!(link.rows().await, ["(1,\"seed 21\",)", "(2,\"seed 21\",)"]);
+    let acl = "SELECT a.acl FROM (SELECT relacl::text AS acl FROM pg_class WHERE oid = 'dw.orders'::regclass
+               UNION ALL SELECT attacl::text FROM pg_attribute WHERE attrelid = 'dw.orders'::regclass AND attacl IS NOT NULL) a ORDER BY 1";
+    let acl = link.column(acl).await;
+    assert!(acl.iter().any(|acl| acl.contains(&format!("{role}=r*/postgres"))) && acl.contains(&"{=w/postgres}".to_owned()), "{acl:?}");
+    assert!(!acl.iter().any(|acl| acl.contains("=d/")), "more rights than before: {acl:?}");
+    link.database.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn a_view_on_the_table_stops_the_swap_and_nothing_is_lost() {
+    let link = Link::with(&[(1, Some("old"), None)]).await;
+    link.database.execute("CREATE VIEW dw.report AS SELECT name FROM dw.orders").await;
+    link.target.begin_snapshot(&link.table, &link.schema, SECOND).await.unwrap();
+    link.load(SECOND, 0, &[(1, Some("new"), None)]).await.unwrap();
+    let advance = Advance { incarnation: SECOND, from: 20, to: 21, as_of: None };
+    let error = link.target.finish_snapshot(&link.table, &link.schema, advance).await.unwrap_err();
+    assert_eq!(reason(&error), "TargetError");
+    assert!(error.to_string().contains("view dw.report"), "{error}");
+    assert_eq!(link.column("SELECT name FROM dw.report").await, ["old"]);
+    link.database.execute("DROP VIEW dw.report").await;
+    link.target.finish_snapshot(&link.table, &link.schema, advance).await.unwrap();
+    assert_eq!(link.rows().await, ["(1,new,)"]);
+}
+
+#[tokio::test]
+async fn input_that_fails_midway_loads_nothing() {
+    let link = Link::new().await;
+    link.target.begin_snapshot(&link.table, &link.schema, FIRST).await.unwrap();
+    let batch = with_link(link.schema.arrow_rows(), arrays(&[(1, None, None)]), None);
+    let broken = stream::iter([Ok(batch), Err(Error::InputFailed("torn".to_owned()))]).boxed();
+    let error = link.target.load_chunk(&link.table, &link.schema, FIRST, 0, broken).await.unwrap_err();
+    assert_eq!(reason(&error), "InputFailed");
+    assert_eq!(link.load(FIRST, 0, &[(2, None, None)]).await.unwrap(), 1);
+    link.target.finish_snapshot(&link.table, &link.schema, at(10, 10)).await.unwrap();
+    assert_eq!(link.rows().await, ["(2,,)"]);
+}
