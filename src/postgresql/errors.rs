@@ -23,6 +23,10 @@ pub enum Class {
     ObjectExists,
     /// Somebody else uses the object (an active slot).
     ObjectInUse,
+    /// The object is not in a state that allows this (an invalidated slot).
+    NotReady,
+    /// A file of the server is gone (log that was removed).
+    FileMissing,
     /// Deadlock, serialisation failure or lock timeout: the same statement may succeed later.
     Conflict,
     /// Anything else.
@@ -39,6 +43,8 @@ pub fn classify(state: &SqlState) -> Class {
         "42P01" | "42703" | "42704" | "42883" | "3F000" => Class::ObjectMissing,
         // duplicate_table, _object, _database, _schema
         "42P07" | "42710" | "42P04" | "42P06" => Class::ObjectExists,
+        "55000" => Class::NotReady,
+        "58P01" => Class::FileMissing,
         "55006" => Class::ObjectInUse,
         "40001" | "40P01" | "55P03" => Class::Conflict,
         // admin_shutdown, crash_shutdown, cannot_connect_now, idle session timeouts

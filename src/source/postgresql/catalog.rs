@@ -1,5 +1,7 @@
 //! What the catalog says of a table, and how PostgreSQL's types travel.
 
+use std::collections::HashMap;
+
 use tokio_postgres::{Client, Row};
 
 use crate::{
@@ -30,25 +32,26 @@ SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
  WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind NOT IN ('i', 'I', 'S', 't', 'c')";
 
-/// Columns with their types, domains replaced by what they are over (also as elements of arrays).
 const COLUMNS: &str = "\
-WITH RECURSIVE base AS ( \
-       SELECT attnum, atttypid AS typid, atttypmod AS typmod FROM pg_attribute \
-        WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped \
+SELECT attnum, attname, NOT attnotnull AS nullable, atttypid, atttypmod FROM pg_attribute \
+ WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
+
+/// Types with modifiers, domains replaced by what they are over (also as elements of arrays).
+const TYPES: &str = "\
+WITH RECURSIVE asked AS (SELECT typid, typmod, place FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS t(typid, typmod, place)), \
+ base AS ( \
+       SELECT place, typid, typmod FROM asked \
      UNION ALL \
-       SELECT b.attnum, t.typbasetype, t.typtypmod FROM base b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd'), \
+       SELECT b.place, t.typbasetype, t.typtypmod FROM base b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd'), \
  element AS ( \
-       SELECT b.attnum, e.oid AS typid, b.typmod FROM base b JOIN pg_type e ON e.typarray = b.typid \
+       SELECT b.place, e.oid AS typid, b.typmod FROM base b JOIN pg_type e ON e.typarray = b.typid \
      UNION ALL \
-       SELECT b.attnum, t.typbasetype, t.typtypmod FROM element b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd') \
-SELECT a.attnum, a.attname, NOT a.attnotnull AS nullable, t.oid AS typid, b.typmod, t.typtype::text, format_type(t.oid, b.typmod) AS spelled, \
+       SELECT b.place, t.typbasetype, t.typtypmod FROM element b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd') \
+SELECT a.typid AS asked_type, a.typmod AS asked_modifier, t.oid AS typid, b.typmod, t.typtype::text AS kind, \
+       format_type(t.oid, b.typmod) AS spelled, \
        et.oid AS element, et.typtype::text AS element_kind, format_type(et.oid, e.typmod) AS element_spelled \
-  FROM pg_attribute a \
-  JOIN base b ON b.attnum = a.attnum \
-  JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd' \
-  LEFT JOIN (element e JOIN pg_type et ON et.oid = e.typid AND et.typtype <> 'd') ON e.attnum = a.attnum \
- WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
- ORDER BY a.attnum";
+  FROM asked a JOIN base b ON b.place = a.place JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd' \
+  LEFT JOIN (element e JOIN pg_type et ON et.oid = e.typid AND et.typtype <> 'd') ON e.place = a.place";
 
 /// Columns of the index by which the stream identifies rows: one a row, in the index's order.
 const KEY: &str = "\
@@ -66,7 +69,7 @@ pub async fn describe(client: &Client, name: &TableName) -> Result<Table, Error>
     let by_index = class.get::<_, &str>("relreplident") == "i";
     refuse(name, &class)?;
 
-    let columns: Vec<Column> = client.query(COLUMNS, &[&oid]).await?.iter().map(column).collect();
+    let columns = columns(client, oid).await?;
     let mut key = Vec::new();
     for row in client.query(KEY, &[&oid, &by_index]).await? {
         if !row.get::<_, bool>("indimmediate") {
@@ -138,22 +141,37 @@ fn unsupported(message: String, remedy: String) -> Error {
     Error::TableNotSupported { message, remedy }
 }
 
-fn column(row: &Row) -> Column {
-    let oid: u32 = row.get("typid");
-    let element = row
-        .get::<_, Option<u32>>("element")
-        .map(|element| made_by_target(element, row.get("element_kind"), row.get::<_, String>("element_spelled")));
-    let spelled = match element {
-        Some(element) => format!("{element}[]"),
-        None => made_by_target(oid, row.get("typtype"), row.get("spelled")),
+async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
+    let rows = client.query(COLUMNS, &[&oid]).await?;
+    let wanted: Vec<_> = rows.iter().map(|row| (row.get("atttypid"), row.get("atttypmod"))).collect();
+    let types = types(client, &wanted).await?;
+    rows.iter()
+        .zip(wanted)
+        .map(|(row, wanted)| {
+            let name: String = row.get("attname");
+            let Some((travel, source_type)) = types.get(&wanted).cloned() else {
+                return Err(Error::SchemaChanged(format!("the type of column {name} is gone")));
+            };
+            Ok(Column { number: i32::from(row.get::<_, i16>("attnum")), name, travel, source_type, nullable: row.get("nullable") })
+        })
+        .collect()
+}
+
+/// A type as `pg_attribute` and the stream name it: object id and modifier.
+pub type TypeId = (u32, i32);
+
+/// How types travel, and their names in [`Column::source_type`]. Types that are gone are left out.
+pub async fn types(client: &Client, wanted: &[TypeId]) -> Result<HashMap<TypeId, (Travel, String)>, Error> {
+    let (oids, modifiers): (Vec<u32>, Vec<i32>) = wanted.iter().copied().unzip();
+    let resolve = |row: &Row| {
+        let oid: u32 = row.get("typid");
+        let source_type = match row.get::<_, Option<u32>>("element") {
+            Some(element) => format!("{}[]", made_by_target(element, row.get("element_kind"), row.get("element_spelled"))),
+            None => made_by_target(oid, row.get("kind"), row.get("spelled")),
+        };
+        ((row.get("asked_type"), row.get("asked_modifier")), (travel(oid, row.get("typmod")), source_type))
     };
-    Column {
-        number: i32::from(row.get::<_, i16>("attnum")),
-        name: row.get("attname"),
-        travel: travel(oid, row.get("typmod")),
-        source_type: spelled,
-        nullable: row.get("nullable"),
-    }
+    Ok(client.query(TYPES, &[&oids, &modifiers]).await?.iter().map(resolve).collect())
 }
 
 /// Object ids from here on are given out after initdb: types of extensions and users (`FirstNormalObjectId`).

@@ -6,18 +6,26 @@
 
 mod catalog;
 mod chunks;
+mod continuity;
 mod copy;
 mod lsn;
+mod preflight;
+mod publication;
+mod replication;
 mod rows;
+mod settle;
+mod slot;
 mod values;
 
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
-use self::lsn::Lsn;
-use super::Error;
+use self::{lsn::Lsn, replication::Replication};
+use super::{Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Source};
 use crate::{
-    api::database::PostgresqlDatabase,
-    data::TableName,
+    api::{database::PostgresqlDatabase, fault::Check},
+    data::{Position, TableName, TableSchema},
     postgresql::{ConnectError, Connected, connect, errors, errors::Class, quote},
     secrets::Secrets,
 };
@@ -54,6 +62,11 @@ impl Postgresql {
         row.get::<_, &str>(0).parse()
     }
 
+    /// What the server knows of how `timeline` came to be.
+    async fn timeline_history(&self, timeline: u32) -> Result<String, Error> {
+        Replication::connect(&self.database, &self.secrets).await?.timeline_history(timeline).await
+    }
+
     /// An error that a statement on a table gave.
     fn table_error(&self, table: &TableName, error: &tokio_postgres::Error) -> Error {
         let message = format!("{table}: {}", errors::message(error));
@@ -66,6 +79,84 @@ impl Postgresql {
             Class::ConnectionLost => Error::SourceUnreachable(message),
             _ => Error::SourceError(message),
         }
+    }
+}
+
+#[async_trait]
+impl Source for Postgresql {
+    async fn identity(&self) -> Result<Identity, Error> {
+        continuity::identity(&*self.session().await?).await
+    }
+
+    async fn preflight(&self) -> Vec<Check> {
+        preflight::preflight(self).await
+    }
+
+    async fn describe(&self, table: &TableName) -> Result<TableSchema, Error> {
+        Ok(catalog::describe(&*self.session().await?, table).await?.schema)
+    }
+
+    async fn begin_run(&self) -> Result<Position, Error> {
+        let session = self.session().await?;
+        slot::remove(&session, &self.name).await?;
+        publication::remove(&session, &self.name).await?;
+        publication::create(&session, &self.name).await?;
+        Ok(slot::create(&session, &self.name).await?.position())
+    }
+
+    async fn check_continuity(&self, from: &Position, identity: &Identity) -> Result<(), Error> {
+        continuity::check(self, &*self.session().await?, Lsn::from_position(from)?, identity).await
+    }
+
+    async fn admit(&self, schema: &TableSchema) -> Result<(), Error> {
+        publication::add(&*self.session().await?, &self.name, schema).await
+    }
+
+    async fn expel(&self, table: &TableName) -> Result<(), Error> {
+        publication::drop(&*self.session().await?, &self.name, table).await
+    }
+
+    async fn settle(&self, waiting: &(dyn Fn(Option<String>) + Send + Sync)) -> Result<Position, Error> {
+        Ok(settle::settle(self, waiting).await?.position())
+    }
+
+    async fn plan_chunks(&self, schema: &TableSchema, chunk_bytes: u64) -> Result<ChunkPlan, Error> {
+        chunks::plan(&*self.session().await?, schema, chunk_bytes).await
+    }
+
+    async fn read_chunk(&self, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error> {
+        chunks::read(self, schema, chunk).await
+    }
+
+    async fn capture(&self, from: &Position, take_over: bool) -> Result<Box<dyn Capture>, Error> {
+        Err(Error::SourceError(format!("capture from {from} (take over: {take_over}) is not there yet")))
+    }
+
+    async fn fetch(&self, schema: &TableSchema, _keys: &RecordBatch) -> Result<Filled, Error> {
+        Err(Error::SourceError(format!("reading rows of {} by key is not there yet", schema.name)))
+    }
+
+    async fn heartbeat(&self) -> Result<Position, Error> {
+        Ok(self.beat().await?.position())
+    }
+
+    async fn retained_log_bytes(&self) -> Result<Option<u64>, Error> {
+        Ok(slot::find(&*self.session().await?, &self.name).await?.and_then(|slot| slot.retained_bytes))
+    }
+
+    async fn release(&self) -> Result<(), Error> {
+        let session = self.session().await?;
+        slot::remove(&session, &self.name).await?;
+        publication::remove(&session, &self.name).await
+    }
+
+    fn release_commands(&self) -> Vec<String> {
+        let PostgresqlDatabase { host, port, database, .. } = &self.database;
+        let name = &self.name;
+        vec![
+            format!("psql -h {host} -p {port} -d {database} -c \"SELECT pg_drop_replication_slot('{name}')\""),
+            format!("psql -h {host} -p {port} -d {database} -c 'DROP PUBLICATION IF EXISTS {name}'"),
+        ]
     }
 }
 

@@ -1,0 +1,77 @@
+//! The link's publication: which tables' changes are in the stream.
+
+use tokio_postgres::Client;
+
+use crate::{
+    data::{TableName, TableSchema},
+    postgresql::{
+        errors::{self, Class},
+        quote,
+    },
+    source::Error,
+};
+
+/// Makes the publication, without tables. It must be there before the slot: the stream looks it up as of each change.
+pub async fn create(client: &Client, name: &str) -> Result<(), Error> {
+    let statement = format!("CREATE PUBLICATION {} WITH (publish = 'insert, update, delete, truncate')", quote::identifier(name));
+    Ok(client.batch_execute(&statement).await?)
+}
+
+/// Removes the publication if it is there.
+pub async fn remove(client: &Client, name: &str) -> Result<(), Error> {
+    Ok(client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote::identifier(name))).await?)
+}
+
+/// Adds a table.
+pub async fn add(client: &Client, name: &str, schema: &TableSchema) -> Result<(), Error> {
+    let table = &schema.name;
+    let found = client
+        .query_opt(
+            "SELECT c.oid, pg_get_userbyid(c.relowner)::text AS owner, current_user::text AS user, \
+                    EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
+                             WHERE p.pubname = $3 AND r.prrelid = c.oid) AS published \
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+            &[&table.schema_name, &table.table_name, &name],
+        )
+        .await?
+        .ok_or_else(|| Error::SourceTableMissing(table.clone()))?;
+    if found.get::<_, u32>("oid") != schema.object_id {
+        return Err(Error::SchemaChanged(format!("{table} was dropped and created again, or renamed, after it was described")));
+    }
+    if found.get("published") {
+        return Ok(());
+    }
+    let statement = format!("ALTER PUBLICATION {} ADD TABLE ONLY {}", quote::identifier(name), quote::table(table));
+    match client.batch_execute(&statement).await {
+        Ok(()) => Ok(()),
+        // Somebody was faster.
+        Err(error) if errors::class(&error) == Class::ObjectExists => Ok(()),
+        Err(error) if errors::class(&error) == Class::PermissionDenied => Err(Error::SourcePermissionDenied {
+            message: format!("user {} does not own {table}, and only its owner may publish it", found.get::<_, &str>("user")),
+            remedy: format!(
+                "GRANT {} TO {}",
+                quote::identifier(found.get::<_, &str>("owner")),
+                quote::identifier(found.get::<_, &str>("user"))
+            ),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes a table out; one that is not in it, or is gone, is fine.
+pub async fn drop(client: &Client, name: &str, table: &TableName) -> Result<(), Error> {
+    let published = client
+        .query_opt(
+            "SELECT FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2 AND tablename = $3",
+            &[&name, &table.schema_name, &table.table_name],
+        )
+        .await?;
+    if published.is_none() {
+        return Ok(());
+    }
+    let statement = format!("ALTER PUBLICATION {} DROP TABLE ONLY {}", quote::identifier(name), quote::table(table));
+    match client.batch_execute(&statement).await {
+        Err(error) if errors::class(&error) == Class::ObjectMissing => Ok(()),
+        other => Ok(other?),
+    }
+}
