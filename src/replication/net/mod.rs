@@ -249,3 +249,6 @@ pub fn links(column: &StringArray) -> Result<HashMap<usize, LinkCell>, serde_jso
     let cells = column.iter().enumerate().filter_map(|(index, text)| text.map(|text| (index, text)));
     cells.map(|(index, text)| Ok((index, serde_json::from_str(text)?))).collect()
 }
+
+#[cfg(test)]
+mod tests;

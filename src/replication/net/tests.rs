@@ -1,0 +1,206 @@
+//! Netting must leave a target exactly as if each change had been applied by itself.
+
+use std::collections::BTreeMap;
+
+use arrow::{
+    array::{Int32Array, StringArray, UInt8Array},
+    datatypes::Int32Type,
+};
+
+use super::*;
+use crate::{
+    data::{Column, TableName, Travel},
+    replication::fill,
+};
+
+fn schema() -> TableSchema {
+    let column = |number: i32, name: &str, travel| Column { number, name: name.into(), travel, source_type: String::new(), nullable: true };
+    TableSchema {
+        name: TableName::new("public", "t"),
+        object_id: 1,
+        system: "postgresql".into(),
+        columns: vec![column(1, "a", Travel::Utf8), column(2, "id", Travel::Int32), column(3, "b", Travel::Utf8)],
+        key: vec![1],
+    }
+}
+
+/// Values of `a` and `b`; in a change, None is "left unchanged and not sent".
+type Values = [Option<String>; 2];
+
+struct Change(Op, i32, Values);
+
+fn batch(changes: &[Change]) -> RecordBatch {
+    let link = |change: &Change| {
+        let unsent = |at: usize| change.2[at].is_none() && change.0 == Op::Update;
+        let unchanged: Vec<u16> = [(0, 0), (1, 2)].iter().filter(|(at, _)| unsent(*at)).map(|(_, column)| *column).collect();
+        (!unchanged.is_empty()).then(|| serde_json::to_string(&LinkCell { unchanged, exact: vec![] }).unwrap())
+    };
+    let text = |at: usize| StringArray::from_iter(changes.iter().map(|change| change.2[at].clone()));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(text(0)),
+        Arc::new(Int32Array::from_iter_values(changes.iter().map(|change| change.1))),
+        Arc::new(text(1)),
+        Arc::new(UInt8Array::from_iter_values(changes.iter().map(|change| change.0 as u8))),
+        Arc::new(StringArray::from_iter(changes.iter().map(link))),
+    ];
+    RecordBatch::try_new(schema().arrow_changes(), columns).unwrap()
+}
+
+/// A target that does what `NetChanges` says: resolve, delete, upsert.
+fn apply(target: &mut BTreeMap<i32, [String; 2]>, net: &NetChanges) {
+    let ids = |batch: &RecordBatch, column: usize| batch.column(column).as_primitive::<Int32Type>().values().to_vec();
+    let text = |column: usize, row: usize| net.upserts.column(column).as_string::<i32>().value(row).to_owned();
+    let mut rows: Vec<[String; 2]> = (0..net.upserts.num_rows()).map(|row| [text(0, row), text(2, row)]).collect();
+    for (unresolved, origin) in net.unresolved.iter().zip(ids(&net.origins, 0)) {
+        let held = target.get(&origin).expect("the row that has the unchanged values");
+        for column in &unresolved.columns {
+            let at = usize::from(*column) / 2;
+            rows[unresolved.row as usize][at] = held[at].clone();
+        }
+    }
+    for id in ids(&net.deletes, 0) {
+        target.remove(&id);
+    }
+    for (id, row) in ids(&net.upserts, 1).into_iter().zip(rows) {
+        target.insert(id, row);
+    }
+}
+
+/// A small generator of numbers, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// Changes `table` at random and says how a source would tell it.
+fn mutate(table: &mut BTreeMap<i32, [String; 2]>, random: &mut Random, count: usize) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for number in 0..count {
+        let id = random.below(6) as i32;
+        let fresh = format!("{number}-{}", random.below(1000));
+        match (table.get(&id).cloned(), random.below(4)) {
+            (None, _) => {
+                let row = [fresh.clone(), format!("{fresh} b")];
+                changes.push(Change(Op::Insert, id, row.clone().map(Some)));
+                table.insert(id, row);
+            }
+            (Some(_), 0) => {
+                table.remove(&id);
+                changes.push(Change(Op::Delete, id, [None, None]));
+            }
+            (Some(row), 1) => {
+                let to = random.below(9) as i32;
+                if table.contains_key(&to) {
+                    continue;
+                }
+                // The key changes, `b` is not sent.
+                let row = [fresh.clone(), row[1].clone()];
+                changes.push(Change(Op::Move, id, [None, None]));
+                changes.push(Change(Op::Update, to, [Some(fresh), None]));
+                table.remove(&id);
+                table.insert(to, row);
+            }
+            (Some(row), sent) => {
+                let sent = [sent == 2, random.below(2) == 0];
+                let next = [0, 1].map(|at| if sent[at] { format!("{fresh} {at}") } else { row[at].clone() });
+                changes.push(Change(Op::Update, id, [0, 1].map(|at| sent[at].then(|| next[at].clone()))));
+                table.insert(id, next);
+            }
+        }
+    }
+    changes
+}
+
+#[test]
+fn leaves_the_target_as_the_source_whatever_the_changes() {
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let mut source = BTreeMap::new();
+        mutate(&mut source, &mut random, 12);
+        let mut target = source.clone();
+        let changes = mutate(&mut source, &mut random, 25);
+        // A move and the row's new state are never in two batches.
+        let cut = (0..changes.len()).find(|&at| at > 9 && changes[at - 1].0 != Op::Move).unwrap_or(0);
+        let net = net(&schema(), &[batch(&changes[..cut]), batch(&changes[cut..])]).unwrap();
+        apply(&mut target, &net);
+        assert_eq!(target, source, "seed {seed}");
+    }
+}
+
+#[test]
+fn takes_large_values_from_earlier_changes_and_else_from_under_the_old_key() {
+    let some = |text: &str| Some(text.to_owned());
+    let changes = [
+        Change(Op::Update, 1, [some("x"), None]),
+        Change(Op::Move, 1, [None, None]),
+        Change(Op::Update, 2, [None, None]),
+        Change(Op::Update, 3, [some("y"), some("z")]),
+        Change(Op::Update, 3, [None, some("w")]),
+    ];
+    let net = net(&schema(), &[batch(&changes)]).unwrap();
+    assert_eq!(net.unresolved, [Unresolved { row: 0, columns: vec![2] }], "a of row 2 is known from the change before its move");
+    assert_eq!(net.origins.column(0).as_primitive::<Int32Type>().values(), &[1]);
+    assert_eq!(net.deletes.column(0).as_primitive::<Int32Type>().values(), &[1]);
+    let a = net.upserts.column(0).as_string::<i32>();
+    assert_eq!((a.value(0), a.value(1)), ("x", "y"));
+}
+
+#[test]
+fn refuses_a_move_without_the_new_row() {
+    let only = [Change(Op::Move, 1, [None, None])];
+    assert!(matches!(net(&schema(), &[batch(&only)]), Err(Error::Operation)));
+    let wrong = [Change(Op::Move, 1, [None, None]), Change(Op::Delete, 2, [None, None])];
+    assert!(matches!(net(&schema(), &[batch(&wrong)]), Err(Error::Operation)));
+}
+
+#[test]
+fn keys_with_exact_texts_are_told_apart() {
+    let mut schema = schema();
+    schema.columns[1].travel = Travel::Date;
+    let link = |text: &str| Some(serde_json::to_string(&LinkCell { unchanged: vec![], exact: vec![(1, text.into())] }).unwrap());
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec!["late", "early", "later"])),
+        Arc::new(arrow::array::Date32Array::from(vec![None, None, None])),
+        Arc::new(StringArray::from(vec![None::<&str>; 3])),
+        Arc::new(UInt8Array::from(vec![1, 1, 2])),
+        Arc::new(StringArray::from(vec![link("infinity"), link("-infinity"), link("infinity")])),
+    ];
+    let changes = RecordBatch::try_new(schema.arrow_changes(), columns).unwrap();
+    let net = net(&schema, &[changes]).unwrap();
+    assert_eq!(net.upserts.num_rows(), 2);
+    assert_eq!(net.upserts.column(0).as_string::<i32>().value(0), "later");
+    assert_eq!(net.exact.get(&(1, 1)).map(String::as_str), Some("-infinity"));
+}
+
+#[test]
+fn fills_what_a_change_did_not_carry() {
+    let some = |text: &str| Some(text.to_owned());
+    let changes = batch(&[
+        Change(Op::Update, 1, [some("x"), None]),
+        Change(Op::Update, 2, [None, None]),
+        Change(Op::Insert, 3, [some("i"), some("j")]),
+    ]);
+    let (lacking, keys) = fill::lacking(&schema(), &changes).unwrap().unwrap();
+    assert_eq!(lacking, [0, 1]);
+    assert_eq!(keys.column(0).as_primitive::<Int32Type>().values(), &[1, 2]);
+
+    // Row 2 is gone from the source by now.
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec!["newer"])),
+        Arc::new(Int32Array::from(vec![1])),
+        Arc::new(StringArray::from(vec!["large"])),
+        Arc::new(StringArray::from(vec![None::<&str>])),
+    ];
+    let found = RecordBatch::try_new(schema().arrow_rows(), columns).unwrap();
+    let filled = fill::fill(&schema(), &changes, &lacking, &found).unwrap();
+    let net = net(&schema(), &[filled]).unwrap();
+    assert!(net.unresolved.is_empty());
+    let (a, b) = (net.upserts.column(0).as_string::<i32>(), net.upserts.column(2).as_string::<i32>());
+    assert_eq!((a.value(0), b.value(0)), ("x", "large"), "what the change carried stays");
+    assert!(b.is_null(1));
+    assert_eq!(b.value(2), "j");
+}
