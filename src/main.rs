@@ -1,3 +1,110 @@
 //! The command line.
 
-fn main() {}
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use link_operator::{
+    api::plan::{Plan, ProbeRequest, SECRETS_DIR, ZONE_DIR},
+    secrets::Secrets,
+    telemetry, worker,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Links tables of operational databases to analytical targets.
+#[derive(Parser)]
+#[command(name = "link-operator", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Replicate: the program of a link's pods.
+    Worker(WorkerArgs),
+}
+
+#[derive(Args)]
+struct WorkerArgs {
+    /// Ask once whether what the request names can be linked, and end.
+    #[arg(long, requires = "request", conflicts_with = "release")]
+    probe: bool,
+    /// Free what the link of the request made in source, target and landing zone, and end.
+    #[arg(long, requires = "request")]
+    release: bool,
+    /// What to ask or to free: a ProbeRequest or a Plan as JSON.
+    #[arg(long, value_name = "JSON")]
+    request: Option<String>,
+    /// File for the answer of --probe and --release.
+    #[arg(long, env = "TERMINATION_LOG", default_value = "/dev/termination-log", value_name = "FILE")]
+    termination_log: PathBuf,
+}
+
+/// A message for a person; the process ends with exit code 1.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // Before anything speaks TLS: two providers are in the tree, and rustls does not choose.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse();
+    if let Some(problem) = telemetry::start_logs() {
+        tracing::warn!("{problem}");
+    }
+    match run(cli.command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Worker(arguments) => run_worker(arguments).await,
+    }
+}
+
+async fn run_worker(arguments: WorkerArgs) -> Result<(), Failure> {
+    let (secrets, volume) = (Secrets::new(SECRETS_DIR), Path::new(ZONE_DIR));
+    let report = match arguments.request {
+        None => return Ok(worker::run(worker::Options::of_pod()?, stop_signal()?).await?),
+        Some(request) if arguments.probe => {
+            let request: ProbeRequest = serde_json::from_str(&request).map_err(|error| format!("--request is no ProbeRequest: {error}"))?;
+            worker::probe(&request, &secrets, volume).await
+        }
+        Some(request) if arguments.release => {
+            let plan: Plan = serde_json::from_str(&request).map_err(|error| format!("--request is no Plan: {error}"))?;
+            worker::release(&plan, &secrets, volume).await
+        }
+        Some(_) => return Err("--request needs --probe or --release".into()),
+    };
+    let file = &arguments.termination_log;
+    Ok(worker::termination::write(report, file).await.map_err(|error| format!("cannot write {}: {error}", file.display()))?)
+}
+
+/// Cancelled by SIGTERM and SIGINT. A second signal ends the process at once.
+fn stop_signal() -> Result<CancellationToken, Failure> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        for signals in 0.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if signals > 0 {
+                std::process::exit(130);
+            }
+            tracing::info!("stopping");
+            stopping.cancel();
+        }
+    });
+    Ok(stop)
+}

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 pub use health::{Readiness, listen, serve_health};
 pub use logs::start as start_logs;
-use prometheus::Registry;
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// The process's metrics. Names begin with `link_operator_`.
 pub fn registry() -> &'static Registry {
@@ -17,11 +17,18 @@ pub fn registry() -> &'static Registry {
     &REGISTRY
 }
 
-/// Adds a metric to [`registry`] and returns it; one that is there already under its name is only returned.
-pub fn register<M: prometheus::core::Collector + Clone + 'static>(metric: M) -> M {
-    // The only other error is a name that is taken: then the metric counts for itself and is not shown.
-    if let Err(error) = registry().register(Box::new(metric.clone())) {
-        tracing::warn!(%error, "metric not registered");
-    }
-    metric
+/// Makes a gauge in [`registry`]. Names and labels are constants of the program.
+#[expect(clippy::expect_used, reason = "only a constant name that is invalid or taken fails: a test shows it at once")]
+pub fn gauge(name: &'static str, help: &'static str, labels: &[&'static str]) -> IntGaugeVec {
+    let gauge = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid name and labels");
+    registry().register(Box::new(gauge.clone())).expect("a name of its own");
+    gauge
+}
+
+/// Makes a counter in [`registry`]. Names and labels are constants of the program.
+#[expect(clippy::expect_used, reason = "only a constant name that is invalid or taken fails: a test shows it at once")]
+pub fn counter(name: &'static str, help: &'static str, labels: &[&'static str]) -> IntCounterVec {
+    let counter = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name and labels");
+    registry().register(Box::new(counter.clone())).expect("a name of its own");
+    counter
 }

@@ -1,0 +1,124 @@
+//! Asks source, target and zone again and again whether all is as the link needs it.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{sync::watch, time};
+
+use super::{metrics, systems::Systems};
+use crate::{
+    api::fault::{Check, Explain, Fault},
+    landing, source, target,
+};
+
+/// How often is asked while all is well. A fault must show within 30 s.
+const CALM: Duration = Duration::from_secs(10);
+/// How soon is asked again after a first failure.
+const WORRIED: Duration = Duration::from_secs(2);
+/// How long one system may take to answer.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// What was answered last.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Answers {
+    pub checks: Vec<Check>,
+    pub credential_expiry: Option<Timestamp>,
+}
+
+/// Asks for ever, at once when the systems change. Tells `answers` when there is news.
+pub(super) async fn keep_asking(mut systems: watch::Receiver<Option<Arc<Systems>>>, answers: watch::Sender<Answers>) {
+    let mut pause = WORRIED;
+    loop {
+        let current = systems.borrow_and_update().clone();
+        if let Some(current) = current {
+            let new = ask(&current, PATIENCE).await;
+            let failed = new.checks.iter().any(|check| check.fault.is_some());
+            note(&answers.borrow(), &new);
+            answers.send_if_modified(|old| {
+                let news = *old != new;
+                *old = new;
+                news
+            });
+            if !failed {
+                pause = WORRIED;
+            }
+            let sleep = if failed { pause } else { CALM };
+            tokio::select! {
+                () = time::sleep(sleep) => {}
+                changed = systems.changed() => if changed.is_err() { return },
+            }
+            if failed {
+                pause = (pause * 2).min(CALM);
+            }
+        } else if systems.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks all systems at once.
+pub(super) async fn ask(systems: &Systems, patience: Duration) -> Answers {
+    let (zone, source, target) =
+        tokio::join!(ask_zone(&systems.zone, patience), ask_source(&systems.source, patience), ask_target(&systems.target, patience));
+    let (mut checks, credential_expiry) = zone;
+    checks.extend(source);
+    checks.extend(target);
+    Answers { checks, credential_expiry }
+}
+
+pub(super) async fn ask_zone(zone: &Result<landing::Zone, Fault>, patience: Duration) -> (Vec<Check>, Option<Timestamp>) {
+    let name = "ZoneReadable";
+    match zone {
+        Err(fault) => (vec![Check::failed(name, fault.clone())], None),
+        Ok(zone) => match time::timeout(patience, async { (zone.checks().await, zone.credential_expiry().await) }).await {
+            Ok(answer) => answer,
+            Err(_) => (vec![Check::failed(name, landing::Error::ZoneUnreachable(silent(patience)).fault())], None),
+        },
+    }
+}
+
+pub(super) async fn ask_source(source: &Result<Arc<dyn source::Source>, Fault>, patience: Duration) -> Vec<Check> {
+    let name = "SourceReachable";
+    match source {
+        Err(fault) => vec![Check::failed(name, fault.clone())],
+        Ok(source) => match time::timeout(patience, source.preflight()).await {
+            Ok(checks) => checks,
+            Err(_) => vec![Check::failed(name, source::Error::SourceUnreachable(silent(patience)).fault())],
+        },
+    }
+}
+
+pub(super) async fn ask_target(target: &Result<Arc<dyn target::Target>, Fault>, patience: Duration) -> Vec<Check> {
+    let name = "TargetReachable";
+    match target {
+        Err(fault) => vec![Check::failed(name, fault.clone())],
+        Ok(target) => match time::timeout(patience, target.preflight()).await {
+            Ok(checks) => checks,
+            Err(_) => vec![Check::failed(name, target::Error::TargetUnreachable(silent(patience)).fault())],
+        },
+    }
+}
+
+fn silent(patience: Duration) -> String {
+    format!("no answer within {} s", patience.as_secs())
+}
+
+/// Logs and counts what came and what went.
+fn note(old: &Answers, new: &Answers) {
+    let failed = |answers: &Answers| -> BTreeSet<(String, String)> {
+        let faults = answers.checks.iter().filter_map(|check| Some((check.name.clone(), check.fault.as_ref()?.reason.clone())));
+        faults.collect()
+    };
+    let (before, now) = (failed(old), failed(new));
+    for check in &new.checks {
+        metrics::CHECK_FAILED.with_label_values(&[&check.name]).set(i64::from(check.fault.is_some()));
+        if let Some(fault) = &check.fault
+            && !before.contains(&(check.name.clone(), fault.reason.clone()))
+        {
+            tracing::warn!(check = check.name, reason = fault.reason, remedy = fault.remedy, "{}", fault.message);
+        }
+    }
+    for (check, reason) in before.difference(&now) {
+        tracing::info!(check, reason, "healed");
+    }
+}

@@ -1,0 +1,68 @@
+//! `worker --release`: frees what the link made, once, and ends.
+
+use std::{path::Path, time::Duration};
+
+use tokio::time;
+
+use super::{reports, systems::Systems};
+use crate::{
+    api::{
+        fault::{Check, Explain, Fault},
+        plan::Plan,
+        report::Report,
+    },
+    landing,
+    secrets::Secrets,
+    source, target,
+};
+
+/// How long one system may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Frees source, target and zone as the plan says, all at once; a failure of one does not keep the others.
+pub async fn release(plan: &Plan, secrets: &Secrets, volume: &Path) -> Report {
+    let systems = Systems::open(plan, secrets, volume);
+    let whole = !plan.stop_only;
+    let (source, target, zone) = tokio::join!(
+        async { Some(free_source(&systems).await) },
+        async { if whole { Some(free_target(&systems, plan).await) } else { None } },
+        async { if whole && !plan.retain_zone { Some(free_zone(&systems).await) } else { None } },
+    );
+    let named = [("SourceReleased", source), ("TargetReleased", target), ("ZoneReleased", zone)];
+    let checks: Vec<_> = named
+        .into_iter()
+        .filter_map(|(name, result)| {
+            Some(match result? {
+                Ok(()) => Check::passed(name, ""),
+                Err(fault) => Check::failed(name, fault),
+            })
+        })
+        .collect();
+    let released = checks.iter().all(|check| check.fault.is_none());
+    Report { plan_revision: plan.revision, released, checks, ..reports::empty(super::pod_name()) }
+}
+
+async fn free_source(systems: &Systems) -> Result<(), Fault> {
+    let source = systems.source.clone()?;
+    let result = within(source.release(), source::Error::SourceUnreachable).await;
+    result.map_err(|error| {
+        let by_hand = source.release_commands().join("; ");
+        let fault = error.fault();
+        Fault { remedy: format!("{}; or remove by hand: {by_hand}", fault.remedy), ..fault }
+    })
+}
+
+async fn free_target(systems: &Systems, plan: &Plan) -> Result<(), Fault> {
+    let target = systems.target.clone()?;
+    let release = target.release(&plan.link.link_id, plan.delete_target_tables);
+    within(release, target::Error::TargetUnreachable).await.map_err(|error| error.fault())
+}
+
+async fn free_zone(systems: &Systems) -> Result<(), Fault> {
+    let zone = systems.zone.clone()?;
+    within(zone.delete_folder(""), landing::Error::ZoneUnreachable).await.map_err(|error| error.fault())
+}
+
+async fn within<E>(work: impl Future<Output = Result<(), E>>, silent: fn(String) -> E) -> Result<(), E> {
+    time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(silent(format!("no answer within {} s", PATIENCE.as_secs()))))
+}
