@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, time::SystemTime};
 
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::{Row, Transaction, types::ToSql};
 
 use super::ddl;
 use crate::{
@@ -84,17 +84,19 @@ pub(super) async fn exist(transaction: &Transaction<'_>) -> Result<bool, Error> 
 /// Claims the table, see [`crate::target::Target::claim`].
 pub(super) async fn claim(transaction: &Transaction<'_>, table: &TargetTable, on_existing: OnExistingTable) -> Result<(), Error> {
     let TargetTable { link_id, source, name } = table;
-    // A LinkTable that was made again for another target table: what it claimed before is no longer asked for.
-    if let Some(claimed) = claimed(transaction, table).await?
-        && claimed.name != *name
-    {
-        forget(transaction, &TargetTable { name: claimed.name, ..table.clone() }, false).await?;
+    // A LinkTable that was made again for another target table: what it claimed before is no longer asked for. Looked up
+    // without the lock, which loads of an older incarnation may hold for long.
+    let other = "SELECT FROM link_operator.link_progress WHERE link_id = $1 AND source_schema = $2 AND source_table = $3
+                 AND (target_schema, target_table) <> ($4, $5)";
+    let values: [&(dyn ToSql + Sync); 5] = [link_id, &source.schema_name, &source.table_name, &name.schema_name, &name.table_name];
+    if transaction.query_opt(other, &values).await?.is_some() {
+        forget(transaction, table, false).await?;
     }
     transaction
         .execute(
             "INSERT INTO link_operator.link_progress (link_id, source_schema, source_table, target_schema, target_table)
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-            &[link_id, &source.schema_name, &source.table_name, &name.schema_name, &name.table_name],
+            &values,
         )
         .await?;
     // Another claimant's row is visible now: the insert waited for it.
@@ -221,8 +223,7 @@ pub(super) async fn add_chunk(
     }
     let insert = "INSERT INTO link_operator.link_chunks (link_id, source_schema, source_table, run, incarnation, chunk)
                   VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-        [link_id, &source.schema_name, &source.table_name, &run, &record, &i64::from(chunk)];
+    let values: [&(dyn ToSql + Sync); 6] = [link_id, &source.schema_name, &source.table_name, &run, &record, &i64::from(chunk)];
     if transaction.execute(insert, &values).await? == 0 {
         return Err(moved(table, &format!("chunk {chunk} is loaded already")));
     }
@@ -276,7 +277,7 @@ pub(super) async fn set_placed(transaction: &Transaction<'_>, table: &TargetTabl
 /// Removes claim, progress and what stands aside, and the table too if `delete` and it is the link's.
 pub(super) async fn forget(transaction: &Transaction<'_>, table: &TargetTable, delete: bool) -> Result<(), Error> {
     let Some(claimed) = claimed(transaction, table).await? else { return Ok(()) };
-    drop_aside(transaction, table, None).await?;
+    drop_aside(transaction, table).await?;
     if delete
         && let Some(existing) = existing(transaction, &claimed.name).await?
         && existing.made_by(table, claimed.placed)
@@ -290,15 +291,13 @@ pub(super) async fn forget(transaction: &Transaction<'_>, table: &TargetTable, d
     Ok(())
 }
 
-/// Drops all tables that were built aside for the table, but `keep`.
-pub(super) async fn drop_aside(transaction: &Transaction<'_>, table: &TargetTable, keep: Option<&TableName>) -> Result<(), Error> {
+/// Drops all tables that were built aside for the table.
+pub(super) async fn drop_aside(transaction: &Transaction<'_>, table: &TargetTable) -> Result<(), Error> {
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE c.relkind = 'r' AND c.relname ~ $1";
     for row in transaction.query(sql, &[&ddl::build_pattern(table)]).await? {
         let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        if keep != Some(&name) {
-            transaction.batch_execute(&format!("DROP TABLE {}", quote::table(&name))).await?;
-        }
+        transaction.batch_execute(&format!("DROP TABLE {}", quote::table(&name))).await?;
     }
     Ok(())
 }

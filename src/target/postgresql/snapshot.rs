@@ -17,7 +17,7 @@ use crate::{
     api::database::OnExistingTable,
     data::{TableName, TableSchema},
     postgresql::quote::{self, identifier, literal},
-    target::{Advance, Error, Incarnation, TargetTable},
+    target::{Advance, Error, Incarnation, Progress, TargetTable},
 };
 
 /// Makes the table of this incarnation, see [`crate::target::Target::begin_snapshot`].
@@ -27,23 +27,41 @@ pub(super) async fn begin(
     schema: &TableSchema,
     incarnation: Incarnation,
 ) -> Result<BTreeSet<u32>, Error> {
-    let progress = claim_of(transaction, table).await?.progress;
-    let build = ddl::build_name(table, incarnation);
-    if let Some(progress) = progress {
-        if progress.incarnation > incarnation {
-            return Err(progress::moved(table, &format!("{:?} has begun", progress.incarnation)));
-        }
-        let begun = progress.incarnation == incarnation;
-        // A table aside that somebody dropped is begun again.
-        if begun && (progress.exact || progress::existing(transaction, &build).await?.is_some()) {
-            return progress::chunks(transaction, table, incarnation).await;
-        }
+    // First without the lock: this is asked again and again while chunks load, and their loads hold it.
+    if let Some(chunks) = begun(transaction, table, incarnation, progress::read(transaction, table).await?).await? {
+        return Ok(chunks);
     }
-    progress::drop_aside(transaction, table, None).await?;
+    let progress = claim_of(transaction, table).await?.progress;
+    if let Some(chunks) = begun(transaction, table, incarnation, progress).await? {
+        return Ok(chunks);
+    }
+    let build = ddl::build_name(table, incarnation);
+    progress::drop_aside(transaction, table).await?;
     let create = format!("CREATE TABLE {} ({})", quote::table(&build), ddl::column_definitions(schema));
     transaction.batch_execute(&create).await?;
     progress::begin(transaction, table, incarnation).await?;
     Ok(BTreeSet::new())
+}
+
+/// The chunks that are loaded, if the incarnation has begun.
+async fn begun(
+    transaction: &Transaction<'_>,
+    table: &TargetTable,
+    incarnation: Incarnation,
+    progress: Option<Progress>,
+) -> Result<Option<BTreeSet<u32>>, Error> {
+    let Some(progress) = progress else { return Ok(None) };
+    if progress.incarnation > incarnation {
+        return Err(progress::moved(table, &format!("{:?} has begun", progress.incarnation)));
+    }
+    if progress.incarnation < incarnation {
+        return Ok(None);
+    }
+    // A table aside that somebody dropped is begun again.
+    if !progress.exact && progress::existing(transaction, &ddl::build_name(table, incarnation)).await?.is_none() {
+        return Ok(None);
+    }
+    progress::chunks(transaction, table, incarnation).await.map(Some)
 }
 
 /// Loads one chunk, see [`crate::target::Target::load_chunk`].

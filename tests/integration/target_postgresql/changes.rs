@@ -65,7 +65,7 @@ async fn many_appliers_of_one_record_apply_it_once() {
 async fn open_columns_come_from_the_row_under_its_key_before() {
     let link = Link::with(&[(1, Some("a"), Some("large 1")), (2, Some("b"), Some("large 2")), (3, Some("c"), Some("large 3"))]).await;
     // 1 and 2 exchange their keys and keep their notes; 3 keeps name and note under its key.
-    let mut net = link.net(&[1, 2], &[(2, Some("A"), None), (1, Some("B"), None), (3, None, None), (4, Some("d"), None)]);
+    let mut net = link.net(&[], &[(2, Some("A"), None), (1, Some("B"), None), (3, None, None), (4, Some("d"), None)]);
     net.unresolved =
         vec![Unresolved { row: 0, columns: vec![2] }, Unresolved { row: 1, columns: vec![2] }, Unresolved { row: 2, columns: vec![1, 2] }];
     net.origins = link.keys(&[1, 2, 3]);

@@ -151,3 +151,32 @@ async fn input_that_fails_midway_loads_nothing() {
     link.target.finish_snapshot(&link.table, &link.schema, at(10, 10)).await.unwrap();
     assert_eq!(link.rows().await, ["(2,,)"]);
 }
+
+#[tokio::test]
+async fn whoever_looks_does_not_wait_for_loads() {
+    let link = Arc::new(Link::new().await);
+    link.target.begin_snapshot(&link.table, &link.schema, FIRST).await.unwrap();
+    let batch = with_link(link.schema.arrow_rows(), arrays(&[(1, None, None)]), None);
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let rows = stream::once(async { Ok(batch) }).chain(stream::once(receiver).filter_map(async |_| None)).boxed();
+    let loading = link.clone();
+    let load = tokio::spawn(async move { loading.target.load_chunk(&loading.table, &loading.schema, FIRST, 0, rows).await });
+    let held = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY %'";
+    while link.column(held).await != ["1"] {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let looks = async {
+        assert!(link.target.begin_snapshot(&link.table, &link.schema, FIRST).await.unwrap().is_empty());
+        assert!(!link.target.progress(&link.table).await.unwrap().unwrap().exact);
+        link.target.claim(&link.table).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(10), looks).await.expect("nobody waits");
+    // A newer incarnation does wait: the load must not slip past it.
+    let newer = link.clone();
+    let begin = tokio::spawn(async move { newer.target.begin_snapshot(&newer.table, &newer.schema, SECOND).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!begin.is_finished());
+    sender.send(()).unwrap();
+    assert_eq!(load.await.unwrap().unwrap(), 1);
+    assert!(begin.await.unwrap().unwrap().is_empty());
+}
