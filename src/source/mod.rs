@@ -112,8 +112,7 @@ impl Explain for Error {
 pub fn open(source: &database::Source, secrets: &Secrets, link_id: &str) -> Result<Arc<dyn Source>, Error> {
     match source {
         database::Source { postgresql: Some(database) } => {
-            let _ = postgresql::Postgresql::new(database.clone(), secrets.clone(), link_id);
-            Err(Error::SourceError("PostgreSQL sources are not finished yet".to_owned()))
+            Ok(Arc::new(postgresql::Postgresql::new(database.clone(), secrets.clone(), link_id)))
         }
         database::Source { postgresql: None } => Err(Error::SourceError("spec.source names no system that this version knows".to_owned())),
     }
