@@ -3,8 +3,14 @@
 //! The kinds are what users write and read; [`plan`] is what the controller tells a link's workers, [`report`] what they
 //! answer, [`fault`] how anything that went wrong is told to a person.
 
+pub mod conditions;
 pub mod database;
 pub mod fault;
+pub mod integration_runtime;
+pub mod landing_zone;
+pub mod link_connection;
+pub mod link_table;
 pub mod plan;
 pub mod report;
+pub mod schema;
 pub mod zone;

@@ -1,0 +1,210 @@
+//! Conditions: the types and reasons that the kinds show, and how a list of them is kept. Pure.
+//!
+//! Every reason of an error is its variant's name ([`super::fault::Explain`]); here stand only those that name a state.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// API group of the kinds; prefix of our labels and annotations.
+pub const GROUP: &str = "link-operator.io";
+
+/// Types of conditions.
+pub mod kind {
+    /// The object does what its spec asks, for the generation that you see.
+    pub const READY: &str = "Ready";
+    /// The controller or a worker is at work towards `Ready`, or tries again by itself.
+    pub const RECONCILING: &str = "Reconciling";
+    /// Nothing will change until a person does what the message says.
+    pub const STALLED: &str = "Stalled";
+    /// The link is Paused or Stopped, as its spec asks.
+    pub const SUSPENDED: &str = "Suspended";
+    /// The spec is complete and consistent, and what it refers to is there.
+    pub const ACCEPTED: &str = "Accepted";
+    /// The first load is complete: of the table, or of every table of the link.
+    pub const SNAPSHOT_COMPLETE: &str = "SnapshotComplete";
+    /// The operational database answers and lets us in.
+    pub const SOURCE_REACHABLE: &str = "SourceReachable";
+    /// The operational database has the version, rights and settings that a link needs.
+    pub const SOURCE_PREPARED: &str = "SourcePrepared";
+    /// The analytical target answers and lets us in.
+    pub const TARGET_REACHABLE: &str = "TargetReachable";
+    /// The analytical target has the version and rights that a link needs.
+    pub const TARGET_PREPARED: &str = "TargetPrepared";
+    /// The landing zone of the link is ready.
+    pub const ZONE_READY: &str = "ZoneReady";
+    /// What the link makes in its source (PostgreSQL: slot and publication) is there.
+    pub const CAPTURE_PREPARED: &str = "CapturePrepared";
+    /// As many workers run as the core count asks for.
+    pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
+    /// The landing zone can be read and listed.
+    pub const READABLE: &str = "Readable";
+    /// The landing zone can be written, with conditional creates.
+    pub const WRITABLE: &str = "Writable";
+    /// The landing zone's credential is valid.
+    pub const CREDENTIAL_VALID: &str = "CredentialValid";
+    /// The landing zone's credential ends within days.
+    pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
+}
+
+/// Reasons that name a state rather than an error.
+pub mod reason {
+    /// All is as it should be.
+    pub const AS_REQUESTED: &str = "AsRequested";
+    /// The generation was only just seen.
+    pub const NEW_GENERATION: &str = "NewGeneration";
+    /// Work is under way.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Every table replicates.
+    pub const REPLICATING: &str = "Replicating";
+    /// First loads are under way.
+    pub const SNAPSHOTTING: &str = "Snapshotting";
+    /// The link is Paused, as asked.
+    pub const PAUSED: &str = "Paused";
+    /// The link is Stopped, as asked.
+    pub const STOPPED: &str = "Stopped";
+    /// The object is being deleted.
+    pub const DELETING: &str = "Deleting";
+    /// At least one table is Failed.
+    pub const TABLES_FAILED: &str = "TablesFailed";
+    /// At least one table is Suspended, none is Failed.
+    pub const TABLES_SUSPENDED: &str = "TablesSuspended";
+    /// The link has no tables yet.
+    pub const NO_TABLES: &str = "NoTables";
+    /// What the object refers to does not exist.
+    pub const REFERENCE_MISSING: &str = "ReferenceMissing";
+    /// What the object refers to is not ready.
+    pub const REFERENCE_NOT_READY: &str = "ReferenceNotReady";
+    /// A field's value does not apply to this source, target or zone.
+    pub const NOT_APPLICABLE: &str = "NotApplicable";
+    /// Nobody was asked yet.
+    pub const NOT_CHECKED: &str = "NotChecked";
+    /// Fewer workers run than asked for; the message says why.
+    pub const WORKERS_MISSING: &str = "WorkersMissing";
+}
+
+/// Annotations that users set.
+pub mod annotation {
+    /// On a LinkTable: any new value (a time, by convention) starts the table's load over. Echoed in
+    /// `status.lastHandledReseedAt` once it was acted on.
+    pub const RESEED: &str = "link-operator.io/reseed-requested-at";
+    /// On a LinkConnection with `deletionPolicy.target: Delete`: must hold the link's own name for the target's tables to be
+    /// deleted with it.
+    pub const CONFIRM_DELETE: &str = "link-operator.io/confirm-delete";
+}
+
+/// Labels and finalizers that the operator sets.
+pub mod mark {
+    /// Label of everything that belongs to a link: the LinkConnection's name.
+    pub const LINK: &str = "link-operator.io/link";
+    /// Label of everything that belongs to an integration runtime: its name.
+    pub const RUNTIME: &str = "link-operator.io/integration-runtime";
+    /// Label of a pod: `worker`, `probe` or `release`.
+    pub const ROLE: &str = "link-operator.io/role";
+    /// Value of `app.kubernetes.io/managed-by`, and the field manager of server-side apply.
+    pub const MANAGER: &str = "link-operator";
+    /// Finalizer of a LinkConnection: held until what the link made in its source is gone.
+    pub const RELEASE_FINALIZER: &str = "link-operator.io/release";
+    /// Finalizer of a LandingZone or IntegrationRuntime: held while a link refers to it.
+    pub const IN_USE_FINALIZER: &str = "link-operator.io/in-use";
+}
+
+/// Status of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::Display)]
+pub enum Truth {
+    /// It is so.
+    True,
+    /// It is not so.
+    False,
+    /// It is not known.
+    Unknown,
+}
+
+impl From<bool> for Truth {
+    fn from(value: bool) -> Self {
+        if value { Self::True } else { Self::False }
+    }
+}
+
+/// Sets one condition of a list and says whether anything changed. `lastTransitionTime` changes with `status` only; a call
+/// that changes nothing but would be younger changes nothing, so that a no-op never writes a status.
+pub fn set(
+    conditions: &mut Vec<Condition>,
+    kind: &str,
+    status: Truth,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    let mut new = Condition {
+        type_: kind.to_owned(),
+        status: status.to_string(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        observed_generation: generation,
+        last_transition_time: Time(now),
+    };
+    match conditions.iter_mut().find(|condition| condition.type_ == kind) {
+        None => conditions.push(new),
+        Some(old) => {
+            if old.status == new.status {
+                new.last_transition_time = old.last_transition_time.clone();
+            }
+            if *old == new {
+                return false;
+            }
+            *old = new;
+        }
+    }
+    true
+}
+
+/// Takes a condition that no longer applies out of the list, and says whether it was there.
+pub fn remove(conditions: &mut Vec<Condition>, kind: &str) -> bool {
+    let before = conditions.len();
+    conditions.retain(|condition| condition.type_ != kind);
+    conditions.len() != before
+}
+
+/// The condition of a type.
+pub fn get<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Whether a condition of this type is there and True.
+pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
+    get(conditions, kind).is_some_and(|condition| condition.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn transition_time_changes_with_the_status_only() {
+        let mut list = Vec::new();
+        assert!(set(&mut list, kind::READY, Truth::Unknown, reason::NEW_GENERATION, "", Some(1), at(10)));
+        assert!(set(&mut list, kind::READY, Truth::False, "SourceUnreachable", "no answer", Some(1), at(20)));
+        assert!(set(&mut list, kind::READY, Truth::False, "SecretMissing", "Secret shop does not exist", Some(2), at(30)));
+        assert_eq!(list.len(), 1);
+        assert_eq!(list[0].last_transition_time, Time(at(20)));
+        assert_eq!((list[0].reason.as_str(), list[0].observed_generation), ("SecretMissing", Some(2)));
+        assert!(!is_true(&list, kind::READY));
+    }
+
+    #[test]
+    fn what_changes_nothing_is_not_a_change() {
+        let mut list = Vec::new();
+        assert!(set(&mut list, kind::READY, Truth::True, reason::REPLICATING, "", Some(1), at(10)));
+        assert!(!set(&mut list, kind::READY, Truth::True, reason::REPLICATING, "", Some(1), at(99)));
+        assert_eq!(list[0].last_transition_time, Time(at(10)));
+        assert!(is_true(&list, kind::READY));
+        assert!(!remove(&mut list, kind::STALLED));
+        assert!(remove(&mut list, kind::READY));
+        assert!(get(&list, kind::READY).is_none());
+    }
+}

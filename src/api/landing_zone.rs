@@ -1,0 +1,115 @@
+//! LandingZone: a folder in object storage, or in a volume, that links stage their files in.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{schema::time, zone::ZoneStore};
+
+/// Where the folder is: exactly one of `azure` and `persistentVolumeClaim`.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "link-operator.io",
+    version = "v1alpha1",
+    kind = "LandingZone",
+    namespaced,
+    shortname = "lz",
+    category = "linkop",
+    status = "LandingZoneStatus",
+    derive = "PartialEq",
+    doc = "A LandingZone is a folder in object storage or in a volume that links stage their files in, on the way from source to target. \
+           Any number of links can share one. Synapse: the landing zone of a link connection.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Pending, Ready or Degraded"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether links can use it"
+    ),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why"),
+    printcolumn(
+        name = "Credential-Expiry",
+        type_ = "string",
+        json_path = ".status.credentialExpiryTime",
+        description = "When its credential ends"
+    ),
+    printcolumn(
+        name = "Account",
+        type_ = "string",
+        json_path = ".spec.azure.account",
+        description = "Azure storage account",
+        priority = 1
+    ),
+    printcolumn(name = "Container", type_ = "string", json_path = ".spec.azure.container", description = "Azure container", priority = 1),
+    printcolumn(
+        name = "Claim",
+        type_ = "string",
+        json_path = ".spec.persistentVolumeClaim.claimName",
+        description = "PersistentVolumeClaim",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Since when it exists")
+)]
+#[x_kube(
+    validation = (
+        "[has(self.azure), has(self.persistentVolumeClaim)].filter(it, it).size() == 1",
+        "set exactly one of azure and persistentVolumeClaim: it says where the links' files are staged"
+    ),
+    validation = (
+        "has(self.azure) == has(oldSelf.azure) && has(self.persistentVolumeClaim) == has(oldSelf.persistentVolumeClaim)",
+        "the store is immutable: create another LandingZone for another store"
+    ),
+    validation = (
+        "!has(self.azure) || !has(oldSelf.azure) || (self.azure.account == oldSelf.azure.account \
+         && self.azure.container == oldSelf.azure.container && self.azure.?folder.orValue('') == oldSelf.azure.?folder.orValue(''))",
+        "azure.account, azure.container and azure.folder are immutable: create another LandingZone for another folder"
+    ),
+    validation = (
+        "!has(self.persistentVolumeClaim) || !has(oldSelf.persistentVolumeClaim) \
+         || (self.persistentVolumeClaim.claimName == oldSelf.persistentVolumeClaim.claimName \
+         && self.persistentVolumeClaim.?folder.orValue('') == oldSelf.persistentVolumeClaim.?folder.orValue(''))",
+        "persistentVolumeClaim.claimName and persistentVolumeClaim.folder are immutable: create another LandingZone for another folder"
+    ),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LandingZoneSpec {
+    /// The store.
+    #[serde(flatten)]
+    pub store: ZoneStore,
+}
+
+/// What is known of the zone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LandingZoneStatus {
+    /// Generation of the spec that this status speaks of; -1 before the controller has seen the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Pending: not asked yet. Ready: it was read, listed and written. Degraded: it was not; `conditions` say why and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<ZonePhase>,
+    /// When the zone's credential ends, where that can be known (a shared access signature says so). Put a new one into the
+    /// Secret before then: workers take it up within two minutes, nothing restarts.
+    /// Synapse: `landingZoneCredentialExpireTime`.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_expiry_time: Option<Timestamp>,
+    /// Ready, Reconciling, Stalled, Accepted, Readable, Writable, CredentialValid; each with a reason and what to do.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Whether a zone can be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display, strum::IntoStaticStr)]
+pub enum ZonePhase {
+    /// Not asked yet.
+    #[default]
+    Pending,
+    /// It was read, listed and written.
+    Ready,
+    /// It was not.
+    Degraded,
+}

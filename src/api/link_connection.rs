@@ -1,0 +1,445 @@
+//! LinkConnection: one source database linked to one target.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    database::{Source, Target},
+    link_table::TargetTable,
+    report::{PositionReport, TablePhase},
+    schema::{LocalRef, OBJECT_NAME, time},
+};
+use crate::data::TableName;
+
+/// Longest name of a LinkConnection, characters: the names of StatefulSets, pods and labels are made of it.
+pub const MAX_LINK_NAME: usize = 40;
+
+/// What to link, and how.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "link-operator.io",
+    version = "v1alpha1",
+    kind = "LinkConnection",
+    namespaced,
+    shortname = "lc",
+    category = "linkop",
+    status = "LinkConnectionStatus",
+    derive = "PartialEq",
+    doc = "A LinkConnection links tables of one operational database to one analytical target: a full load first, then every change, \
+           through a landing zone. Synapse: a link connection.",
+    validation = ("self.metadata.name.size() <= 40", "the name of a LinkConnection has at most 40 characters: StatefulSets, pods and labels are named after it"),
+    scale(spec_replicas_path = ".spec.compute.coreCount", status_replicas_path = ".status.coreCount"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the link is"),
+    printcolumn(name = "Tables", type_ = "string", json_path = ".status.tables.summary", description = "Tables that replicate, of all"),
+    printcolumn(name = "Up-To", type_ = "date", json_path = ".status.consistentAsOf", description = "The target holds everything committed before this time"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the link does what its spec asks"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why"),
+    printcolumn(name = "Source", type_ = "string", json_path = ".status.source.version", description = "The operational database", priority = 1),
+    printcolumn(name = "Target", type_ = "string", json_path = ".status.target.endpoint", description = "The analytical target", priority = 1),
+    printcolumn(name = "Cores", type_ = "integer", json_path = ".status.coreCount", description = "Cores at work", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Since when it exists"),
+)]
+#[x_kube(
+    validation = (
+        "self.landingZoneRef.name == oldSelf.landingZoneRef.name",
+        "landingZoneRef is immutable: create another LinkConnection for another landing zone"
+    ),
+    validation = (
+        "has(self.linkId) == has(oldSelf.linkId) && (!has(self.linkId) || self.linkId == oldSelf.linkId)",
+        "linkId is immutable: create another LinkConnection with the other linkId"
+    ),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkConnectionSpec {
+    /// What the link shall do, lastingly. Running: load and follow every change. Paused: commit what was read and rest, the
+    /// position is kept and the source goes on keeping its log. Stopped: rest and drop the position, the next start is a full
+    /// load. Default: Running. Synapse: the actions start, pause, resume and stop of a link connection.
+    #[serde(default)]
+    pub state: LinkState,
+    /// The operational database: exactly one of `postgresql`. Which database it is cannot be changed; how it is reached can.
+    /// Synapse: `sourceDatabase`.
+    pub source: Source,
+    /// The analytical target: exactly one of `postgresql`. Which database it is cannot be changed; how it is reached can.
+    /// Synapse: `targetDatabase`.
+    pub target: Target,
+    /// The LandingZone, in the same namespace, that files are staged in on their way. Cannot be changed.
+    /// Synapse: `landingZone`.
+    pub landing_zone_ref: LocalRef,
+    /// How much computing the link may use, and where. Synapse: `compute`.
+    #[serde(default)]
+    pub compute: Compute,
+    /// What becomes of the target's tables and of the staged files when this LinkConnection is deleted. What the link made in
+    /// the source is always removed.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// The link's lasting identity: it names its folder in the landing zone and what it makes in the source and target, and so
+    /// outlives this object. Default: `<namespace>.<name>`. Cannot be changed.
+    #[schemars(length(min = 1, max = 128), regex(pattern = OBJECT_NAME))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_id: Option<String>,
+    /// Tables to link: for each the operator makes a LinkTable, and deletes it when the entry goes. For more than 500, or to
+    /// give teams their own, create LinkTables. Synapse: `linkTables`.
+    #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["schemaName", "tableName"]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<InlineTable>,
+}
+
+/// What a link shall do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display, strum::IntoStaticStr)]
+pub enum LinkState {
+    /// Load and follow every change.
+    #[default]
+    Running,
+    /// Rest; keep the position.
+    Paused,
+    /// Rest; drop the position.
+    Stopped,
+}
+
+/// How much computing a link may use, and where.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.coreCount <= self.coresPerWorker || self.coreCount % self.coresPerWorker == 0")
+        .message(Message::Expression(
+            "'coreCount is ' + string(self.coreCount) + ': set it to at most coresPerWorker (' + string(self.coresPerWorker) + ') or to a multiple of it'".to_owned(),
+        )),
+    validation = Rule::new("quantity(self.memoryPerCore).compareTo(quantity('256Mi')) >= 0 && quantity(self.memoryPerCore).compareTo(quantity('64Gi')) <= 0")
+        .message("memoryPerCore is from 256Mi to 64Gi")
+        .field_path(".memoryPerCore"),
+    validation = Rule::new("self.flushInterval.matches('^[0-9]{1,5}(ms|s)$') && duration(self.flushInterval) >= duration('200ms') && duration(self.flushInterval) <= duration('60s')")
+        .message("flushInterval is a whole number of ms or s from 200ms to 60s, such as 500ms or 2s")
+        .field_path(".flushInterval"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Compute {
+    /// Cores that work for the link; they decide how fast the first load is and how much change it can follow. At most
+    /// `coresPerWorker`, or a multiple of it. `kubectl scale` sets it too. Default: 1. Synapse: `compute.coreCount`.
+    #[schemars(range(min = 1, max = 256))]
+    #[serde(default = "default_core_count")]
+    pub core_count: i32,
+    /// Cores of one worker pod. A link has `coreCount / coresPerWorker` workers, rounded up; above one worker, a change of
+    /// `coreCount` adds or removes workers and restarts none. Default: 4.
+    #[schemars(range(min = 1, max = 64))]
+    #[serde(default = "default_cores_per_worker")]
+    pub cores_per_worker: i32,
+    /// Memory of a worker for each of its cores, as a Kubernetes quantity from 256Mi to 64Gi. Default: 2Gi.
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^[0-9]{1,12}(\.[0-9]{1,3})?(k|M|G|Ki|Mi|Gi)?$"))]
+    #[serde(default = "default_memory_per_core")]
+    pub memory_per_core: String,
+    /// Shortest time between two batches of changes, from 200ms to 60s. Shorter means that changes arrive sooner and that the
+    /// landing zone is asked more often. Default: 1s.
+    #[schemars(length(min = 1, max = 8))]
+    #[serde(default = "default_flush_interval")]
+    pub flush_interval: String,
+    /// The IntegrationRuntime, in the same namespace, that says where the workers run. Default: anywhere, as ServiceAccount
+    /// `link-worker`. Synapse: `connectVia`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integration_runtime_ref: Option<LocalRef>,
+}
+
+fn default_core_count() -> i32 {
+    1
+}
+
+fn default_cores_per_worker() -> i32 {
+    4
+}
+
+fn default_memory_per_core() -> String {
+    "2Gi".to_owned()
+}
+
+fn default_flush_interval() -> String {
+    "1s".to_owned()
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Self {
+            core_count: default_core_count(),
+            cores_per_worker: default_cores_per_worker(),
+            memory_per_core: default_memory_per_core(),
+            flush_interval: default_flush_interval(),
+            integration_runtime_ref: None,
+        }
+    }
+}
+
+impl Compute {
+    /// The shortest time between two batches; None for text that the API server would have refused.
+    pub fn flush_interval(&self) -> Option<Duration> {
+        let text = self.flush_interval.as_str();
+        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+        let number: u64 = digits.parse().ok()?;
+        let interval = match &text[digits.len()..] {
+            "ms" => Duration::from_millis(number),
+            "s" => Duration::from_secs(number),
+            _ => return None,
+        };
+        (Duration::from_millis(200)..=Duration::from_secs(60)).contains(&interval).then_some(interval)
+    }
+
+    /// Cores of each worker.
+    pub fn worker_cores(&self) -> u32 {
+        self.core_count.min(self.cores_per_worker).max(1).unsigned_abs()
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> u32 {
+        self.core_count.max(1).unsigned_abs().div_ceil(self.cores_per_worker.max(1).unsigned_abs())
+    }
+}
+
+/// What becomes of what a link made, when it is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeletionPolicy {
+    /// The target's tables. Retain: they stay as they are. Delete: those that the link made are dropped, but only if the
+    /// LinkConnection bears the annotation `link-operator.io/confirm-delete: <its name>`. Default: Retain.
+    #[serde(default)]
+    pub target: TargetDeletion,
+    /// The link's folder in the landing zone. Delete: it goes. Retain: it stays, and a LinkConnection of the same `linkId`
+    /// meets it. Default: Delete.
+    #[serde(default)]
+    pub landing_zone: ZoneDeletion,
+}
+
+/// What becomes of the target's tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TargetDeletion {
+    /// They stay as they are.
+    #[default]
+    Retain,
+    /// Those that the link made are dropped.
+    Delete,
+}
+
+/// What becomes of the link's folder in the landing zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ZoneDeletion {
+    /// It goes.
+    #[default]
+    Delete,
+    /// It stays.
+    Retain,
+}
+
+/// One table of a link.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = (
+    "self.?target.?schemaName.orValue(self.schemaName) == oldSelf.?target.?schemaName.orValue(oldSelf.schemaName) \
+     && self.?target.?tableName.orValue(self.tableName) == oldSelf.?target.?tableName.orValue(oldSelf.tableName)",
+    "target is immutable: remove the table from the list and add it again with the other target"
+))]
+#[serde(rename_all = "camelCase")]
+pub struct InlineTable {
+    /// Schema of the table in the source, exactly as the database spells it (no quotes; upper and lower case count).
+    #[schemars(length(min = 1, max = 128))]
+    pub schema_name: String,
+    /// Name of the table in the source, exactly as the database spells it (no quotes; upper and lower case count).
+    #[schemars(length(min = 1, max = 128))]
+    pub table_name: String,
+    /// The table in the target; each name that is left out is the source's. Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetTable>,
+}
+
+impl InlineTable {
+    /// The table in the source.
+    pub fn source_name(&self) -> TableName {
+        TableName::new(&self.schema_name, &self.table_name)
+    }
+
+    /// The table in the target.
+    pub fn target_name(&self) -> TableName {
+        TargetTable::resolve(self.target.as_ref(), self.source_name())
+    }
+}
+
+/// What is known of the link.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkConnectionStatus {
+    /// Generation of the spec that this status speaks of; -1 before the controller has seen the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the link is, in Synapse's words: Initial (never started), Starting, Running, Pausing, Paused, Resuming, Stopping,
+    /// Stopped. Running speaks of the link, not of its tables: see `conditions` and `tables`. Synapse: `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<LinkPhase>,
+    /// The link's lasting identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_id: Option<String>,
+    /// Number of the link's history: a new one begins only with a full load. Synapse: `continuousRunId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<u32>,
+    /// Term of the capture that writes the link's log now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<u64>,
+    /// When the link last went to Running. Synapse: `startTime`.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
+    /// When the link last went to Paused or Stopped. Synapse: `stopTime`.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_time: Option<Timestamp>,
+    /// Cores of the workers that run; `kubectl scale` reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core_count: Option<i32>,
+    /// The link's workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<WorkersStatus>,
+    /// The operational database, as it said of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceStatus>,
+    /// The analytical target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetStatus>,
+    /// How many tables are in which phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TablesStatus>,
+    /// At most five tables that do not replicate, the worst first. `kubectl get linktables` shows all.
+    #[schemars(length(max = 5))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub worst_tables: Vec<WorstTable>,
+    /// Every replicating table of the target holds everything that was committed in the source before this time. It moves on
+    /// also while nobody writes: its age is the link's lag.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistent_as_of: Option<Timestamp>,
+    /// Where the link is in its source's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<PositionReport>,
+    /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, SourceReachable, SourcePrepared, TargetReachable,
+    /// TargetPrepared, ZoneReady, CapturePrepared, WorkersAvailable; each with a reason and what to do.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a link is, in Synapse's words.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display, strum::EnumIter, strum::IntoStaticStr,
+)]
+pub enum LinkPhase {
+    /// Never started.
+    #[default]
+    Initial,
+    /// On its way to Running, from Initial or Stopped.
+    Starting,
+    /// Workers run; tables load or replicate.
+    Running,
+    /// On its way to Paused.
+    Pausing,
+    /// At rest; the position is kept.
+    Paused,
+    /// On its way to Running, from Paused.
+    Resuming,
+    /// On its way to Stopped.
+    Stopping,
+    /// At rest; the position is dropped.
+    Stopped,
+}
+
+/// The workers of a link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkersStatus {
+    /// Workers that the core count asks for.
+    pub desired: i32,
+    /// Workers that are up.
+    pub ready: i32,
+    /// Version of the workers' program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// The operational database, as it said of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// Kind of the source: the name of its block in the spec.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// System and version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The database's own identity, whatever the address that it is reached by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Bytes of log that the source keeps for this link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained_log_bytes: Option<i64>,
+}
+
+/// The analytical target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetStatus {
+    /// Kind of the target: the name of its block in the spec.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Address and database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// How many tables a link has, and in which phases.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TablesStatus {
+    /// Tables in all.
+    pub total: u32,
+    /// Tables by phase; phases without tables are left out.
+    #[schemars(with = "BTreeMap<String, u32>")]
+    #[serde(default)]
+    pub by_phase: BTreeMap<TablePhase, u32>,
+    /// Tables that replicate, of all: `97/100`.
+    pub summary: String,
+}
+
+/// A table that does not replicate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorstTable {
+    /// Name of the LinkTable.
+    pub name: String,
+    /// Its phase.
+    pub phase: TablePhase,
+    /// The error's name.
+    pub reason: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_become_workers() {
+        for (core_count, cores_per_worker, workers, worker_cores) in
+            [(1, 4, 1, 1), (4, 4, 1, 4), (8, 4, 2, 4), (256, 4, 64, 4), (3, 8, 1, 3), (8, 1, 8, 1)]
+        {
+            let compute = Compute { core_count, cores_per_worker, ..Compute::default() };
+            assert_eq!((compute.workers(), compute.worker_cores()), (workers, worker_cores), "{core_count} by {cores_per_worker}");
+        }
+    }
+
+    #[test]
+    fn flush_interval_is_ms_or_s() {
+        let parse = |text: &str| Compute { flush_interval: text.to_owned(), ..Compute::default() }.flush_interval();
+        assert_eq!(parse("1s"), Some(Duration::from_secs(1)));
+        assert_eq!(parse("200ms"), Some(Duration::from_millis(200)));
+        assert_eq!(parse("60s"), Some(Duration::from_mins(1)));
+        for refused in ["", "s", "1", "1m", "199ms", "61s", "1.5s", "-1s", "1 s"] {
+            assert_eq!(parse(refused), None, "{refused}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! LinkTable: one source table in one link.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    report::{SnapshotProgress, TablePhase},
+    schema::{LocalRef, time},
+};
+use crate::data::TableName;
+
+/// What the target table of `self` (a LinkTable's spec) is: its own names, or the source's.
+const TARGET_KEPT: &str = "self.?target.?schemaName.orValue(self.source.schemaName) == oldSelf.?target.?schemaName.orValue(oldSelf.source.schemaName) \
+     && self.?target.?tableName.orValue(self.source.tableName) == oldSelf.?target.?tableName.orValue(oldSelf.source.tableName)";
+
+/// What to link. To start a table's load over, annotate the LinkTable with
+/// `link-operator.io/reseed-requested-at: <now>`.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "link-operator.io",
+    version = "v1alpha1",
+    kind = "LinkTable",
+    namespaced,
+    shortname = "lt",
+    category = "linkop",
+    status = "LinkTableStatus",
+    derive = "PartialEq",
+    doc = "A LinkTable links one table of an operational database to one table of an analytical target: a full load first, then every change. \
+           Synapse: a link table of a link connection.",
+    selectable = ".spec.linkConnectionRef.name",
+    printcolumn(name = "Link", type_ = "string", json_path = ".spec.linkConnectionRef.name", description = "The link connection"),
+    printcolumn(
+        name = "Phase",
+        type_ = "string",
+        json_path = ".status.phase",
+        description = "Waiting, Snapshotting, Replicating, Suspended or Failed"
+    ),
+    printcolumn(name = "Rows", type_ = "integer", json_path = ".status.count", description = "Rows written to the target"),
+    printcolumn(
+        name = "Up-To",
+        type_ = "date",
+        json_path = ".status.asOf",
+        description = "The target holds everything committed before this time"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the target table is exact"
+    ),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why"),
+    printcolumn(
+        name = "Schema",
+        type_ = "string",
+        json_path = ".spec.source.schemaName",
+        description = "Schema of the source table",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Table",
+        type_ = "string",
+        json_path = ".spec.source.tableName",
+        description = "Name of the source table",
+        priority = 1
+    ),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.error.message", description = "What is wrong", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Since when it exists")
+)]
+#[x_kube(
+    validation = ("self.linkConnectionRef.name == oldSelf.linkConnectionRef.name", "linkConnectionRef is immutable: delete this LinkTable and create it again for the other link"),
+    validation = ("self.source == oldSelf.source", "source is immutable: delete this LinkTable and create one for the other table"),
+    validation = (TARGET_KEPT, "target is immutable: delete this LinkTable and create it again with the other target"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkTableSpec {
+    /// The LinkConnection that the table belongs to, in the same namespace. Cannot be changed.
+    pub link_connection_ref: LocalRef,
+    /// The table in the operational database. Cannot be changed. Synapse: `linkTables[].source`.
+    pub source: SourceTable,
+    /// The table in the analytical target; each name that is left out is the source's. Cannot be changed.
+    /// Synapse: `linkTables[].target`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetTable>,
+}
+
+impl LinkTableSpec {
+    /// The table in the source.
+    pub fn source_name(&self) -> TableName {
+        TableName::new(&self.source.schema_name, &self.source.table_name)
+    }
+
+    /// The table in the target.
+    pub fn target_name(&self) -> TableName {
+        TargetTable::resolve(self.target.as_ref(), self.source_name())
+    }
+}
+
+/// A table of the operational database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceTable {
+    /// Schema of the table, exactly as the database spells it (no quotes; upper and lower case count).
+    #[schemars(length(min = 1, max = 128))]
+    pub schema_name: String,
+    /// Name of the table, exactly as the database spells it (no quotes; upper and lower case count).
+    #[schemars(length(min = 1, max = 128))]
+    pub table_name: String,
+}
+
+/// A table of the analytical target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetTable {
+    /// Schema of the target table; made if it does not exist. Default: the source table's schema.
+    #[schemars(length(min = 1, max = 128))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_name: Option<String>,
+    /// Name of the target table. Default: the source table's name.
+    #[schemars(length(min = 1, max = 128))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_name: Option<String>,
+}
+
+impl TargetTable {
+    /// The names that `target` gives, and the source's where it gives none.
+    pub(super) fn resolve(target: Option<&Self>, source: TableName) -> TableName {
+        let Some(target) = target else { return source };
+        TableName {
+            schema_name: target.schema_name.clone().unwrap_or(source.schema_name),
+            table_name: target.table_name.clone().unwrap_or(source.table_name),
+        }
+    }
+}
+
+/// What is known of the table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkTableStatus {
+    /// Generation of the spec that this status speaks of; -1 before the controller has seen the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the table is. Waiting: not begun (`conditions` say for what it waits). Snapshotting: the first load is under way.
+    /// Replicating: changes flow, the target table is exact as of `asOf`. Suspended: an error that heals by itself once its
+    /// cause is gone. Failed: an error that needs you. Synapse: `status` of a link table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<TablePhase>,
+    /// Progress of the first load; stays as it was at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotProgress>,
+    /// Rows written to the target since the first load began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<i64>,
+    /// Bytes of files applied to the target since the first load began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// The target table holds everything that was committed in the source before this time. It moves on also while nobody
+    /// writes. Synapse: `lastTransactionCommitTime`.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Timestamp>,
+    /// When data was last written to the target table. Synapse: `lastProcessedData`.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_processed_time: Option<Timestamp>,
+    /// Position in the source's log up to which the target table is exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// Why the table is Suspended or Failed. Synapse: `errorCode` and `errorMessage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TableError>,
+    /// Attempts since the last success, while the table is Suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// Value of the annotation `link-operator.io/reseed-requested-at` that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reseed_at: Option<String>,
+    /// Ready (the target table is exact), Reconciling, Stalled, Accepted, SnapshotComplete; each with a reason and what to do.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Why a table does not replicate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TableError {
+    /// The error's name: the same word as in conditions, Events and metrics.
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// How often it was tried again, and when it is next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// Attempts since the last success.
+    pub attempt: i32,
+    /// When the next attempt begins.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_time: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_the_target_leaves_out_are_the_sources() {
+        let source = || TableName::new("public", "orders");
+        let target = |schema: Option<&str>, table: Option<&str>| {
+            let target = TargetTable { schema_name: schema.map(Into::into), table_name: table.map(Into::into) };
+            TargetTable::resolve(Some(&target), source())
+        };
+        assert_eq!(TargetTable::resolve(None, source()), source());
+        assert_eq!(target(None, None), source());
+        assert_eq!(target(Some("shop"), None), TableName::new("shop", "orders"));
+        assert_eq!(target(None, Some("o")), TableName::new("public", "o"));
+    }
+}
