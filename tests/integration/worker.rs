@@ -1,1 +1,440 @@
-//! To come.
+//! The worker as its controller meets it: over real TLS, by a real mount, as a process that ends with an answer.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use flate2::{Compression, write::GzEncoder};
+use link_operator::{
+    api::{
+        database::{OnExistingTable, PostgresqlDatabase, PostgresqlTarget, Source, Target},
+        fault::{Check, Fault},
+        plan::{API_SERVER_NAME, Intent, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable, ProbeRequest},
+        report::{Report, TablePhase, TableReport},
+        zone::{ClaimZone, ZoneStore},
+    },
+    data::TableName,
+    secrets::Secrets,
+    source,
+    worker::{self, Options, termination},
+};
+use reqwest::{Client, Response, StatusCode};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    azurite::{free_port, zone_at},
+    postgres::{PASSWORD, SECRET, Server},
+};
+
+const TOKEN: &str = "the link's own token";
+
+/// A worker in this process, in folders like those of its pod.
+struct Worker {
+    folder: tempfile::TempDir,
+    options: Options,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), worker::Error>>,
+}
+
+impl Worker {
+    fn start(folder: tempfile::TempDir) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["api", "secrets", "volume", "plan"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        let options = Options {
+            worker: "shop-0".to_owned(),
+            ordinal: 0,
+            plan: path("plan/plan.json.gz"),
+            secrets: path("secrets"),
+            volume: path("volume"),
+            api: path("api"),
+            api_port: free_port(),
+            health_port: free_port(),
+        };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(worker::run(options.clone(), stop.clone()));
+        Self { folder, options, stop, running }
+    }
+
+    /// Writes a new certificate and the token, and returns a client that trusts only this certificate.
+    fn certify(folder: &Path, port: u16) -> Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let made = rcgen::generate_simple_self_signed([API_SERVER_NAME.to_owned()]).unwrap();
+        fs::create_dir_all(folder.join("api")).unwrap();
+        fs::write(folder.join("api/tls.key"), made.signing_key.serialize_pem()).unwrap();
+        fs::write(folder.join("api/tls.crt"), made.cert.pem()).unwrap();
+        fs::write(folder.join("api/token"), format!("{TOKEN}\n")).unwrap();
+        Client::builder()
+            .no_proxy()
+            .https_only(true)
+            .tls_certs_only([reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap()])
+            .resolve(API_SERVER_NAME, SocketAddr::from(([127, 0, 0, 1], port)))
+            .build()
+            .unwrap()
+    }
+
+    /// A worker with a certificate, and its client.
+    async fn with_client() -> (Self, Client) {
+        let worker = Self::start(tempfile::tempdir().unwrap());
+        let client = Self::certify(worker.folder.path(), worker.options.api_port);
+        worker.until("the API answers", Duration::from_secs(10), async || worker.get(&client, 0, 0).await.is_ok()).await;
+        (worker, client)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://{API_SERVER_NAME}:{}{path}", self.options.api_port)
+    }
+
+    async fn get(&self, client: &Client, after: u64, timeout: u64) -> reqwest::Result<Response> {
+        client.get(self.url("/v1/report")).query(&[("after", after), ("timeout", timeout)]).bearer_auth(TOKEN).send().await
+    }
+
+    async fn put(&self, client: &Client, body: Vec<u8>) -> (StatusCode, serde_json::Value) {
+        let answer = client.put(self.url("/v1/plan")).bearer_auth(TOKEN).body(body).send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+
+    /// The first report that is as wanted; what is not yet, is waited for by long polls.
+    async fn report(&self, client: &Client, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
+        let patience = Instant::now() + Duration::from_secs(20);
+        let mut after = 0;
+        while Instant::now() < patience {
+            let answer = self.get(client, after, 5).await.unwrap();
+            if answer.status() == StatusCode::OK {
+                let text = answer.text().await.unwrap();
+                assert!(!text.contains(PASSWORD) && !text.contains(TOKEN), "{text}");
+                let report: Report = serde_json::from_str(&text).unwrap();
+                if wanted(&report) {
+                    return report;
+                }
+                after = report.sequence;
+            }
+        }
+        panic!("no report in which {what}");
+    }
+
+    async fn health(&self, path: &str) -> (u16, String) {
+        let client = Client::builder().no_proxy().build().unwrap();
+        let answer = client.get(format!("http://127.0.0.1:{}{path}", self.options.health_port)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    async fn until(&self, what: &str, patience: Duration, mut done: impl AsyncFnMut() -> bool) {
+        let end = Instant::now() + patience;
+        while !done().await {
+            assert!(Instant::now() < end && !self.running.is_finished(), "{what}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        let result = tokio::time::timeout(Duration::from_secs(35), self.running).await.expect("stops in time");
+        result.unwrap().unwrap();
+    }
+}
+
+fn fault_of<'a>(report: &'a Report, name: &str) -> Option<&'a str> {
+    report.checks.iter().find(|check| check.name == name)?.fault.as_ref().map(|fault| fault.reason.as_str())
+}
+
+fn claim() -> ZoneStore {
+    ZoneStore { azure: None, persistent_volume_claim: Some(ClaimZone { claim_name: "files".to_owned(), folder: "links".to_owned() }) }
+}
+
+fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
+    Plan {
+        format_version: PLAN_FORMAT,
+        revision,
+        link: LinkIdentity { namespace: "ns".to_owned(), name: "shop".to_owned(), uid: "0b8d".to_owned(), link_id: "ns.shop".to_owned() },
+        run: 1,
+        intent: Intent::Run,
+        workers: 1,
+        cores_per_worker: 1,
+        flush_interval_ms: 1000,
+        source: Source { postgresql: Some(database.clone()) },
+        target: Target { postgresql: Some(PostgresqlTarget { database: database.clone(), on_existing_table: OnExistingTable::Fail }) },
+        zone: claim(),
+        tables: Vec::new(),
+        stop_only: false,
+        delete_target_tables: false,
+        retain_zone: false,
+    }
+}
+
+/// A database that nobody serves.
+fn nowhere() -> PostgresqlDatabase {
+    serde_json::from_value(serde_json::json!({
+        "host": "127.0.0.1", "port": free_port(), "database": "shop", "tls": {"mode": "Disable"},
+        "auth": {"password": {"secretRef": {"name": "database"}}}
+    }))
+    .unwrap()
+}
+
+fn packed(plan: &Plan) -> Vec<u8> {
+    packed_json(&serde_json::to_value(plan).unwrap())
+}
+
+fn packed_json(plan: &serde_json::Value) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(plan.to_string().as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn takes_plans_from_who_has_the_token_and_never_an_older_one() {
+    let (worker, client) = Worker::with_client().await;
+    assert_eq!(worker.health("/healthz").await.0, 200);
+    assert_eq!(worker.health("/readyz").await, (503, "waiting for plan\n".to_owned()));
+
+    let body = packed(&plan(2, &nowhere()));
+    for (method, path) in [(reqwest::Method::PUT, "/v1/plan"), (reqwest::Method::GET, "/v1/report")] {
+        for token in [None, Some(""), Some("the link's own tokem"), Some("x")] {
+            let request = client.request(method.clone(), worker.url(path)).body(body.clone());
+            let request = if let Some(token) = token { request.bearer_auth(token) } else { request };
+            assert_eq!(request.send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{path} {token:?}");
+        }
+    }
+    assert_eq!(worker.get(&client, 0, 0).await.unwrap().status(), StatusCode::NO_CONTENT);
+    let (status, answer) = worker.put(&client, b"no plan".to_vec()).await;
+    assert_eq!((status, answer["revision"].as_u64()), (StatusCode::BAD_REQUEST, Some(0)), "{answer}");
+    let mut future = serde_json::to_value(plan(9, &nowhere())).unwrap();
+    future["formatVersion"] = 99.into();
+    let (status, answer) = worker.put(&client, packed_json(&future)).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["error"], "the plan has format version 99; this worker reads 1");
+
+    assert_eq!(worker.put(&client, body.clone()).await.0, StatusCode::OK);
+    assert_eq!(worker.put(&client, body).await.0, StatusCode::OK, "the same again is no error");
+    let (status, answer) = worker.put(&client, packed(&plan(1, &nowhere()))).await;
+    assert_eq!((status, answer["revision"].as_u64()), (StatusCode::CONFLICT, Some(2)), "{answer}");
+    worker.report(&client, "revision 2 is in force", |report| report.plan_revision == 2).await;
+    worker.until("it is ready", Duration::from_secs(5), async || worker.health("/readyz").await == (200, "ok\n".to_owned())).await;
+    let (_, metrics) = worker.health("/metrics").await;
+    assert!(metrics.contains("link_operator_plan_revision"), "{metrics}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_while_nothing_outside_does_and_wakes_who_waits() {
+    let (worker, client) = Worker::with_client().await;
+    worker.put(&client, packed(&plan(1, &nowhere()))).await;
+    let report = worker.report(&client, "the source fails", |report| fault_of(report, "SourceReachable").is_some()).await;
+    assert_eq!(fault_of(&report, "SourceReachable"), Some("SecretMissing"), "{report:?}");
+    assert_eq!(fault_of(&report, "ZoneReadable"), None);
+    assert_eq!((report.worker.as_str(), report.version.as_str()), ("shop-0", env!("CARGO_PKG_VERSION")));
+
+    // The Secret comes, and the next fault shows by itself.
+    fs::create_dir(worker.options.secrets.join(SECRET)).unwrap();
+    fs::write(worker.options.secrets.join(SECRET).join("username"), "postgres").unwrap();
+    fs::write(worker.options.secrets.join(SECRET).join("password"), PASSWORD).unwrap();
+    let unreachable = |report: &Report| fault_of(report, "SourceReachable") == Some("SourceUnreachable");
+    let mut report = worker.report(&client, "the source is unreachable", unreachable).await;
+
+    // Wait until nothing is news, then be woken by a plan.
+    while let Ok(answer) = worker.get(&client, report.sequence, 2).await {
+        if answer.status() == StatusCode::NO_CONTENT {
+            break;
+        }
+        report = answer.json().await.unwrap();
+    }
+    let mut moved = plan(2, &nowhere());
+    moved.zone = zone_at(free_port(), "staging", "sas");
+    let asked = Instant::now();
+    let (answer, _) = tokio::join!(worker.get(&client, report.sequence, 30), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        worker.put(&client, packed(&moved)).await
+    });
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    let woken: Report = answer.unwrap().json().await.unwrap();
+    assert!(woken.sequence > report.sequence && woken.plan_revision == 2, "{woken:?}");
+    // A zone elsewhere is opened anew.
+    let lost = |report: &Report| fault_of(report, "CredentialValid") == Some("SecretMissing");
+    worker.report(&client, "the new zone's Secret is missing", lost).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follows_the_mount_and_the_certificate_through_their_swaps() {
+    let (worker, client) = Worker::with_client().await;
+    // As the kubelet does it: the file is a link through `..data`, which is replaced in one step.
+    let mount = worker.options.plan.parent().unwrap().to_owned();
+    let publish = |revision: u64| {
+        let version = mount.join(format!("..{revision}"));
+        fs::create_dir(&version).unwrap();
+        fs::write(version.join("plan.json.gz"), packed(&plan(revision, &nowhere()))).unwrap();
+        symlink(format!("..{revision}"), mount.join("..tmp")).unwrap();
+        fs::rename(mount.join("..tmp"), mount.join("..data")).unwrap();
+    };
+    publish(3);
+    symlink("..data/plan.json.gz", &worker.options.plan).unwrap();
+    worker.report(&client, "revision 3 is in force", |report| report.plan_revision == 3).await;
+    publish(4);
+    worker.report(&client, "revision 4 is in force", |report| report.plan_revision == 4).await;
+    worker.put(&client, packed(&plan(6, &nowhere()))).await;
+    publish(5);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    worker.report(&client, "revision 6 stays in force", |report| report.plan_revision == 6).await;
+
+    let renewed = Worker::certify(worker.folder.path(), worker.options.api_port);
+    worker.until("the new certificate is in use", Duration::from_secs(8), async || worker.get(&renewed, 0, 0).await.is_ok()).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_ends_the_worker_with_a_reason() {
+    let taken = tokio::net::TcpListener::bind("[::]:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let options = Options {
+        worker: "shop-0".to_owned(),
+        ordinal: 0,
+        plan: path("plan"),
+        secrets: path("secrets"),
+        volume: path("volume"),
+        api: path("api"),
+        api_port: taken.local_addr().unwrap().port(),
+        health_port: free_port(),
+    };
+    let error = worker::run(options, CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(error, worker::Error::ListenFailed(_)), "{error}");
+}
+
+fn table(number: usize, schema: &str, name: &str) -> PlannedTable {
+    let table = TableName::new(schema, name);
+    PlannedTable { name: format!("t{number}"), uid: format!("{number:036}"), source: table.clone(), target: table, reseed: None }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
+    let database = Server::shared().create_database().await;
+    database.execute("CREATE TABLE public.good (id int PRIMARY KEY); CREATE TABLE public.keyless (id int)").await;
+    let volume = tempfile::tempdir().unwrap();
+    let mut request = ProbeRequest {
+        link_id: Some("ns.shop".to_owned()),
+        source: Some(Source { postgresql: Some(database.spec.clone()) }),
+        target: Some(Target {
+            postgresql: Some(PostgresqlTarget { database: database.spec.clone(), on_existing_table: OnExistingTable::Fail }),
+        }),
+        zone: Some(claim()),
+        tables: vec![table(0, "public", "good"), table(1, "public", "keyless"), table(2, "public", "gone")],
+    };
+    let report = worker::probe(&request, &database.secrets, volume.path()).await;
+    let tables: Vec<_> = report.tables.iter().map(|table| (table.phase, table.error.as_ref().map(|fault| fault.reason.as_str()))).collect();
+    assert_eq!(tables[0], (TablePhase::Waiting, None));
+    assert_eq!((tables[1].1, tables[2].1), (Some("NoPrimaryKey"), Some("SourceTableMissing")));
+    for name in ["SourceReachable", "TargetReachable", "ZoneReadable", "ZoneWritable"] {
+        assert!(report.checks.iter().any(|check| check.name == name && check.fault.is_none()), "{name}: {:?}", report.checks);
+    }
+
+    // A fault of the whole source is said once, not for each table, and without the password.
+    database.set_secret("password", "hunter2 is wrong");
+    request.zone = None;
+    let report = worker::probe(&request, &database.secrets, volume.path()).await;
+    assert_eq!(fault_of(&report, "SourceReachable"), Some("SourceAuthenticationFailed"), "{report:?}");
+    assert!(report.tables.is_empty(), "{report:?}");
+    assert!(!termination::cut(report).contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_frees_what_it_can_and_names_the_rest() {
+    let server = Server::shared();
+    let database = server.create_database().await;
+    let volume = tempfile::tempdir().unwrap();
+    let mut plan = plan(1, &database.spec);
+    plan.link.link_id = format!("ns.{}", database.spec.database);
+    let link = plan.link.link_id.clone();
+    source::open(&plan.source, &database.secrets, &link).unwrap().begin_run().await.unwrap();
+    let slots = async || -> i64 {
+        let query = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+        database.connect().await.query_one(query, &[]).await.unwrap().get(0)
+    };
+    assert_eq!(slots().await, 1);
+    let folder = volume.path().join("links").join(&link);
+    fs::create_dir_all(folder.join("_link/runs")).unwrap();
+    fs::write(folder.join("_link/runs/1.json"), "{}").unwrap();
+
+    // To stop is to free the source alone.
+    plan.stop_only = true;
+    let report = worker::release(&plan, &database.secrets, volume.path()).await;
+    assert!(report.released, "{report:?}");
+    assert_eq!((slots().await, report.checks.len(), folder.exists()), (0, 1, true));
+
+    // Without the source the rest goes all the same.
+    plan.stop_only = false;
+    plan.source.postgresql = Some(PostgresqlDatabase { port: free_port(), ..database.spec.clone() });
+    let report = worker::release(&plan, &database.secrets, volume.path()).await;
+    assert_eq!((report.released, fault_of(&report, "SourceReleased")), (false, Some("SourceUnreachable")), "{report:?}");
+    let remedy = &report.checks[0].fault.as_ref().unwrap().remedy;
+    assert!(remedy.contains("pg_drop_replication_slot"), "{remedy}");
+    assert_eq!((fault_of(&report, "TargetReleased"), fault_of(&report, "ZoneReleased")), (None, None));
+    assert!(!folder.exists());
+}
+
+#[test]
+fn a_probe_process_writes_its_answer_and_ends_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("termination-log");
+    let request = ProbeRequest { zone: Some(zone_at(free_port(), "staging", "sas")), ..ProbeRequest::default() };
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_link-operator"));
+        command.env("TERMINATION_LOG", &log).env("POD_NAME", "shop-probe").arg("worker").args(arguments).output().unwrap()
+    };
+    let output = run(&["--probe", "--request", &serde_json::to_string(&request).unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let report: Report = serde_json::from_slice(&fs::read(&log).unwrap()).unwrap();
+    assert_eq!((report.worker.as_str(), fault_of(&report, "CredentialValid")), ("shop-probe", Some("SecretMissing")));
+
+    let output = run(&["--release", "--request", "{}"]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--request is no Plan"), "{output:?}");
+    let output = run(&["--probe"]);
+    assert!(!output.status.success());
+}
+
+#[test]
+fn an_answer_with_hundreds_of_failures_fits_a_termination_message() {
+    let fault = |length: usize| Fault {
+        reason: "NoPrimaryKey".to_owned(),
+        message: "ä".repeat(length),
+        remedy: "ALTER TABLE …".to_owned(),
+        heals: true,
+    };
+    let report = |failing: usize, well: usize, length: usize, checks: usize| {
+        let mut report: Report = serde_json::from_value(serde_json::json!({
+            "formatVersion": 1, "sequence": 1, "worker": "shop-probe", "version": "0.1.0", "planRevision": 0
+        }))
+        .unwrap();
+        report.checks = (0..checks).map(|i| Check::failed(&format!("Check{i}"), fault(length))).collect();
+        for i in 0..failing + well {
+            let error = (i % 2 == 0 && i / 2 < failing || i >= 2 * failing.min(well) && well < failing).then(|| fault(length));
+            report.tables.push(
+                serde_json::from_value::<TableReport>(serde_json::json!({"uid": format!("{i:036}"), "phase": "Waiting", "error": error}))
+                    .unwrap(),
+            );
+        }
+        report
+    };
+    // Few enough: nothing is left out.
+    let small = report(2, 3, 10, 3);
+    assert_eq!(serde_json::from_str::<Report>(&termination::cut(small.clone())).unwrap(), small);
+
+    for (failing, well, length, checks) in [(500, 0, 20, 4), (1, 500, 20, 4), (500, 500, 3000, 4), (500, 0, 100, 30), (3, 0, 3000, 12)] {
+        let whole = report(failing, well, length, checks);
+        let text = termination::cut(whole.clone());
+        assert!(text.len() <= termination::LIMIT, "{} bytes", text.len());
+        let cut: Report = serde_json::from_str(&text).unwrap();
+        assert!(cut.tables.iter().all(|table| table.error.is_some()));
+        let reasons = |report: &Report| report.checks.iter().map(|check| (check.name.clone(), check.fault.is_some())).collect::<Vec<_>>();
+        assert_eq!(reasons(&cut), reasons(&whole));
+        assert!(failing == 0 || checks > 10 || !cut.tables.is_empty(), "no table in {text}");
+    }
+}
