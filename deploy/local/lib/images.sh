@@ -84,14 +84,20 @@ context_azurite() { cp "$CACHE"/azurite/{node,azurite-blob.js} "$1/"; }
 
 # build_image BINARY [TAG]: the operator's own image, as `docker build` makes it, on our base
 build_image() {
-  local binary=${1:?which binary?} tag=${2:-localhost/link-operator/link-operator:dev} context since=$EPOCHREALTIME
+  local binary=${1:?which binary?} tag=${2:-localhost/link-operator/link-operator:dev} context cached_key since=$EPOCHREALTIME
   [[ -f $binary ]] || die "no such file: $binary"
   image base
+  if cached "$IMAGES/.link-operator.key" "$binary" "$HERE/../../Dockerfile" "$IMAGES/.base.key" <(echo "$tag"); then
+    say "$IMAGES/link-operator.tar holds this binary already"
+    return
+  fi
   context=$(mktemp -d)
   # shellcheck disable=SC2064 # the name of now
   trap "rm -rf $context" EXIT
   cp "$binary" "$context/link-operator"
+  rm -f "$IMAGES/.link-operator.key"
   step "Image $tag" build_archive "$HERE/../../Dockerfile" "$context" "$tag" "$IMAGES/link-operator.tar" \
     --build-arg "BASE=$BASE_IMAGE" --build-arg BINARY=link-operator
+  echo "$cached_key" >"$IMAGES/.link-operator.key"
   say "$IMAGES/link-operator.tar: $(took "$since")"
 }

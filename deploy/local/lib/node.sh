@@ -45,10 +45,10 @@ node_kill() {
   say "The kubelet of $(node_name 2) is dead, its pods run on. The node is NotReady in about 20 to 30 s; node-add brings it back."
 }
 
-# load_image FILE: into every node, now and when a node is added
+# load_image [FILE]: into every node, now and when a node is added; the operator's if none is named
 load_image() {
   local file node
-  file=$(realpath "${1:?which file?}")
+  file=$(realpath "${1:-$IMAGES/link-operator.tar}")
   [[ -f $file ]] || die "no such file: $file"
   alive containerd1 || die "the cluster is not up"
   grep -qxF "$file" "$DIR/loaded" 2>/dev/null || echo "$file" >>"$DIR/loaded"
@@ -65,9 +65,13 @@ load_known() {
   done <"$DIR/loaded"
 }
 
+# import_image NODE FILE: unless the node holds this very file
 import_image() {
-  local since=$EPOCHREALTIME
+  local since=$EPOCHREALTIME stamp
+  stamp=$(node_dir "$1")/imported-${2##*/}
+  ! cmp -s <(stat -c '%n %Y %i' "$2") "$stamp" || return 0
   node_ctr "$1" images import "$2" >/dev/null </dev/null
+  stat -c '%n %Y %i' "$2" >"$stamp"
   say "  ${2##*/} is on $(node_name "$1"): $(took "$since")"
 }
 

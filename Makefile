@@ -1,0 +1,84 @@
+# Everything that a person or CI runs. Nothing to prepare but Rust, Go, npm and gcc: what else is needed is installed or built,
+# into $(LINK_CACHE), which may be deleted at any time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Where all is kept that is built once: programs, images, the local cluster, Cargo's target folder.
+export LINK_CACHE ?= $(HOME)/.cache/link-operator
+export CARGO_TARGET_DIR ?= $(LINK_CACHE)/target
+export PATH := $(LINK_CACHE)/bin:$(PATH)
+
+# Of the binary in the image: `dev` (optimised enough for tests and the demo) or `release`.
+PROFILE ?= dev
+# Processes that Cargo and its compilers may run side by side.
+JOBS ?= 2
+# Where `make demo` runs: `kind`, or `local`: deploy/local, without Docker.
+CLUSTER ?= $(shell deploy/kind/cluster usable && echo kind || echo local)
+
+CARGO_DENY := 0.20.2
+IMAGE := localhost/link-operator/link-operator
+BINARY := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/link-operator
+CHARTS := charts/link-operator-crds charts/link-operator
+SCRIPTS := .ci/run deploy/phase deploy/install deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
+  deploy/local/with-cluster $(wildcard deploy/local/images/*/*.sh)
+
+CARGO := cargo --locked
+PHASE := deploy/phase
+
+.PHONY: help demo demo-down test check unit integration e2e build crds image install tools
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## a link at work: builds all, starts a cluster (CLUSTER=kind|local), links a million rows
+	@CLUSTER=$(CLUSTER) deploy/demo/demo up
+
+demo-down: ## removes the demo and its cluster
+	@CLUSTER=$(CLUSTER) deploy/demo/demo down
+
+test: ## every test, on a cluster of its own; the first run builds that cluster (20 to 40 minutes)
+	@$(PHASE) "make test" $(MAKE) --no-print-directory tools check unit integration e2e
+
+check: ## format, lints, licences, charts, scripts (ADVISORIES=1: also known vulnerabilities, from GitHub)
+	@$(PHASE) "Format" cargo fmt --check
+	@$(PHASE) "Lints" $(CARGO) clippy -j$(JOBS) --all-targets -- -D warnings
+	@$(PHASE) "Licences, sources, duplicates" $(CARGO) deny check --hide-inclusion-graph $(if $(ADVISORIES),advisories) licenses bans sources
+	@$(PHASE) "Charts" bash -euc 'helm lint --quiet $(CHARTS); for chart in $(CHARTS); do helm template "$$chart" >/dev/null; done'
+	@$(PHASE) "Scripts" bash -euc 'shellcheck $(SCRIPTS); shellcheck -e SC2034 deploy/local/lib/*.sh'
+
+unit: ## tests without anything around them
+	@$(PHASE) "Unit tests" $(CARGO) test -j$(JOBS) --lib --bins
+
+integration: ## tests against PostgreSQL, Azurite and an API server on loopback
+	@$(PHASE) "Integration tests" $(CARGO) test -j$(JOBS) --test integration
+
+e2e: ## tests on a real cluster; started, and stopped again unless it was up
+	@$(PHASE) "End-to-end tests: build" $(CARGO) test -j$(JOBS) --test e2e --no-run
+	@$(PHASE) "End-to-end tests" deploy/local/with-cluster $(MAKE) --no-print-directory CLUSTER=local install e2e-run
+
+.PHONY: e2e-run
+e2e-run:
+	@$(CARGO) test -j$(JOBS) --test e2e -- --test-threads=$(JOBS)
+
+build: ## the binary (PROFILE=dev|release)
+	@$(PHASE) "Binary" $(CARGO) build -j$(JOBS) --profile $(PROFILE) --bin link-operator
+
+crds: ## writes crds/ from the types in src/api
+	@$(CARGO) run -j$(JOBS) --quiet -- crds
+
+image: build ## the image, for CLUSTER
+	@$(PHASE) "Image" deploy/$(CLUSTER)/cluster build-image $(BINARY) $(IMAGE):dev
+
+install: image ## the charts, on the running cluster of CLUSTER
+	@$(PHASE) "Charts on the cluster" deploy/install $(CLUSTER)
+
+tools: ## what tests and demo need beside Rust, Go, npm and gcc
+	@$(PHASE) "What the cluster needs" deploy/local/cluster deps
+	@command -v shellcheck >/dev/null || $(PHASE) "shellcheck" apt-get install -y -qq --no-install-recommends shellcheck
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || $(PHASE) "rustfmt, clippy" rustup component add rustfmt clippy
+	@[[ "$$(cargo-deny --version 2>/dev/null)" == "cargo-deny $(CARGO_DENY)" ]] || $(PHASE) "cargo-deny" \
+	  env CARGO_TARGET_DIR=$(LINK_CACHE)/target-tools CARGO_PROFILE_DEV_DEBUG=0 \
+	  cargo install --quiet --debug --locked -j$(JOBS) --root $(LINK_CACHE) cargo-deny@$(CARGO_DENY)
