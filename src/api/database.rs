@@ -1,23 +1,32 @@
 //! How a database is reached: the parts that the sources and targets of a LinkConnection share.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema::{OBJECT_NAME, SECRET_KEY};
+
 /// A PostgreSQL database, version 14 or newer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("self.host.matches('^[A-Za-z0-9_.:-]+$')")
+    .message("host is a name or an address alone, without scheme, user or path: the port goes into port, the database into database")
+    .field_path(".host"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PostgresqlDatabase {
     /// Host name or address. May change during a link's life: the database's own identity decides whether it is the same.
+    #[schemars(length(min = 1, max = 253))]
     pub host: String,
-    /// Port.
+    /// Port. Default: 5432.
+    #[schemars(range(min = 1))]
     #[serde(default = "default_port")]
     pub port: u16,
-    /// Name of the database.
+    /// Name of the database. Cannot be changed.
+    #[schemars(length(min = 1, max = 63))]
     pub database: String,
-    /// Encryption of the connection.
+    /// Encryption of the connection. Default: encrypted, with the server's certificate and name verified.
     #[serde(default)]
     pub tls: Tls,
-    /// How to log in.
+    /// How to log in: exactly one of `password`.
     pub auth: Auth,
 }
 
@@ -26,16 +35,23 @@ fn default_port() -> u16 {
 }
 
 /// Encryption of a connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = (
+    "self.mode in ['VerifyFull', 'VerifyCA'] || (!has(self.ca) && !has(self.serverName))",
+    "with mode Require or Disable no certificate is verified: remove ca and serverName, or set mode to VerifyFull or VerifyCA"
+))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tls {
-    /// How much of the server's certificate is verified.
+    /// How much of the server's certificate is verified. VerifyFull: it comes from a trusted authority and bears the server's
+    /// name. VerifyCA: it comes from a trusted authority. Require: encrypted, nothing is verified. Disable: not encrypted, for
+    /// loopback and for networks that encrypt by themselves. Default: VerifyFull.
     #[serde(default)]
     pub mode: TlsMode,
     /// Certificate authorities to trust, PEM, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<CaSource>,
     /// Name that the certificate must bear, where it is not `host`.
+    #[schemars(length(min = 1, max = 253))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
 }
@@ -53,8 +69,10 @@ pub struct CaSource {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKey {
     /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
     /// Key within it.
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_KEY))]
     pub key: String,
 }
 
@@ -73,7 +91,8 @@ pub enum TlsMode {
 }
 
 /// How to log in: exactly one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = ("has(self.password)", "set exactly one way to log in: password (user name and password from a Secret)"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Auth {
     /// User name and password from a Secret.
@@ -87,10 +106,12 @@ pub struct Auth {
 pub struct PasswordAuth {
     /// The Secret, in the link's namespace.
     pub secret_ref: SecretRef,
-    /// Key that holds the user name.
+    /// Key that holds the user name. Default: `username`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_KEY))]
     #[serde(default = "default_username_key")]
     pub username_key: String,
-    /// Key that holds the password.
+    /// Key that holds the password. Default: `password`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_KEY))]
     #[serde(default = "default_password_key")]
     pub password_key: String,
 }
@@ -100,6 +121,7 @@ pub struct PasswordAuth {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretRef {
     /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
 }
 
@@ -112,19 +134,41 @@ fn default_password_key() -> String {
 }
 
 /// The operational database that is linked: exactly one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = ("has(self.postgresql)", "set exactly one source: postgresql"),
+    validation = (
+        "has(self.postgresql) == has(oldSelf.postgresql)",
+        "the kind of source is immutable: create another LinkConnection for another source"
+    ),
+    validation = (
+        "!has(self.postgresql) || !has(oldSelf.postgresql) || self.postgresql.database == oldSelf.postgresql.database",
+        "postgresql.database is immutable: create another LinkConnection for another database"
+    ),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Source {
-    /// PostgreSQL by logical replication.
+    /// PostgreSQL 14 or newer, followed by logical replication (`wal_level` must be `logical`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgresql: Option<PostgresqlDatabase>,
 }
 
 /// The analytical target: exactly one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = ("has(self.postgresql)", "set exactly one target: postgresql"),
+    validation = (
+        "has(self.postgresql) == has(oldSelf.postgresql)",
+        "the kind of target is immutable: create another LinkConnection for another target"
+    ),
+    validation = (
+        "!has(self.postgresql) || !has(oldSelf.postgresql) || self.postgresql.database == oldSelf.postgresql.database",
+        "postgresql.database is immutable: create another LinkConnection for another database"
+    ),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
-    /// PostgreSQL.
+    /// PostgreSQL 14 or newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgresql: Option<PostgresqlTarget>,
 }
@@ -136,7 +180,8 @@ pub struct PostgresqlTarget {
     /// The database.
     #[serde(flatten)]
     pub database: PostgresqlDatabase,
-    /// What to do with a table that is already there and that this link did not create.
+    /// What to do with a table that is already there and that this link did not create. Fail: leave it alone, the link table
+    /// fails with `TargetTableExists`. Recreate: replace it, once the load is complete, with the link's own. Default: Fail.
     #[serde(default)]
     pub on_existing_table: OnExistingTable,
 }

@@ -129,7 +129,7 @@ pub struct IntegrationRuntimeStatus {
     /// Generation of the spec that this status speaks of; -1 before the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Online: links can use it. Offline: they cannot; `conditions` say why. Synapse: `state` of an integration runtime.
+    /// Whether links can use the runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<RuntimePhase>,
     /// Ready, Reconciling, Stalled, Accepted; each with a reason and what to do.
@@ -138,7 +138,7 @@ pub struct IntegrationRuntimeStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Whether a runtime can be used.
+/// Online: links can use it. Offline: they cannot; `conditions` say why. Synapse: `state` of an integration runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display, strum::IntoStaticStr)]
 pub enum RuntimePhase {
     /// Links can use it.

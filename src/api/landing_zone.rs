@@ -87,7 +87,7 @@ pub struct LandingZoneStatus {
     /// Generation of the spec that this status speaks of; -1 before the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Pending: not asked yet. Ready: it was read, listed and written. Degraded: it was not; `conditions` say why and what to do.
+    /// Whether links can use the zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<ZonePhase>,
     /// When the zone's credential ends, where that can be known (a shared access signature says so). Put a new one into the
@@ -102,7 +102,7 @@ pub struct LandingZoneStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Whether a zone can be used.
+/// Pending: not asked yet. Ready: it was read, listed and written. Degraded: it was not; `conditions` say why and what to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display, strum::IntoStaticStr)]
 pub enum ZonePhase {
     /// Not asked yet.

@@ -108,8 +108,9 @@ pub enum LinkState {
         .message(Message::Expression(
             "'coreCount is ' + string(self.coreCount) + ': set it to at most coresPerWorker (' + string(self.coresPerWorker) + ') or to a multiple of it'".to_owned(),
         )),
-    validation = Rule::new("quantity(self.memoryPerCore).compareTo(quantity('256Mi')) >= 0 && quantity(self.memoryPerCore).compareTo(quantity('64Gi')) <= 0")
-        .message("memoryPerCore is from 256Mi to 64Gi")
+    validation = Rule::new("isQuantity(self.memoryPerCore) && quantity(self.memoryPerCore).compareTo(quantity('256Mi')) >= 0 \
+         && quantity(self.memoryPerCore).compareTo(quantity('64Gi')) <= 0")
+        .message("memoryPerCore is a quantity from 256Mi to 64Gi, such as 2Gi")
         .field_path(".memoryPerCore"),
     validation = Rule::new("self.flushInterval.matches('^[0-9]{1,5}(ms|s)$') && duration(self.flushInterval) >= duration('200ms') && duration(self.flushInterval) <= duration('60s')")
         .message("flushInterval is a whole number of ms or s from 200ms to 60s, such as 500ms or 2s")
@@ -128,7 +129,7 @@ pub struct Compute {
     #[serde(default = "default_cores_per_worker")]
     pub cores_per_worker: i32,
     /// Memory of a worker for each of its cores, as a Kubernetes quantity from 256Mi to 64Gi. Default: 2Gi.
-    #[schemars(length(min = 1, max = 16), regex(pattern = r"^[0-9]{1,12}(\.[0-9]{1,3})?(k|M|G|Ki|Mi|Gi)?$"))]
+    #[schemars(length(min = 1, max = 16))]
     #[serde(default = "default_memory_per_core")]
     pub memory_per_core: String,
     /// Shortest time between two batches of changes, from 200ms to 60s. Shorter means that changes arrive sooner and that the
@@ -268,8 +269,7 @@ pub struct LinkConnectionStatus {
     /// Generation of the spec that this status speaks of; -1 before the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the link is, in Synapse's words: Initial (never started), Starting, Running, Pausing, Paused, Resuming, Stopping,
-    /// Stopped. Running speaks of the link, not of its tables: see `conditions` and `tables`. Synapse: `status`.
+    /// Where the link is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<LinkPhase>,
     /// The link's lasting identity.
@@ -323,7 +323,8 @@ pub struct LinkConnectionStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Where a link is, in Synapse's words.
+/// Where the link is, in Synapse's words: Initial (never started), Starting, Running, Pausing, Paused, Resuming, Stopping,
+/// Stopped. Running speaks of the link, not of its tables: see `conditions` and `tables`. Synapse: `status`.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display, strum::EnumIter, strum::IntoStaticStr,
 )]

@@ -142,9 +142,7 @@ pub struct LinkTableStatus {
     /// Generation of the spec that this status speaks of; -1 before the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the table is. Waiting: not begun (`conditions` say for what it waits). Snapshotting: the first load is under way.
-    /// Replicating: changes flow, the target table is exact as of `asOf`. Suspended: an error that heals by itself once its
-    /// cause is gone. Failed: an error that needs you. Synapse: `status` of a link table.
+    /// Where the table is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<TablePhase>,
     /// Progress of the first load; stays as it was at its end.

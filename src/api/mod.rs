@@ -4,6 +4,7 @@
 //! answer, [`fault`] how anything that went wrong is told to a person.
 
 pub mod conditions;
+pub mod crds;
 pub mod database;
 pub mod fault;
 pub mod integration_runtime;

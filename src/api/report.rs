@@ -91,7 +91,9 @@ pub struct PositionTime {
     pub time: Option<Timestamp>,
 }
 
-/// Phase of a link table, in Synapse's words.
+/// Where the table is, in Synapse's words. Waiting: not begun (`conditions` say for what it waits). Snapshotting: the first
+/// load is under way. Replicating: changes flow, the target table is exact as of `asOf`. Suspended: an error that heals by
+/// itself once its cause is gone. Failed: an error that needs you. Synapse: `status` of a link table.
 #[derive(
     Clone,
     Copy,
