@@ -37,15 +37,11 @@ fn finish(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
 
 /// Removes from a schema, all the way down, what Kubernetes does not know or what would say the wrong thing:
 /// - `nullable`: without it an explicit null is dropped before defaults and rules, so null and absent are the same;
-/// - `format: uint…`: Rust's, unknown to OpenAPI; the bounds beside it say the same;
-/// - defaults of objects that only repeat what their fields default to are completed by the API server, so they become `{}`.
+/// - `format: uint…`: Rust's, unknown to OpenAPI; the bounds beside it say the same.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     if schema.format.as_deref().is_some_and(|format| format.starts_with("uint")) {
         schema.format = None;
-    }
-    if schema.default.as_ref().is_some_and(|default| default.0.is_object()) {
-        schema.default = Some(JSON(json!({})));
     }
     for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
         tidy(property);

@@ -63,13 +63,13 @@ use super::{schema::time, zone::ZoneStore};
     ),
     validation = (
         "!has(self.azure) || !has(oldSelf.azure) || (self.azure.account == oldSelf.azure.account \
-         && self.azure.container == oldSelf.azure.container && self.azure.?folder.orValue('') == oldSelf.azure.?folder.orValue(''))",
+         && self.azure.container == oldSelf.azure.container && self.azure.folder == oldSelf.azure.folder)",
         "azure.account, azure.container and azure.folder are immutable: create another LandingZone for another folder"
     ),
     validation = (
         "!has(self.persistentVolumeClaim) || !has(oldSelf.persistentVolumeClaim) \
          || (self.persistentVolumeClaim.claimName == oldSelf.persistentVolumeClaim.claimName \
-         && self.persistentVolumeClaim.?folder.orValue('') == oldSelf.persistentVolumeClaim.?folder.orValue(''))",
+         && self.persistentVolumeClaim.folder == oldSelf.persistentVolumeClaim.folder)",
         "persistentVolumeClaim.claimName and persistentVolumeClaim.folder are immutable: create another LandingZone for another folder"
     ),
 )]

@@ -105,9 +105,8 @@ pub enum LinkState {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("self.coreCount <= self.coresPerWorker || self.coreCount % self.coresPerWorker == 0")
-        .message(Message::Expression(
-            "'coreCount is ' + string(self.coreCount) + ': set it to at most coresPerWorker (' + string(self.coresPerWorker) + ') or to a multiple of it'".to_owned(),
-        )),
+        .message("coreCount must be at most coresPerWorker (4 unless set) or a multiple of it: workers are all alike")
+        .field_path(".coreCount"),
     validation = Rule::new("isQuantity(self.memoryPerCore) && quantity(self.memoryPerCore).compareTo(quantity('256Mi')) >= 0 \
          && quantity(self.memoryPerCore).compareTo(quantity('64Gi')) <= 0")
         .message("memoryPerCore is a quantity from 256Mi to 64Gi, such as 2Gi")
@@ -233,8 +232,7 @@ pub enum ZoneDeletion {
 /// One table of a link.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = (
-    "self.?target.?schemaName.orValue(self.schemaName) == oldSelf.?target.?schemaName.orValue(oldSelf.schemaName) \
-     && self.?target.?tableName.orValue(self.tableName) == oldSelf.?target.?tableName.orValue(oldSelf.tableName)",
+    "has(self.target) == has(oldSelf.target) && (!has(self.target) || self.target == oldSelf.target)",
     "target is immutable: remove the table from the list and add it again with the other target"
 ))]
 #[serde(rename_all = "camelCase")]

@@ -12,10 +12,6 @@ use super::{
 };
 use crate::data::TableName;
 
-/// What the target table of `self` (a LinkTable's spec) is: its own names, or the source's.
-const TARGET_KEPT: &str = "self.?target.?schemaName.orValue(self.source.schemaName) == oldSelf.?target.?schemaName.orValue(oldSelf.source.schemaName) \
-     && self.?target.?tableName.orValue(self.source.tableName) == oldSelf.?target.?tableName.orValue(oldSelf.source.tableName)";
-
 /// What to link. To start a table's load over, annotate the LinkTable with
 /// `link-operator.io/reseed-requested-at: <now>`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,7 +68,7 @@ const TARGET_KEPT: &str = "self.?target.?schemaName.orValue(self.source.schemaNa
 #[x_kube(
     validation = ("self.linkConnectionRef.name == oldSelf.linkConnectionRef.name", "linkConnectionRef is immutable: delete this LinkTable and create it again for the other link"),
     validation = ("self.source == oldSelf.source", "source is immutable: delete this LinkTable and create one for the other table"),
-    validation = (TARGET_KEPT, "target is immutable: delete this LinkTable and create it again with the other target"),
+    validation = ("has(self.target) == has(oldSelf.target) && (!has(self.target) || self.target == oldSelf.target)", "target is immutable: delete this LinkTable and create it again with the other target"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct LinkTableSpec {

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) const OBJECT_NAME: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 /// Key of a Secret; also a file name in a mounted Secret, so never `.` or `..`.
 pub(crate) const SECRET_KEY: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
-/// CEL: a folder in a store, from `self.folder`. Absent and empty are the same.
+/// CEL: a folder in a store, from `self.folder`, whose default is empty.
 pub(crate) const FOLDER_RULE: &str = concat!(
-    r"!has(self.folder) || self.folder == '' || (self.folder.matches(r'^[^/\\\s]+(/[^/\\\s]+)*$')",
+    r"self.folder == '' || (self.folder.matches(r'^[^/\\\s]+(/[^/\\\s]+)*$')",
     " && self.folder.split('/').all(part, part != '.' && part != '..'))"
 );
 /// What [`FOLDER_RULE`] tells a person.

@@ -40,7 +40,7 @@ pub struct AzureZone {
     pub container: String,
     /// Folder within the container; all that links write is below it. Cannot be changed. Default: the container itself.
     #[schemars(length(max = 512))]
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub folder: String,
     /// Address of the blob service where it is not `https://<account>.blob.core.windows.net`, for sovereign clouds,
     /// private endpoints and emulators (`http://host:port/account`).
@@ -79,6 +79,6 @@ pub struct ClaimZone {
     pub claim_name: String,
     /// Folder within the volume; all that links write is below it. Cannot be changed. Default: the volume itself.
     #[schemars(length(max = 512))]
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub folder: String,
 }

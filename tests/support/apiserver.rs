@@ -93,7 +93,7 @@ impl ApiServer {
                 .args(["--bind-address=127.0.0.1", "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.0.0.0/16"])
                 .args(["--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount", "--profiling=false"])
                 .arg("--service-account-issuer=https://kubernetes.default.svc")
-                .arg(arg("service-account-key-file", &path("tls.key")))
+                .arg(arg("service-account-key-file", &path("tls.crt")))
                 .arg(arg("service-account-signing-key-file", &path("tls.key")))
                 .arg(arg("tls-cert-file", &path("tls.crt")))
                 .arg(arg("tls-private-key-file", &path("tls.key")))
@@ -149,7 +149,10 @@ pub async fn install_crds(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in crds::all() {
         let name = crd.name_any();
-        api.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&crd)).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        api.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&crd)).await.unwrap_or_else(|error| match error {
+            kube::Error::Api(status) => panic!("{name}: {}", status.message.replace(", spec.", ",\nspec.")),
+            other => panic!("{name}: {other}"),
+        });
         let established = await_condition(api.clone(), &name, is_crd_established());
         tokio::time::timeout(Duration::from_secs(30), established).await.unwrap().unwrap();
     }
