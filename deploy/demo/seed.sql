@@ -16,7 +16,7 @@ SELECT n, 'Customer ' || n, CASE WHEN n % 7 > 0 THEN 'c' || n || '@example.com' 
 FROM generate_series(1, 10000) n;
 
 CREATE TABLE orders (
-  id bigint PRIMARY KEY,
+  id bigint,
   customer_id int NOT NULL,
   placed_at timestamptz NOT NULL,
   status text NOT NULL,
@@ -32,6 +32,8 @@ SELECT n, n % 10000 + 1, timestamptz '2020-01-01 00:00:00+00' + n * interval '97
   (ARRAY['new', 'paid', 'sent', 'returned'])[n % 4 + 1], n % 9 + 1, n % 100000 / 100.0, CASE WHEN n % 5 = 0 THEN 1.0 / n END,
   n % 11 = 0, CASE WHEN n % 13 = 0 THEN 'Ring twice — “' || n || '”' END, md5(n::text)::uuid
 FROM generate_series(1, 1000000) n;
+-- Faster than row by row.
+ALTER TABLE orders ADD PRIMARY KEY (id);
 
 CREATE TABLE empty (id int PRIMARY KEY, anything text);
 
