@@ -34,8 +34,6 @@ use crate::{
     target::TargetTable,
 };
 
-/// Size of a chunk in the source, bytes.
-const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 /// How often the tables are looked at when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the zone is asked which chunks were read.
@@ -46,7 +44,7 @@ enum Need {
     /// To join, under this incarnation's state if it was there before.
     Join(Option<TableState>),
     /// A chunk plan; it has joined.
-    Plan(u32),
+    Plan,
 }
 
 /// Lets tables join and leave as the plan asks, for ever.
@@ -100,13 +98,13 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
 
 /// What the table needs, if anything.
 fn need(planned: &PlannedTable, state: &RunState) -> Option<Need> {
-    let Some((id, table)) = state.table(&planned.source) else { return Some(Need::Join(None)) };
+    let Some((_, table)) = state.table(&planned.source) else { return Some(Need::Join(None)) };
     let other = table.left || table.uid != planned.uid || table.reseed != planned.reseed || table.target != planned.target;
     let void = table.fault.as_ref().is_some_and(|fault| fault.heals);
     if other || void {
         return Some(Need::Join(Some(table.clone())));
     }
-    (table.plan.is_none() && table.followed()).then_some(Need::Plan(id))
+    (table.plan.is_none() && table.followed()).then_some(Need::Plan)
 }
 
 /// Lets a group of tables join; they wait for the source's open transactions together.
@@ -116,7 +114,7 @@ async fn join(context: Context, group: Vec<(PlannedTable, Need)>, orders: mpsc::
     for (planned, need) in group {
         context.board.table_works(&planned.uid, TablePhase::Waiting);
         let result = match need {
-            Need::Plan(_) => Ok(()),
+            Need::Plan => Ok(()),
             Need::Join(before) => admit(&context, &planned, before.as_ref(), &orders).await,
         };
         match result {
@@ -171,7 +169,7 @@ async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &
     let state = context.journal.state();
     let Some((id, table)) = state.table(&planned.source).filter(|(_, table)| table.followed()) else { return Ok(()) };
     let schema: &TableSchema = &table.schema;
-    let plan = context.setup.source.plan_chunks(schema, CHUNK_BYTES).await?;
+    let plan = context.setup.source.plan_chunks(schema, context.setup.chunk_bytes).await?;
     commit(orders, Event::Plan { table: id, incarnation: table.incarnation, v0: v0.clone(), plan }).await?;
     let workers = context.plan.borrow().workers;
     if share::applier(workers, id) != context.setup.ordinal {

@@ -55,7 +55,12 @@ pub struct Setup {
     pub source: Arc<dyn Source>,
     /// The analytical target.
     pub target: Arc<dyn Target>,
+    /// Size of a snapshot's chunks in the source, bytes: [`CHUNK_BYTES`] but in tests.
+    pub chunk_bytes: u64,
 }
+
+/// Size of a snapshot's chunks in the source: a few seconds of reading, and what a killed worker does again at most.
+pub const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What an engine knows of its share of the link; becomes part of the worker's report.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -54,7 +54,8 @@ impl<Open: Fn(&Plan) -> Systems> Supervisor<Open> {
                 }
                 continue;
             };
-            let setup = Setup { worker: self.worker.clone(), ordinal: self.ordinal, zone, source, target };
+            let setup =
+                Setup { worker: self.worker.clone(), ordinal: self.ordinal, zone, source, target, chunk_bytes: replication::CHUNK_BYTES };
             match self.run_engine(setup, plan, &stop).await? {
                 Stopped::ForGood => return Ok(()),
                 Stopped::Moved => {}

@@ -169,9 +169,11 @@ impl Drop for Server {
 }
 
 impl Database {
-    /// A session as the user of the Secret, under the fixed session settings.
+    /// A session as the user of the Secret, under the fixed session settings; names without a schema are of `public`.
     pub async fn connect(&self) -> Connected {
-        connect(&self.spec, &self.secrets, "test").await.unwrap()
+        let session = connect(&self.spec, &self.secrets, "test").await.unwrap();
+        session.batch_execute("SET search_path TO public").await.unwrap();
+        session
     }
 
     /// Runs statements in a session of their own.

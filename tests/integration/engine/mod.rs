@@ -1,0 +1,183 @@
+//! The engine in this process, between two real databases and a folder as landing zone.
+
+mod crashes;
+mod flow;
+mod joining;
+mod sharing;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use link_operator::{
+    api::{
+        database::{OnExistingTable, PostgresqlTarget, Source, Target},
+        plan::{Intent, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable},
+        report::{TablePhase, TableReport},
+        zone::{ClaimZone, ZoneStore},
+    },
+    data::TableName,
+    landing::Zone,
+    replication::{self, EngineReport, Setup},
+    source, target,
+};
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::postgres::{Database, Server};
+
+/// Longest wait for anything in these tests; all of it takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A link of this process: two databases, a zone, and any number of engines.
+pub struct Link {
+    pub source: Database,
+    pub target: Database,
+    zone: TempDir,
+    plan: watch::Sender<Arc<Plan>>,
+    chunk_bytes: u64,
+}
+
+/// A running engine.
+pub struct Engine {
+    task: JoinHandle<()>,
+    pub report: watch::Receiver<EngineReport>,
+    pub stop: CancellationToken,
+}
+
+impl Link {
+    pub async fn new(server: &Server, tables: &[&str]) -> Self {
+        static LINKS: AtomicU64 = AtomicU64::new(1);
+        let (source, target) = (server.create_database().await, server.create_database().await);
+        let number = LINKS.fetch_add(1, Ordering::Relaxed);
+        let plan = Plan {
+            format_version: PLAN_FORMAT,
+            revision: 1,
+            link: LinkIdentity {
+                namespace: "test".into(),
+                name: format!("link-{number}"),
+                uid: format!("uid-{number}"),
+                // Slots are of the whole server.
+                link_id: format!("test.{}.{number}", std::process::id()),
+            },
+            run: 1,
+            intent: Intent::Run,
+            workers: 1,
+            cores_per_worker: 2,
+            flush_interval_ms: 50,
+            source: Source { postgresql: Some(source.spec.clone()) },
+            target: Target {
+                postgresql: Some(PostgresqlTarget { database: target.spec.clone(), on_existing_table: OnExistingTable::Fail }),
+            },
+            zone: ZoneStore { azure: None, persistent_volume_claim: Some(ClaimZone { claim_name: "zone".into(), folder: String::new() }) },
+            tables: tables.iter().map(|name| planned(name, 1)).collect(),
+            stop_only: false,
+            delete_target_tables: false,
+            retain_zone: false,
+        };
+        Self { source, target, zone: TempDir::new().unwrap(), plan: watch::Sender::new(Arc::new(plan)), chunk_bytes: 256 * 1024 }
+    }
+
+    /// Changes the plan, one revision up.
+    pub fn replan(&self, change: impl FnOnce(&mut Plan)) {
+        self.plan.send_modify(|plan| {
+            let mut next = Plan::clone(plan);
+            change(&mut next);
+            next.revision += 1;
+            *plan = Arc::new(next);
+        });
+    }
+
+    pub fn start(&self) -> Engine {
+        self.start_worker(0)
+    }
+
+    pub fn start_worker(&self, ordinal: u32) -> Engine {
+        let plan = self.plan.borrow().clone();
+        let zone = Zone::open(&plan.zone, &self.source.secrets, self.zone.path(), Some(&plan.link.link_id)).unwrap();
+        let setup = Setup {
+            worker: format!("worker-{ordinal}"),
+            ordinal,
+            zone,
+            source: source::open(&plan.source, &self.source.secrets, &plan.link.link_id).unwrap(),
+            target: target::open(&plan.target, &self.target.secrets, &plan.link.link_id).unwrap(),
+            chunk_bytes: self.chunk_bytes,
+        };
+        let (sender, report) = watch::channel(EngineReport::default());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(replication::run(setup, self.plan.subscribe(), sender, stop.clone()));
+        Engine { task, report, stop }
+    }
+
+    /// All rows of a table as text, in an order of its own.
+    async fn rows(database: &Database, table: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+        let rows = database.connect().await.query(&format!("SELECT t::text FROM {table} t ORDER BY 1"), &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Waits until the target's table equals the source's, row by row. The source must be at rest.
+    pub async fn converged(&self, table: &str) {
+        let source = Self::rows(&self.source, table).await.unwrap();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let target = Self::rows(&self.target, table).await;
+            match target {
+                Ok(target) if target == source => return,
+                _ if tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(50)).await,
+                Ok(target) => {
+                    let missing: Vec<_> = source.iter().filter(|row| !target.contains(row)).take(3).collect();
+                    let extra: Vec<_> = target.iter().filter(|row| !source.contains(row)).take(3).collect();
+                    panic!(
+                        "{table}: {} rows in the source, {} in the target; missing {missing:?}, too many {extra:?}",
+                        source.len(),
+                        target.len()
+                    );
+                }
+                Err(error) => panic!("{table}: {error:?}"),
+            }
+        }
+    }
+}
+
+fn planned(name: &str, life: u32) -> PlannedTable {
+    let (schema, table) = name.split_once('.').unwrap_or(("public", name));
+    let name = TableName::new(schema.trim_matches('"'), table.trim_matches('"'));
+    PlannedTable { name: name.table_name.clone(), uid: format!("{name}-{life}"), source: name.clone(), target: name, reseed: None }
+}
+
+impl Engine {
+    /// Ends it as a power cut would: whatever is under way is dropped.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    /// Waits until the report is as `wanted` says.
+    pub async fn until(&self, what: &str, wanted: impl Fn(&EngineReport) -> bool) -> EngineReport {
+        let mut reports = self.report.clone();
+        let found = tokio::time::timeout(PATIENCE, reports.wait_for(|report| wanted(report))).await.map(|report| report.unwrap().clone());
+        found.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}; last report: {:#?}", *self.report.borrow()))
+    }
+
+    /// Waits until all tables are Replicating.
+    pub async fn replicating(&self, tables: usize) {
+        let all = |report: &EngineReport| report.tables.iter().filter(|table| table.phase == TablePhase::Replicating).count() == tables;
+        self.until("all tables replicate", all).await;
+    }
+
+    /// Waits until one table is in that phase, with that reason if any is given.
+    pub async fn table(&self, name: &str, phase: TablePhase, reason: Option<&str>) -> TableReport {
+        let found = |report: &EngineReport| {
+            let table = report.tables.iter().find(|table| table.uid.starts_with(name))?;
+            let fault = table.error.as_ref().or(table.waiting.as_ref()).map(|fault| fault.reason.as_str());
+            (table.phase == phase && (reason.is_none() || fault == reason)).then(|| table.clone())
+        };
+        let report = self.until(&format!("{name} is {phase} {reason:?}"), |report| found(report).is_some()).await;
+        found(&report).unwrap()
+    }
+}
