@@ -1,0 +1,191 @@
+//! What the reconcilers of all kinds share: stores of what is in the cluster, queues to wake each other, and tools.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use tokio::task::JoinSet;
+
+use super::{
+    Options,
+    apply::Applier,
+    budget::Budget,
+    events::Events,
+    link_connection::Memory,
+    names::MANAGED_BY_LABEL,
+    pods::PodBase,
+    watch::{self, Change, Queue},
+    workers::Workers,
+};
+use crate::api::{
+    conditions::mark::{LINK, MANAGER},
+    integration_runtime::IntegrationRuntime,
+    landing_zone::LandingZone,
+    link_connection::LinkConnection,
+    link_table::LinkTable,
+};
+
+/// What the reconcilers share.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The command line.
+    pub options: Options,
+    /// What is in the cluster.
+    pub stores: Stores,
+    /// Ways to wake reconcilers.
+    pub queues: Queues,
+    /// Applies children.
+    pub applier: Applier,
+    /// Publishes Events.
+    pub events: Events,
+    /// Talks to workers.
+    pub workers: Workers,
+    /// What is remembered of links between two reconciliations.
+    pub memory: Memory,
+    /// Budget for progress.
+    pub budget: Arc<Budget>,
+}
+
+/// What is in the cluster, as far as it was heard.
+#[derive(Clone)]
+pub struct Stores {
+    /// Link connections.
+    pub links: Store<LinkConnection>,
+    /// Link tables.
+    pub tables: Store<LinkTable>,
+    /// Landing zones.
+    pub zones: Store<LandingZone>,
+    /// Integration runtimes.
+    pub runtimes: Store<IntegrationRuntime>,
+    /// Our pods.
+    pub pods: Store<Pod>,
+    /// Our StatefulSets.
+    pub workers: Store<StatefulSet>,
+}
+
+/// One queue a kind.
+#[derive(Clone)]
+pub struct Queues {
+    /// Link connections.
+    pub links: Queue<LinkConnection>,
+    /// Link tables.
+    pub tables: Queue<LinkTable>,
+    /// Landing zones.
+    pub zones: Queue<LandingZone>,
+    /// Integration runtimes.
+    pub runtimes: Queue<IntegrationRuntime>,
+}
+
+impl Context {
+    /// What all pods of a link or zone have in common, but for secrets and claim.
+    pub fn pod_base(&self) -> PodBase {
+        PodBase { image: self.options.worker_image.clone(), pull_policy: self.options.image_pull_policy.clone(), ..Default::default() }
+    }
+
+    /// One of our pods.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        watch::get(&self.stores.pods, namespace, name)
+    }
+
+    /// The links of a namespace that satisfy a predicate.
+    pub fn links(&self, namespace: &str, wanted: impl Fn(&LinkConnection) -> bool) -> Vec<Arc<LinkConnection>> {
+        watch::list(&self.stores.links, namespace, wanted)
+    }
+
+    /// The link tables that refer to a link.
+    pub fn tables_of(&self, namespace: &str, link: &str) -> Vec<Arc<LinkTable>> {
+        watch::list(&self.stores.tables, namespace, |table| table.spec.link_connection_ref.name == link)
+    }
+}
+
+/// Starts to watch all kinds and says how they wake each other.
+pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budget: &Arc<Budget>, tasks: &mut JoinSet<()>) -> Stores {
+    fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace))
+    }
+    let all = watcher::Config::default;
+    let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGER}"));
+
+    let q = queues.clone();
+    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), move |link, change, _| {
+        let namespace = link.namespace().unwrap_or_default();
+        q.links.wake(ObjectRef::from_obj(link));
+        if change != Change::Status {
+            q.zones.wake_named(&namespace, &link.spec.landing_zone_ref.name);
+            if let Some(runtime) = &link.spec.compute.integration_runtime_ref {
+                q.runtimes.wake_named(&namespace, &runtime.name);
+            }
+        }
+    });
+    tasks.spawn(work);
+
+    let (q, b) = (queues.clone(), budget.clone());
+    let (tables, work) = watch::watch(api::<LinkTable>(client, namespace), all(), move |table, change, store| {
+        if change == Change::Status {
+            return;
+        }
+        let namespace = table.namespace().unwrap_or_default();
+        q.links.wake_named(&namespace, &table.spec.link_connection_ref.name);
+        q.tables.wake(ObjectRef::from_obj(table));
+        if change == Change::Gone {
+            b.forget(&ObjectRef::from_obj(table));
+        }
+        // Who has the source table may have changed.
+        let rival =
+            |other: &LinkTable| other.spec.link_connection_ref == table.spec.link_connection_ref && other.spec.source == table.spec.source;
+        watch::list(store, &namespace, rival).iter().for_each(|rival| q.tables.wake(ObjectRef::from_obj(rival.as_ref())));
+    });
+    tasks.spawn(work);
+
+    let (q, l) = (queues.clone(), links.clone());
+    let (zones, work) = watch::watch(api::<LandingZone>(client, namespace), all(), move |zone, _, _| {
+        let name = zone.name_any();
+        q.zones.wake(ObjectRef::from_obj(zone));
+        watch::list(&l, &zone.namespace().unwrap_or_default(), |link: &LinkConnection| link.spec.landing_zone_ref.name == name)
+            .iter()
+            .for_each(|link| q.links.wake(ObjectRef::from_obj(link.as_ref())));
+    });
+    tasks.spawn(work);
+
+    let (q, l) = (queues.clone(), links.clone());
+    let (runtimes, work) = watch::watch(api::<IntegrationRuntime>(client, namespace), all(), move |runtime, _, _| {
+        let name = runtime.name_any();
+        q.runtimes.wake(ObjectRef::from_obj(runtime));
+        let uses = |link: &LinkConnection| link.spec.compute.integration_runtime_ref.as_ref().is_some_and(|runtime| runtime.name == name);
+        watch::list(&l, &runtime.namespace().unwrap_or_default(), uses)
+            .iter()
+            .for_each(|link| q.links.wake(ObjectRef::from_obj(link.as_ref())));
+    });
+    tasks.spawn(work);
+
+    let q = queues.clone();
+    let (pods, work) = watch::watch(api::<Pod>(client, namespace), ours(), move |pod, _, _| {
+        let namespace = pod.namespace().unwrap_or_default();
+        if let Some(link) = pod.labels().get(LINK) {
+            q.links.wake_named(&namespace, link);
+        }
+        for zone in pod.owner_references().iter().filter(|owner| owner.kind == LandingZone::kind(&())) {
+            q.zones.wake_named(&namespace, &zone.name);
+        }
+    });
+    tasks.spawn(work);
+
+    let q = queues.clone();
+    let (workers, work) = watch::watch(api::<StatefulSet>(client, namespace), ours(), move |set, _, _| {
+        if let Some(link) = set.labels().get(LINK) {
+            q.links.wake_named(&set.namespace().unwrap_or_default(), link);
+        }
+    });
+    tasks.spawn(work);
+    Stores { links, tables, zones, runtimes, pods, workers }
+}

@@ -1,0 +1,61 @@
+//! Kubernetes Events through one shared recorder.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+
+/// The longest note that the API takes is 1 kB.
+const LONGEST_NOTE: usize = 1000;
+
+/// Publishes Events.
+pub struct Events {
+    recorder: Recorder,
+}
+
+/// Something that happened to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// One word in CamelCase.
+    pub reason: String,
+    /// One sentence.
+    pub message: String,
+    /// Whether a person should look at it.
+    pub warning: bool,
+}
+
+impl Happened {
+    /// Something expected.
+    pub fn normal(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into(), warning: false }
+    }
+
+    /// Something that a person should look at.
+    pub fn warning(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into(), warning: true }
+    }
+}
+
+impl Events {
+    /// A recorder for this controller; `instance` is its pod's name.
+    pub fn new(client: Client, instance: Option<String>) -> Self {
+        Self { recorder: Recorder::new(client, Reporter { controller: "link-operator".to_owned(), instance }) }
+    }
+
+    /// Publishes what happened. An Event that cannot be published is logged: nothing waits for it.
+    pub async fn publish(&self, object: &ObjectReference, happened: &Happened) {
+        let note: String = happened.message.chars().take(LONGEST_NOTE / 4).collect();
+        let note = if happened.message.len() <= LONGEST_NOTE { happened.message.clone() } else { note };
+        let event = Event {
+            type_: if happened.warning { EventType::Warning } else { EventType::Normal },
+            reason: happened.reason.clone(),
+            note: Some(note),
+            action: happened.reason.clone(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, object).await {
+            tracing::warn!(reason = happened.reason, message = happened.message, %error, "an Event cannot be published");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The children of a link. Pure: a validated spec in, manifests out.
+
+use std::sync::Arc;
+
+use k8s_openapi::{
+    ByteString,
+    api::{
+        apps::v1::{RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
+        core::v1::{Secret, Service, ServiceAccount, ServicePort, ServiceSpec},
+        networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec},
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+        util::intstr::IntOrString,
+    },
+};
+use kube::{Resource, ResourceExt};
+
+use super::validate::Validated;
+use crate::{
+    api::{
+        conditions::mark::LINK,
+        link_connection::LinkConnection,
+        link_table::{LinkTable, LinkTableSpec, SourceTable},
+        plan::{API_PORT, HEALTH_PORT},
+        schema::LocalRef,
+    },
+    controller::{
+        certificate::Credentials,
+        link_table::acceptance,
+        names,
+        pods::{self, PodBase},
+    },
+};
+
+/// All children but plan, credentials and LinkTables.
+#[derive(Clone, Debug)]
+pub struct Children {
+    /// The identity that pods run under; shared by the links of a namespace, so it has no owner.
+    pub service_account: ServiceAccount,
+    /// Names the workers.
+    pub service: Service,
+    /// The workers.
+    pub workers: StatefulSet,
+    /// At most one worker is evicted at a time.
+    pub disruption_budget: PodDisruptionBudget,
+    /// Who may reach the workers.
+    pub network_policy: NetworkPolicy,
+}
+
+/// The link as an owner.
+pub fn owner(link: &LinkConnection) -> OwnerReference {
+    OwnerReference {
+        api_version: LinkConnection::api_version(&()).into_owned(),
+        kind: LinkConnection::kind(&()).into_owned(),
+        name: link.name_any(),
+        uid: link.uid().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// What all pods of the link have in common.
+pub fn pod_base(link: &LinkConnection, validated: &Validated, base: PodBase) -> PodBase {
+    PodBase {
+        secrets: pods::secret_names(Some(&link.spec.source), Some(&link.spec.target), Some(&validated.zone)),
+        claim: validated.zone.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
+        runtime: validated.runtime.clone(),
+        ..base
+    }
+}
+
+/// The children. `running` says whether workers are wanted; `operator` is the controller's own namespace.
+pub fn children(link: &LinkConnection, validated: &Validated, base: &PodBase, running: bool, operator: Option<&str>) -> Children {
+    let name = link.name_any();
+    let meta = |name: String| ObjectMeta {
+        name: Some(name),
+        namespace: link.namespace(),
+        labels: Some(names::link_labels(&link.name_any())),
+        owner_references: Some(vec![owner(link)]),
+        ..Default::default()
+    };
+    let selector = || LabelSelector { match_labels: Some(names::worker_selector(&name)), match_expressions: None };
+    let compute = &link.spec.compute;
+    let replicas = if running { compute.workers() } else { 0 };
+    let cores = compute.worker_cores().try_into().unwrap_or(i32::MAX);
+    Children {
+        service_account: ServiceAccount {
+            metadata: ObjectMeta {
+                name: Some(pods::service_account(base)),
+                namespace: link.namespace(),
+                labels: Some(names::common_labels()),
+                annotations: base
+                    .runtime
+                    .as_ref()
+                    .map(|runtime| runtime.service_account.annotations.clone())
+                    .filter(|annotations| !annotations.is_empty()),
+                ..Default::default()
+            },
+            automount_service_account_token: Some(false),
+            ..Default::default()
+        },
+        service: Service {
+            metadata: meta(names::workers(&name)),
+            spec: Some(ServiceSpec {
+                cluster_ip: Some("None".to_owned()),
+                // Workers find each other, and drain, also while they are not ready.
+                publish_not_ready_addresses: Some(true),
+                selector: Some(names::worker_selector(&name)),
+                ports: Some(vec![service_port("api", API_PORT), service_port("http", HEALTH_PORT)]),
+                ..Default::default()
+            }),
+            status: None,
+        },
+        workers: StatefulSet {
+            metadata: meta(names::workers(&name)),
+            spec: Some(StatefulSetSpec {
+                replicas: Some(replicas.try_into().unwrap_or(i32::MAX)),
+                pod_management_policy: Some("Parallel".to_owned()),
+                update_strategy: Some(StatefulSetUpdateStrategy {
+                    type_: Some("RollingUpdate".to_owned()),
+                    rolling_update: Some(RollingUpdateStatefulSetStrategy { partition: Some(0), max_unavailable: None }),
+                }),
+                service_name: Some(names::workers(&name)),
+                selector: selector(),
+                revision_history_limit: Some(2),
+                template: pods::worker_template(base, &name, cores, &validated.memory),
+                ..Default::default()
+            }),
+            status: None,
+        },
+        disruption_budget: PodDisruptionBudget {
+            metadata: meta(names::workers(&name)),
+            spec: Some(PodDisruptionBudgetSpec {
+                max_unavailable: Some(IntOrString::Int(1)),
+                selector: Some(selector()),
+                // A worker that is not ready protects nothing.
+                unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+                ..Default::default()
+            }),
+            status: None,
+        },
+        network_policy: NetworkPolicy {
+            metadata: meta(names::workers(&name)),
+            spec: Some(NetworkPolicySpec {
+                pod_selector: Some(selector()),
+                policy_types: Some(vec!["Ingress".to_owned()]),
+                ingress: Some(vec![ingress(API_PORT, operator), ingress(HEALTH_PORT, None)]),
+                egress: None,
+            }),
+        },
+    }
+}
+
+fn service_port(name: &str, port: u16) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: port.into(),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        protocol: Some("TCP".to_owned()),
+        ..Default::default()
+    }
+}
+
+/// Lets a namespace, or everybody, reach a port.
+fn ingress(port: u16, namespace: Option<&str>) -> NetworkPolicyIngressRule {
+    let labels = namespace.map(|namespace| [("kubernetes.io/metadata.name".to_owned(), namespace.to_owned())].into());
+    NetworkPolicyIngressRule {
+        ports: Some(vec![NetworkPolicyPort {
+            port: Some(IntOrString::Int(port.into())),
+            protocol: Some("TCP".to_owned()),
+            end_port: None,
+        }]),
+        from: labels.map(|labels| {
+            vec![NetworkPolicyPeer {
+                namespace_selector: Some(LabelSelector { match_labels: Some(labels), match_expressions: None }),
+                ..Default::default()
+            }]
+        }),
+    }
+}
+
+/// The Secret with the worker API's credentials.
+pub fn api_secret(link: &LinkConnection, credentials: &Credentials) -> Secret {
+    let data = [
+        ("tls.crt", &credentials.certificate),
+        ("tls.key", &credentials.key),
+        ("ca.crt", &credentials.authorities),
+        ("token", &credentials.token),
+    ];
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(names::api(&link.name_any())),
+            namespace: link.namespace(),
+            labels: Some(names::link_labels(&link.name_any())),
+            annotations: Some([(names::RENEW_AT.to_owned(), credentials.renew_at.to_string())].into()),
+            owner_references: Some(vec![owner(link)]),
+            ..Default::default()
+        },
+        data: Some(data.map(|(key, value)| (key.to_owned(), ByteString(value.clone().into_bytes()))).into()),
+        ..Default::default()
+    }
+}
+
+/// The LinkTables that a link makes, and those of its own that it no longer asks for.
+#[derive(Debug, Default)]
+pub struct OwnedTables {
+    /// To apply.
+    pub wanted: Vec<LinkTable>,
+    /// To delete.
+    pub orphans: Vec<Arc<LinkTable>>,
+    /// LinkTables of persons that take over from one of the link's own, and the identity that they take over.
+    pub takeovers: Vec<(Arc<LinkTable>, String)>,
+}
+
+/// What becomes of the link's own LinkTables; `tables` are all that refer to it. A person's LinkTable for the same source
+/// table takes over.
+pub fn owned_tables(link: &LinkConnection, tables: &[Arc<LinkTable>]) -> OwnedTables {
+    let mut result = OwnedTables::default();
+    let persons = |source: &crate::data::TableName| {
+        tables.iter().find(|table| {
+            !acceptance::is_owned(table) && table.metadata.deletion_timestamp.is_none() && table.spec.source_name() == *source
+        })
+    };
+    for inline in &link.spec.tables {
+        let source = inline.source_name();
+        if persons(&source).is_some() {
+            continue;
+        }
+        let mut table = LinkTable::new(
+            &names::owned_table(&link.name_any(), &source),
+            LinkTableSpec {
+                link_connection_ref: LocalRef::new(link.name_any()),
+                source: SourceTable { schema_name: inline.schema_name.clone(), table_name: inline.table_name.clone() },
+                target: inline.target.clone(),
+            },
+        );
+        let mut labels = names::link_labels(&link.name_any());
+        labels.insert(names::TABLE_LABEL.to_owned(), names::table_hash(&source));
+        table.metadata.namespace = link.namespace();
+        table.metadata.labels = Some(labels);
+        table.metadata.owner_references = Some(vec![owner(link)]);
+        result.wanted.push(table);
+    }
+    let ours = tables.iter().filter(|table| {
+        acceptance::is_owned(table) && table.metadata.deletion_timestamp.is_none() && table.labels().get(LINK) == Some(&link.name_any())
+    });
+    for table in ours.filter(|table| !result.wanted.iter().any(|wanted| wanted.name_any() == table.name_any())) {
+        let heir = persons(&table.spec.source_name()).filter(|heir| heir.spec.target_name() == table.spec.target_name());
+        match heir {
+            Some(heir) if acceptance::identity(heir) != acceptance::identity(table) => {
+                result.takeovers.push((heir.clone(), acceptance::identity(table)));
+            }
+            _ => result.orphans.push(table.clone()),
+        }
+    }
+    result
+}
+
+/// The kind of a source or target: the name of its block in the spec.
+pub const POSTGRESQL: &str = "postgresql";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::link_connection::{fixtures, validate::validate};
+
+    fn built(cores: i32, running: bool) -> Children {
+        let mut link = fixtures::link();
+        link.spec.compute.core_count = cores;
+        let validated = validate(&link, &fixtures::references()).unwrap();
+        let base = pod_base(&link, &validated, PodBase { image: "image".into(), pull_policy: "Never".into(), ..Default::default() });
+        children(&link, &validated, &base, running, Some("link-operator"))
+    }
+
+    fn workers(cores: i32) -> Value {
+        serde_json::to_value(built(cores, true).workers).unwrap()
+    }
+
+    #[test]
+    fn above_one_worker_cores_change_replicas_only() {
+        let (four, mut eight) = (workers(4), workers(8));
+        assert_eq!((&four["spec"]["replicas"], &eight["spec"]["replicas"]), (&json!(1), &json!(2)));
+        eight["spec"]["replicas"] = json!(1);
+        assert_eq!(four, eight);
+        let resources = &four["spec"]["template"]["spec"]["containers"][0]["resources"];
+        assert_eq!(resources["limits"], json!({"cpu": "4", "memory": "8Gi"}));
+        assert_eq!(resources["limits"], resources["requests"]);
+        assert_eq!(workers(1)["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "1", "memory": "2Gi"}));
+        assert_eq!(built(8, false).workers.spec.unwrap().replicas, Some(0));
+    }
+
+    #[test]
+    fn pods_satisfy_the_restricted_level_and_mount_secrets_whole_and_optional() {
+        let spec = &workers(4)["spec"]["template"]["spec"];
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], json!(true));
+        assert_eq!(spec["securityContext"]["seccompProfile"]["type"], json!("RuntimeDefault"));
+        assert_eq!(spec["automountServiceAccountToken"], json!(false));
+        let container = &spec["containers"][0];
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], json!(true));
+        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], json!(false));
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        for secret in ["db-app", "dw-app", "zone-sas"] {
+            let path = json!(format!("/etc/link-operator/secrets/{secret}"));
+            let mount = mounts.iter().find(|mount| mount["mountPath"] == path).unwrap_or_else(|| panic!("{secret}"));
+            let volume = spec["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+            assert_eq!(volume["secret"], json!({"secretName": secret, "optional": true}));
+        }
+    }
+
+    #[test]
+    fn a_persons_table_takes_over_the_links_own() {
+        let link = fixtures::link();
+        let made = |owned: OwnedTables| {
+            let mut table = owned.wanted.into_iter().next().unwrap();
+            table.metadata.uid = Some("own".into());
+            Arc::new(table)
+        };
+        let own = made(owned_tables(&link, &[]));
+        assert!(own.name_any().starts_with("shop-orders-"), "{}", own.name_any());
+        assert_eq!(owned_tables(&link, &[own.clone()]).orphans.len(), 0);
+
+        let mut mine = LinkTable::new("mine", own.spec.clone());
+        mine.metadata.uid = Some("mine".into());
+        let result = owned_tables(&link, &[own.clone(), Arc::new(mine.clone())]);
+        assert!(result.wanted.is_empty() && result.orphans.is_empty());
+        assert_eq!(result.takeovers[0].1, "own");
+
+        mine.metadata.annotations = Some([(names::TAKES_OVER.to_owned(), "own".to_owned())].into());
+        let result = owned_tables(&link, &[own.clone(), Arc::new(mine)]);
+        assert_eq!((result.takeovers.len(), result.orphans.len()), (0, 1));
+
+        let mut less = link.clone();
+        less.spec.tables.clear();
+        assert_eq!(owned_tables(&less, &[own]).orphans.len(), 1);
+    }
+}

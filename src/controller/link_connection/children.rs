@@ -1,0 +1,136 @@
+//! Bringing a link's children into the cluster: the plan first, so that whoever starts finds it.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::reflector::ObjectRef,
+};
+use serde_json::json;
+
+use super::{build, credentials, crew, lifecycle::Course, memory::Own, plan, validate::Validated};
+use crate::{
+    api::{conditions::mark::MANAGER, link_connection::LinkConnection, link_table::LinkTable},
+    controller::{Error, context::Context, events::Happened, names, workers::StoredPlan},
+};
+
+/// After this long the stored plan is read again.
+const RECHECK: Duration = Duration::from_secs(300);
+/// Shortest time between two revisions of a plan: many LinkTables that come at once make few.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Knows the stored plan, from memory or from its ConfigMap.
+pub async fn recall(link: &LinkConnection, own: &mut Own, context: &Context) -> Result<(), Error> {
+    if own.plan.as_ref().is_none_or(|stored| stored.seen.elapsed() > RECHECK) {
+        own.plan = plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await?;
+        let stored = own.plan.as_ref().map_or(0, |stored| stored.plan.revision);
+        own.revision = own.revision.max(stored);
+    }
+    Ok(())
+}
+
+/// Stores the plan if its content changed. Returns how long to wait if it may not be written yet.
+pub async fn store_plan(
+    link: &LinkConnection,
+    validated: &Validated,
+    course: &Course,
+    tables: &[Arc<LinkTable>],
+    own: &mut Own,
+    context: &Context,
+) -> Result<Option<Duration>, Error> {
+    let wanted = plan::plan(link, validated, course, tables);
+    let Some(revised) = plan::revise(own.plan.as_ref().map(|stored| &stored.plan), wanted, own.revision, Timestamp::now()) else {
+        return Ok(None);
+    };
+    // A new intent is not kept waiting.
+    let same_intent = own.plan.as_ref().is_some_and(|stored| stored.plan.intent == revised.intent && stored.plan.run == revised.run);
+    if let Some(written) = own.plan_written.filter(|written| same_intent && written.elapsed() < SETTLE) {
+        return Ok(Some(SETTLE.saturating_sub(written.elapsed())));
+    }
+    let (name, revision) = (link.name_any(), revised.revision);
+    match plan::store(&context.client, revised, own.plan.as_ref(), build::owner(link)).await {
+        Ok(stored) => {
+            tracing::info!(link = name, namespace = link.namespace(), revision, "plan stored");
+            own.revision = own.revision.max(revision);
+            own.plan = Some(stored);
+            own.plan_written = Some(Instant::now());
+            Ok(None)
+        }
+        Err(error) => {
+            // Perhaps somebody else wrote: read it again before anything is decided.
+            own.plan = None;
+            Err(error)
+        }
+    }
+}
+
+/// Applies all that runs for a link, and keeps talking to its workers.
+pub async fn apply(
+    link: &LinkConnection,
+    validated: &Validated,
+    course: &Course,
+    own: &mut Own,
+    pods: &[Arc<Pod>],
+    context: &Context,
+) -> Result<(), Error> {
+    let namespace = link.namespace().unwrap_or_default();
+    let base = build::pod_base(link, validated, context.pod_base());
+    let children = build::children(link, validated, &base, course.workers, context.options.pod_namespace.as_deref());
+    let credentials = credentials::ensure(link, own, context).await?;
+    let applier = &context.applier;
+    applier.apply(&children.service_account).await?;
+    applier.apply(&children.service).await?;
+    applier.apply(&children.network_policy).await?;
+    applier.apply(&children.disruption_budget).await?;
+    if crate::controller::watch::get(&context.stores.workers, &namespace, &names::workers(&link.name_any())).is_none() {
+        applier.forget::<StatefulSet>(&namespace, &names::workers(&link.name_any()));
+    }
+    applier.apply(&children.workers).await?;
+    if let Some(stored) = &own.plan {
+        let plan: &StoredPlan = &stored.pushed;
+        context.workers.sync(&ObjectRef::from_obj(link), &link.uid().unwrap_or_default(), &credentials, plan, crew::reachable(pods));
+    }
+    Ok(())
+}
+
+/// Makes, hands over and removes the link's own LinkTables.
+pub async fn own_tables(link: &LinkConnection, tables: &[Arc<LinkTable>], context: &Context) -> Result<(), Error> {
+    let namespace = link.namespace().unwrap_or_default();
+    let there: HashSet<String> = tables.iter().map(|table| table.name_any()).collect();
+    let owned = build::owned_tables(link, tables);
+    let api: Api<LinkTable> = Api::namespaced(context.client.clone(), &namespace);
+    for table in &owned.wanted {
+        if !there.contains(&table.name_any()) {
+            context.applier.forget::<LinkTable>(&namespace, &table.name_any());
+        }
+        context.applier.apply(table).await?;
+    }
+    for (heir, identity) in &owned.takeovers {
+        // From then on workers know it as the one before it: nothing is loaded again.
+        let patch = json!({
+            "metadata": {"annotations": {names::TAKES_OVER: identity}, "resourceVersion": heir.resource_version()}
+        });
+        api.patch(&heir.name_any(), &PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() }, &Patch::Merge(&patch))
+            .await?;
+    }
+    for orphan in &owned.orphans {
+        let precondition = Preconditions { uid: orphan.uid(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(precondition), ..Default::default() };
+        match api.delete(&orphan.name_any(), &params).await {
+            Ok(_) => {
+                let text = format!("table {} is no longer linked", orphan.spec.source_name());
+                context.events.publish(&link.object_ref(&()), &Happened::normal("RemoveTable", text)).await;
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

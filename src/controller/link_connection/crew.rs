@@ -1,0 +1,112 @@
+//! What the workers of a link are at, from their pods and from what was heard of them. Pure.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::status::{Crew, TableView};
+use crate::{
+    api::{
+        conditions::{is_true, kind},
+        fault::Fault,
+        link_table::LinkTable,
+        report::{Report, TablePhase, TableReport},
+    },
+    controller::{
+        availability::pod_problem,
+        link_table::acceptance,
+        workers::{WorkerPod, WorkerView},
+    },
+};
+
+/// A worker that has not answered for so long is said not to.
+const SILENT: Duration = Duration::from_secs(60);
+/// How long a worker that is asked for the first time may take.
+const EXPECTED: Duration = Duration::from_secs(15);
+
+/// The pods that can be talked to.
+pub fn reachable(pods: &[Arc<Pod>]) -> Vec<WorkerPod> {
+    pods.iter()
+        .filter_map(|pod| {
+            let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Running"))?;
+            Some(WorkerPod { uid: pod.uid()?, name: pod.name_any(), address: status.pod_ip.as_ref()?.parse().ok()? })
+        })
+        .collect()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// What is known of the workers. `revision` is that of the stored plan; without one nobody works by it.
+pub fn crew(pods: &[Arc<Pod>], views: &[WorkerView], desired: u32, revision: Option<u64>, refused: Option<Fault>) -> Crew {
+    let ready = pods.iter().filter(|pod| is_ready(pod)).count().try_into().unwrap_or(u32::MAX);
+    let current = |view: &&WorkerView| {
+        let revised = view.heard.report.as_ref().zip(revision).is_some_and(|(report, revision)| report.plan_revision >= revision);
+        revised && view.heard.at.is_some_and(|at| at.elapsed() < SILENT)
+    };
+    let silent = views.iter().find(|view| view.heard.at.map_or(view.asked_for, |at| at.elapsed()) > SILENT).map(|view| Fault {
+        reason: "WorkerUnreachable".to_owned(),
+        message: format!(
+            "worker {} has not answered the controller for a minute: {}",
+            view.pod.name,
+            view.heard.error.as_deref().unwrap_or("no reason known")
+        ),
+        remedy: format!("let the operator's namespace reach port 8443 of pod {}; it goes on replicating meanwhile", view.pod.name),
+        heals: true,
+    });
+    Crew {
+        desired,
+        ready,
+        current: views.iter().filter(current).count().try_into().unwrap_or(u32::MAX),
+        problem: pods.iter().find_map(|pod| pod_problem(pod)).or(refused),
+        reports: views.iter().filter_map(|view| view.heard.report.clone()).collect(),
+        silent,
+        expecting: views.iter().any(|view| view.heard.report.is_none() && view.asked_for < EXPECTED),
+    }
+}
+
+/// Whether every worker that is there has carried out the intent Drain of the stored plan.
+pub fn drained(views: &[WorkerView], revision: Option<u64>) -> bool {
+    let done = |report: &Report| report.drained && revision.is_some_and(|revision| report.plan_revision >= revision);
+    !views.is_empty() && views.iter().all(|view| view.heard.report.as_deref().is_some_and(done))
+}
+
+/// What workers report of each table, by the table's identity.
+pub fn reported(reports: &[Arc<Report>]) -> HashMap<String, TableReport> {
+    reports.iter().flat_map(|report| &report.tables).map(|table| (table.uid.clone(), table.clone())).collect()
+}
+
+/// The tables as the link sees them: as workers report, else as was known before. `probe` knows which cannot be linked.
+pub fn tables(tables: &[Arc<LinkTable>], reported: &HashMap<String, TableReport>, probe: Option<&Report>) -> Vec<TableView> {
+    let mut views: Vec<TableView> = acceptance::winners(tables)
+        .into_values()
+        .map(|table| {
+            let status = table.status.clone().unwrap_or_default();
+            let before = is_true(&status.conditions, kind::SNAPSHOT_COMPLETE);
+            let identity = acceptance::identity(&table);
+            let refused = probe.and_then(|probe| probe.tables.iter().find(|found| found.uid == identity && found.error.is_some()));
+            let Some(report) = reported.get(&identity).or(refused) else {
+                let fault = status.error.map(|error| Fault {
+                    reason: error.code,
+                    message: error.message,
+                    remedy: error.remedy,
+                    heals: status.phase == Some(TablePhase::Suspended),
+                });
+                let phase = status.phase.unwrap_or_default();
+                return TableView { name: table.name_any(), phase, fault, complete: before };
+            };
+            let complete = match report.phase {
+                TablePhase::Replicating => true,
+                TablePhase::Waiting | TablePhase::Snapshotting => false,
+                TablePhase::Suspended | TablePhase::Failed => before,
+            };
+            TableView { name: table.name_any(), phase: report.phase, fault: report.error.clone().or(report.waiting.clone()), complete }
+        })
+        .collect();
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}

@@ -1,0 +1,323 @@
+//! LinkConnections: [`dereference`] → [`validate`] → [`build`] and [`plan`] → [`children`] → [`status`], along the course
+//! that [`lifecycle`] sets; [`release`] removes what a link made when it is stopped or deleted.
+
+pub mod build;
+mod children;
+mod credentials;
+pub mod crew;
+mod dereference;
+#[cfg(test)]
+mod fixtures;
+pub mod lifecycle;
+mod memory;
+pub mod plan;
+mod probe;
+mod release;
+pub mod status;
+#[cfg(test)]
+mod status_tests;
+pub mod validate;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ListParams},
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+
+pub use memory::Memory;
+
+use super::{
+    Error,
+    availability::refusal_in_events,
+    context::Context,
+    names::{self, Component},
+    status::{self as shared, Ready},
+    watch,
+};
+use crate::api::{
+    conditions::{
+        mark::{LINK, RELEASE_FINALIZER, ROLE},
+        reason,
+    },
+    fault::{Explain, Fault},
+    link_connection::{LinkConnection, LinkConnectionStatus, LinkPhase},
+    link_table::LinkTable,
+    plan::Intent,
+};
+use lifecycle::{Course, Facts};
+use memory::Own;
+use release::Released;
+use status::{Crew, Findings};
+use validate::Validated;
+
+/// How long workers may take to commit and apply what they have read.
+const DRAIN: Duration = Duration::from_secs(60);
+/// How soon a link on its way is looked at again.
+const ON_THE_WAY: Duration = Duration::from_secs(5);
+/// How soon one that runs is: its workers may have fallen silent.
+const RUNNING: Duration = Duration::from_secs(30);
+/// How soon one that met trouble is.
+const TROUBLED: Duration = Duration::from_secs(10);
+/// A worker pod may stay so long past the end of its grace.
+const PAST_GRACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
+
+/// Brings a LinkConnection, its children and its status up to date.
+pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Result<Action, Error> {
+    let link = context.memory.newest.newest(&link);
+    if link.metadata.deletion_timestamp.is_some() {
+        return release::delete(&link, &context).await;
+    }
+    if shared::set_finalizer(&context.client, link.as_ref(), RELEASE_FINALIZER, true).await? {
+        return Ok(Action::await_change());
+    }
+    let link = first_sight(link, &context).await?;
+    let memory = context.memory.link(&link.uid().unwrap_or_default());
+    let mut own = memory.own.lock().await;
+    children::recall(&link, &mut own, &context).await?;
+
+    let references = dereference::dereference(&link, &context).await?;
+    let validated = validate::validate(&link, &references);
+    let mut seen = look(&link, &own, &context).await?;
+    let course = course(&link, validated.is_ok(), &seen, &mut own, &context).await?;
+    // Many wanted now may be another number than before.
+    seen.crew.desired = if course.workers { link.spec.compute.workers() } else { 0 };
+
+    let mut trouble = None;
+    let mut release_obstacle = None;
+    let mut released = false;
+    let mut soon = None;
+    if let Err(error) = children::own_tables(&link, &seen.tables, &context).await {
+        trouble = Some(note(&link, error)?);
+    }
+    if let (Ok(validated), true) = (&validated, course.phase != LinkPhase::Initial) {
+        match carry_out(&link, validated, &course, &seen, &mut own, &context).await {
+            Ok(done) => (soon, released, release_obstacle) = (done.soon, done.released, done.obstacle),
+            Err(error) => trouble = Some(note(&link, error)?),
+        }
+    }
+    // What was released counts at once: the next look goes on from here.
+    let course = if released {
+        lifecycle::course(course.phase, course.run, link.spec.state, &Facts { released, scaled_down: true, ..Facts::default() })
+    } else {
+        course
+    };
+    let probed = probe::step(&link, validated.as_ref().ok(), &course, &seen, &context).await?;
+    let reported = crew::reported(&seen.crew.reports);
+    let probe_before = memory.probe();
+    let findings = Findings {
+        generation: link.metadata.generation,
+        spec: &link.spec,
+        link_id: validate::link_id(&link),
+        course,
+        refusal: validated.as_ref().err().cloned(),
+        trouble: trouble.clone(),
+        crew: seen.crew.clone(),
+        probe: probed.report.as_ref(),
+        probe_obstacle: probed.obstacle.clone(),
+        release_obstacle,
+        tables: crew::tables(&seen.tables, &reported, probed.report.as_ref().or(probe_before.as_deref())),
+        deleting: false,
+    };
+    let before = link.status.clone().unwrap_or_default();
+    let (after, events) = status::status(&before, &findings, Timestamp::now());
+    write(&link, &after, &context).await?;
+    for happened in &events {
+        context.events.publish(&link.object_ref(&()), happened).await;
+    }
+    if released {
+        release::tidy(&link, &context).await?;
+    }
+    // Tell the tables what concerns them.
+    let probe_changed = match (&probed.report, probed.over) {
+        (Some(report), _) => memory.set_probe(Some(report.clone())),
+        (None, true) => memory.set_probe(None),
+        (None, false) => false,
+    };
+    let all = probe_changed || before.phase != after.phase || before.observed_generation != after.observed_generation;
+    for table in &seen.tables {
+        let identity = super::link_table::acceptance::identity(table);
+        let news = reported.get(&identity).filter(|report| own.tables.get(&identity) != Some(report));
+        if all || news.is_some() {
+            context.queues.tables.wake(ObjectRef::from_obj(table.as_ref()));
+        }
+    }
+    own.tables = reported;
+
+    let calm = if trouble.is_some() {
+        TROUBLED
+    } else if before.phase != after.phase {
+        Duration::from_millis(100)
+    } else {
+        match course.phase {
+            LinkPhase::Running => RUNNING,
+            LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped => probed.again,
+            _ => ON_THE_WAY,
+        }
+    };
+    Ok(Action::requeue(soon.map_or(calm, |soon| soon.min(calm))))
+}
+
+/// Says at once that a new generation was seen, so that nobody takes the old answer for one to the new question.
+async fn first_sight(link: Arc<LinkConnection>, context: &Context) -> Result<Arc<LinkConnection>, Error> {
+    let before = link.status.clone().unwrap_or_default();
+    if before.observed_generation == link.metadata.generation {
+        return Ok(link);
+    }
+    let mut status = LinkConnectionStatus { observed_generation: link.metadata.generation, ..before };
+    status.phase.get_or_insert(LinkPhase::Initial);
+    Ready::unknown(reason::NEW_GENERATION, "the spec was only just seen").write(
+        &mut status.conditions,
+        link.metadata.generation,
+        Timestamp::now(),
+    );
+    let written = shared::write(&context.client, link.as_ref(), &status).await?;
+    context.memory.newest.wrote(&link, written.clone());
+    Ok(Arc::new(written))
+}
+
+async fn write(link: &LinkConnection, status: &LinkConnectionStatus, context: &Context) -> Result<(), Error> {
+    if link.status.as_ref() != Some(status) {
+        let written = shared::write(&context.client, link, status).await?;
+        context.memory.newest.wrote(link, written);
+    }
+    Ok(())
+}
+
+/// An error as a condition tells it. Conflicts are no trouble: the link is judged again from the start.
+fn note(link: &LinkConnection, error: Error) -> Result<Fault, Error> {
+    if error.is_conflict() {
+        return Err(error);
+    }
+    tracing::warn!(link = link.name_any(), namespace = link.namespace(), %error, "the link cannot be carried out");
+    Ok(error.fault())
+}
+
+/// What is there.
+struct Seen {
+    tables: Vec<Arc<LinkTable>>,
+    pods: Vec<Arc<Pod>>,
+    /// The StatefulSet asks for no workers, or is not there.
+    scaled_down: bool,
+    crew: Crew,
+    drained: bool,
+}
+
+async fn look(link: &LinkConnection, own: &Own, context: &Context) -> Result<Seen, Error> {
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    let worker: &str = Component::Worker.into();
+    let pods = watch::list(&context.stores.pods, &namespace, |pod: &Pod| {
+        pod.labels().get(LINK) == Some(&name) && pod.labels().get(ROLE).map(String::as_str) == Some(worker)
+    });
+    remove_overdue(&pods, context).await?;
+    let set = watch::get(&context.stores.workers, &namespace, &names::workers(&name));
+    let asked = set.as_ref().map_or(0, |set| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1));
+    let revision = own.plan.as_ref().map(|stored| stored.plan.revision);
+    let views = context.workers.view(&link.uid().unwrap_or_default());
+    let refused = match &set {
+        // Its pods do not even exist: its Events say why.
+        Some(set) if usize::try_from(asked).unwrap_or(0) > pods.len() => {
+            refused(set.uid().unwrap_or_default(), &namespace, context).await?
+        }
+        _ => None,
+    };
+    let draining = own.plan.as_ref().is_some_and(|stored| stored.plan.intent == Intent::Drain);
+    Ok(Seen {
+        tables: context.tables_of(&namespace, &name),
+        scaled_down: asked == 0,
+        crew: crew::crew(&pods, &views, link.spec.compute.workers(), revision, refused),
+        drained: draining && crew::drained(&views, revision),
+        pods,
+    })
+}
+
+async fn refused(set: String, namespace: &str, context: &Context) -> Result<Option<Fault>, Error> {
+    let api: Api<Event> = Api::namespaced(context.client.clone(), namespace);
+    let about = ListParams::default().fields(&format!("involvedObject.uid={set}")).limit(100);
+    Ok(refusal_in_events(&api.list(&about).await?.items))
+}
+
+/// A pod on a lost node stays until somebody says that it is gone. Removing it by force lets its successor start, and is
+/// safe even if it still runs.
+async fn remove_overdue(pods: &[Arc<Pod>], context: &Context) -> Result<(), Error> {
+    for pod in pods {
+        let end = pod.metadata.deletion_timestamp.as_ref();
+        if end.is_some_and(|end| Timestamp::now().duration_since(end.0) > PAST_GRACE) {
+            tracing::warn!(pod = pod.name_any(), namespace = pod.namespace(), "pod outstays its grace; removing it by force");
+            let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
+            match api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where the link goes from here.
+async fn course(link: &LinkConnection, valid: bool, seen: &Seen, own: &mut Own, context: &Context) -> Result<Course, Error> {
+    let status = link.status.as_ref();
+    let phase = status.and_then(|status| status.phase).unwrap_or_default();
+    let run = status.and_then(|status| status.run_id).unwrap_or_default();
+    if !valid {
+        // It stays as it is: workers that run go on by their last plan.
+        return Ok(Course { phase, run, workers: !seen.scaled_down, intent: Intent::Run, release: false });
+    }
+    let since = match own.phase {
+        Some((known, since)) if known == phase => since,
+        _ => own.phase.insert((phase, Instant::now())).1,
+    };
+    let fails = seen.crew.reports.iter().flat_map(|report| &report.checks).any(|check| check.fault.is_some());
+    let wanted = link.spec.compute.workers();
+    let leaving = matches!(phase, LinkPhase::Pausing | LinkPhase::Stopping);
+    // Only where it decides something is the API server asked whether the watch is right.
+    let gone = leaving && seen.scaled_down && seen.pods.is_empty() && release::workers_are_gone(link, context).await?;
+    let facts = Facts {
+        pods: if leaving && !gone { seen.pods.len().max(1) } else { seen.pods.len() },
+        scaled_down: seen.scaled_down,
+        working: seen.crew.ready >= wanted && seen.crew.current >= wanted && !fails,
+        drained: seen.drained,
+        drain_expired: leaving && since.elapsed() > DRAIN,
+        released: false,
+    };
+    Ok(lifecycle::course(phase, run, link.spec.state, &facts))
+}
+
+/// What was done.
+#[derive(Default)]
+struct Done {
+    /// When to go on.
+    soon: Option<Duration>,
+    released: bool,
+    obstacle: Option<Fault>,
+}
+
+async fn carry_out(
+    link: &LinkConnection,
+    validated: &Validated,
+    course: &Course,
+    seen: &Seen,
+    own: &mut Own,
+    context: &Context,
+) -> Result<Done, Error> {
+    let mut done = Done { soon: children::store_plan(link, validated, course, &seen.tables, own, context).await?, ..Done::default() };
+    children::apply(link, validated, course, own, &seen.pods, context).await?;
+    // The watch may be behind what was just applied: whether a worker is left is asked of the API server.
+    if course.release && release::workers_are_gone(link, context).await? {
+        let base = build::pod_base(link, validated, context.pod_base());
+        let plan = release::release_plan(link, plan::plan(link, validated, course, &[]), true);
+        match release::step(link, &plan, &base, context).await? {
+            Released::Yes => done.released = true,
+            Released::NotYet(fault) => done.obstacle = fault,
+            Released::NamespaceTerminating => {}
+        }
+    }
+    Ok(done)
+}

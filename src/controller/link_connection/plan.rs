@@ -1,0 +1,192 @@
+//! The plan of a link: its content, its revision, and the ConfigMap that it is stored in.
+//!
+//! Its revision rises only with its content. A first one begins at the clock's seconds, so that a link that lost its
+//! ConfigMap, or was made anew over the folder of a former one, never plans with a revision that its log has seen.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use jiff::Timestamp;
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::ConfigMap,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{Api, Client, ResourceExt, api::PostParams};
+
+use super::lifecycle::Course;
+use super::validate::Validated;
+use crate::{
+    api::{
+        conditions::annotation,
+        link_connection::{LinkConnection, TargetDeletion, ZoneDeletion},
+        link_table::LinkTable,
+        plan::{LinkIdentity, PLAN_FORMAT, PLAN_KEY, Plan, PlannedTable},
+    },
+    controller::{Error, link_table::acceptance, names, workers::StoredPlan},
+};
+
+/// Largest plan, gzipped: a ConfigMap holds 1 MiB with everything around it.
+const LARGEST: usize = 900 * 1024;
+
+/// A plan and the ConfigMap that holds it.
+#[derive(Clone)]
+pub struct Stored {
+    /// The plan.
+    pub plan: Plan,
+    /// As it is pushed.
+    pub pushed: StoredPlan,
+    /// Version of the ConfigMap, the precondition of the next write.
+    version: Option<String>,
+    /// When it was last seen there.
+    pub seen: std::time::Instant,
+}
+
+/// What the workers are to do; its revision is set when it is stored.
+pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, tables: &[Arc<LinkTable>]) -> Plan {
+    let mut planned: Vec<PlannedTable> = acceptance::winners(tables).into_values().map(|table| planned_table(&table)).collect();
+    planned.sort_by(|a, b| a.source.cmp(&b.source));
+    let policy = &link.spec.deletion_policy;
+    let confirmed = link.annotations().get(annotation::CONFIRM_DELETE) == Some(&link.name_any());
+    Plan {
+        format_version: PLAN_FORMAT,
+        revision: 0,
+        link: LinkIdentity {
+            namespace: link.namespace().unwrap_or_default(),
+            name: link.name_any(),
+            uid: link.uid().unwrap_or_default(),
+            link_id: validated.link_id.clone(),
+        },
+        run: course.run,
+        intent: course.intent,
+        workers: link.spec.compute.workers(),
+        cores_per_worker: link.spec.compute.worker_cores(),
+        flush_interval_ms: validated.flush_interval_ms,
+        source: link.spec.source.clone(),
+        target: link.spec.target.clone(),
+        zone: validated.zone.clone(),
+        tables: planned,
+        stop_only: false,
+        delete_target_tables: policy.target == TargetDeletion::Delete && confirmed,
+        retain_zone: policy.landing_zone == ZoneDeletion::Retain,
+    }
+}
+
+fn planned_table(table: &LinkTable) -> PlannedTable {
+    PlannedTable {
+        name: table.name_any(),
+        uid: acceptance::identity(table),
+        source: table.spec.source_name(),
+        target: table.spec.target_name(),
+        reseed: table.annotations().get(annotation::RESEED).cloned(),
+    }
+}
+
+/// The plan to store, if its content is another than that of the stored one. `highest` is the highest revision ever seen.
+pub fn revise(stored: Option<&Plan>, mut wanted: Plan, highest: u64, now: Timestamp) -> Option<Plan> {
+    if let Some(stored) = stored {
+        wanted.revision = stored.revision;
+        if wanted == *stored {
+            return None;
+        }
+    }
+    let seen = stored.map_or(highest, |stored| stored.revision.max(highest));
+    wanted.revision = if seen == 0 { now.as_second().unsigned_abs() } else { seen + 1 };
+    Some(wanted)
+}
+
+/// The plan as it is stored and pushed.
+pub fn pack(plan: &Plan) -> Result<Bytes, Error> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&serde_json::to_vec(plan)?)?;
+    let body = encoder.finish()?;
+    if body.len() > LARGEST {
+        return Err(Error::PlanTooLarge { size: body.len(), tables: plan.tables.len() });
+    }
+    Ok(body.into())
+}
+
+fn unpack(body: &[u8]) -> Option<Plan> {
+    let mut json = Vec::new();
+    GzDecoder::new(body).read_to_end(&mut json).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+/// The plan that is stored for a link.
+pub async fn load(client: &Client, namespace: &str, link: &str) -> Result<Option<Stored>, kube::Error> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let Some(map) = api.get_opt(&names::plan(link)).await? else { return Ok(None) };
+    let Some(body) = map.binary_data.as_ref().and_then(|data| data.get(PLAN_KEY)) else { return Ok(None) };
+    Ok(unpack(&body.0).map(|plan| stored(plan, Bytes::copy_from_slice(&body.0), map.resource_version())))
+}
+
+fn stored(plan: Plan, body: Bytes, version: Option<String>) -> Stored {
+    Stored { pushed: StoredPlan { revision: plan.revision, body }, plan, version, seen: std::time::Instant::now() }
+}
+
+/// Stores a plan in place of the one that was read: whoever wrote since wins, and this fails with a conflict.
+pub async fn store(client: &Client, plan: Plan, before: Option<&Stored>, owner: OwnerReference) -> Result<Stored, Error> {
+    let body = pack(&plan)?;
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), &plan.link.namespace);
+    let name = names::plan(&plan.link.name);
+    let map = ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(plan.link.namespace.clone()),
+            labels: Some(names::link_labels(&plan.link.name)),
+            annotations: Some([("link-operator.io/plan-revision".to_owned(), plan.revision.to_string())].into()),
+            owner_references: Some(vec![owner]),
+            resource_version: before.and_then(|before| before.version.clone()),
+            ..Default::default()
+        },
+        binary_data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), ByteString(body.to_vec()))])),
+        ..Default::default()
+    };
+    let params = PostParams { field_manager: Some(crate::api::conditions::mark::MANAGER.to_owned()), ..Default::default() };
+    let map = match before {
+        Some(_) => api.replace(&name, &params, &map).await?,
+        None => api.create(&params, &map).await?,
+    };
+    Ok(stored(plan, body, map.resource_version()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::link_connection::fixtures;
+
+    #[test]
+    fn revision_rises_only_with_content() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let plan = fixtures::plan();
+        let first = revise(None, plan.clone(), 0, now).unwrap();
+        assert_eq!(first.revision, 1_700_000_000);
+        assert_eq!(revise(Some(&first), plan.clone(), 0, now), None);
+
+        let more = Plan { workers: 2, ..plan.clone() };
+        assert_eq!(revise(Some(&first), more, 0, now).unwrap().revision, 1_700_000_001);
+        // The ConfigMap is gone: what was pushed before must not come again.
+        assert_eq!(revise(None, plan, 1_700_000_009, now).unwrap().revision, 1_700_000_010);
+    }
+
+    #[test]
+    fn ten_thousand_tables_fit_and_too_many_are_refused() {
+        let mut plan = fixtures::plan();
+        let table = |n: usize| PlannedTable {
+            name: format!("shop-table-with-a-long-name-{n}"),
+            uid: uuid::Uuid::new_v4().to_string(),
+            source: crate::data::TableName::new("public", format!("table_with_a_long_name_{n}")),
+            target: crate::data::TableName::new("public", format!("table_with_a_long_name_{n}")),
+            reseed: None,
+        };
+        plan.tables = (0..10_000).map(table).collect();
+        assert_eq!(unpack(&pack(&plan).unwrap()), Some(plan.clone()));
+        plan.tables = (0..60_000).map(table).collect();
+        assert!(matches!(pack(&plan), Err(Error::PlanTooLarge { .. })));
+    }
+}

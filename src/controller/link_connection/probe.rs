@@ -1,0 +1,103 @@
+//! Asking for a link that has no live worker: source, target, zone and tables, by a one-shot pod.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+
+use super::{Seen, build, lifecycle::Course, plan, validate::Validated};
+use crate::{
+    api::{
+        fault::Fault,
+        link_connection::{LinkConnection, LinkPhase},
+        plan::ProbeRequest,
+        report::Report,
+    },
+    controller::{
+        Error,
+        context::Context,
+        landing_zone::question,
+        names::{self, Component},
+        oneshot::{self, Made, Step},
+        pods::{self, OneShot},
+    },
+};
+
+/// At most so many tables are asked for: an argument has room for 128 KiB, an answer for 4.
+const TABLES: usize = 200;
+
+/// How asking went.
+#[derive(Default)]
+pub struct Probed {
+    /// The answer.
+    pub report: Option<Report>,
+    /// What keeps it from coming.
+    pub obstacle: Option<Fault>,
+    /// Workers answer now.
+    pub over: bool,
+    /// When to look again.
+    pub again: Duration,
+}
+
+/// One step of asking, if it is needed.
+pub async fn step(
+    link: &LinkConnection,
+    validated: Option<&Validated>,
+    course: &Course,
+    seen: &Seen,
+    context: &Context,
+) -> Result<Probed, Error> {
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    let pod = context.pod(&namespace, &names::link_probe(&name));
+    let rests = matches!(course.phase, LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped);
+    let cannot_start = course.workers && seen.crew.problem.is_some() && seen.crew.ready == 0;
+    let Some(validated) = validated else {
+        return Ok(Probed { again: oneshot::ASK_AGAIN, ..Probed::default() });
+    };
+    if !rests && !cannot_start {
+        // A live worker answers the same questions.
+        if let (Some(pod), true) = (&pod, seen.crew.ready > 0) {
+            oneshot::remove(&context.client, pod).await?;
+        }
+        return Ok(Probed { over: seen.crew.ready > 0, again: oneshot::ASK_AGAIN, ..Probed::default() });
+    }
+    let base = build::pod_base(link, validated, context.pod_base());
+    let mut tables = plan::plan(link, validated, course, &seen.tables).tables;
+    tables.truncate(TABLES);
+    let request = ProbeRequest {
+        link_id: Some(validated.link_id.clone()),
+        source: Some(link.spec.source.clone()),
+        target: Some(link.spec.target.clone()),
+        zone: Some(validated.zone.clone()),
+        tables,
+    };
+    let request = serde_json::to_string(&request)?;
+    let wish = link.annotations().get(names::TEST_REQUESTED).map_or("", String::as_str);
+    let asked = question(&[&request, &link.metadata.generation.unwrap_or_default().to_string(), wish, &base.image]);
+    let progress = oneshot::progress(pod.as_deref(), &asked, Timestamp::now());
+    let mut probed =
+        Probed { report: progress.report().cloned(), obstacle: progress.fault().cloned(), over: false, again: oneshot::ASK_AGAIN };
+    match progress.step() {
+        Step::Wait(time) => probed.again = time,
+        Step::Remove => {
+            if let Some(pod) = &pod {
+                oneshot::remove(&context.client, pod).await?;
+            }
+        }
+        Step::Create => {
+            let one_shot = OneShot {
+                component: Component::Probe,
+                name: names::link_probe(&name),
+                namespace: &namespace,
+                labels: names::link_labels(&name),
+                owner: link.controller_owner_ref(&()),
+                asked,
+                request,
+            };
+            if let Made::Refused(fault) = oneshot::create(&context.client, &pods::one_shot(&base, one_shot)).await? {
+                probed.obstacle = Some(fault);
+            }
+        }
+    }
+    Ok(probed)
+}

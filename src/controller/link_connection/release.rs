@@ -1,0 +1,339 @@
+//! Removing what a link made: by a release pod, when the link is stopped or deleted and no worker is left.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Namespace, ObjectReference, Pod},
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ListParams},
+    runtime::controller::Action,
+};
+use prometheus::IntCounter;
+
+use super::{build, dereference, plan, status, validate};
+use crate::{
+    api::{
+        conditions::{
+            Truth, annotation,
+            mark::{LINK, RELEASE_FINALIZER, ROLE},
+            set,
+        },
+        fault::Fault,
+        link_connection::{LinkConnection, LinkPhase, TargetDeletion, ZoneDeletion},
+        plan::Plan,
+    },
+    controller::{
+        Error,
+        context::Context,
+        events::Happened,
+        explain,
+        landing_zone::question,
+        names::{self, Component},
+        oneshot::{self, Made, Progress, Step},
+        pods::OneShot,
+        status::{self as shared, Ready},
+    },
+    secrets::Secrets,
+    source, telemetry,
+};
+
+/// How long a release is tried before the link goes without it.
+const DEADLINE: SignedDuration = SignedDuration::from_mins(10);
+/// How soon its progress is looked at again.
+const LOOK: Duration = Duration::from_secs(3);
+/// How long a pod may stay past the end of its grace before it is removed by force.
+const PAST_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+static UNRELEASED: LazyLock<Option<IntCounter>> = LazyLock::new(|| {
+    let name = "link_operator_unreleased_links_total";
+    let counter = IntCounter::new(name, "Links that were deleted without removing what they made in their source").ok()?;
+    telemetry::registry().register(Box::new(counter.clone())).ok()?;
+    Some(counter)
+});
+
+/// Where a release stands.
+#[derive(Debug)]
+pub enum Released {
+    /// All that the link made is gone.
+    Yes,
+    /// It is under way; what hinders it, if known.
+    NotYet(Option<Fault>),
+    /// No pod can ever be made in this namespace again.
+    NamespaceTerminating,
+}
+
+/// Lets a release pod carry out `plan`, one step. The pod is told everything by its argument: under foreground deletion
+/// the ConfigMap goes before the link does. Call only when no worker is left.
+pub async fn step(
+    link: &LinkConnection,
+    plan: &Plan,
+    base: &crate::controller::pods::PodBase,
+    context: &Context,
+) -> Result<Released, Error> {
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    let request = serde_json::to_string(plan)?;
+    let pod = context.pod(&namespace, &names::release(&name));
+    let asked = question(&[&request, &base.image, &link.uid().unwrap_or_default()]);
+    let progress = oneshot::progress(pod.as_deref(), &asked, Timestamp::now());
+    if progress.report().is_some_and(|report| report.released) {
+        return Ok(Released::Yes);
+    }
+    let failed = progress.report().and_then(|report| report.checks.iter().find_map(|check| check.fault.clone()));
+    let unclear = matches!(progress, Progress::Answered { .. }).then(|| Fault {
+        reason: "NotReleased".to_owned(),
+        message: "the release pod did not remove everything".to_owned(),
+        remedy: format!("kubectl logs {}; it is tried again", names::release(&name)),
+        heals: true,
+    });
+    let fault = failed.or_else(|| progress.fault().cloned()).or(unclear);
+    let step = match progress.step() {
+        // An answer that all is well and nothing is released is none.
+        Step::Wait(time) if time > oneshot::ASK_AGAIN => Step::Remove,
+        step => step,
+    };
+    match step {
+        Step::Wait(_) => {}
+        Step::Remove => {
+            if let Some(pod) = &pod {
+                oneshot::remove(&context.client, pod).await?;
+            }
+        }
+        Step::Create => {
+            let one_shot = OneShot {
+                component: Component::Release,
+                name: names::release(&name),
+                namespace: &namespace,
+                labels: names::link_labels(&name),
+                owner: None,
+                asked,
+                request,
+            };
+            match oneshot::create(&context.client, &crate::controller::pods::one_shot(base, one_shot)).await? {
+                Made::Yes => {}
+                Made::Refused(fault) => return Ok(Released::NotYet(Some(fault))),
+                Made::NamespaceTerminating => return Ok(Released::NamespaceTerminating),
+            }
+        }
+    }
+    Ok(Released::NotYet(fault))
+}
+
+/// Removes the release pod once its answer was heeded.
+pub async fn tidy(link: &LinkConnection, context: &Context) -> Result<(), Error> {
+    if let Some(pod) = context.pod(&link.namespace().unwrap_or_default(), &names::release(&link.name_any())) {
+        oneshot::remove(&context.client, &pod).await?;
+    }
+    Ok(())
+}
+
+/// What a release is to carry out.
+pub fn release_plan(link: &LinkConnection, from: Plan, stop_only: bool) -> Plan {
+    let policy = &link.spec.deletion_policy;
+    let confirmed = link.annotations().get(annotation::CONFIRM_DELETE) == Some(&link.name_any());
+    Plan {
+        // An argument has room for 128 KiB; what the link made is found by its identity.
+        tables: Vec::new(),
+        stop_only,
+        delete_target_tables: !stop_only && policy.target == TargetDeletion::Delete && confirmed,
+        retain_zone: stop_only || policy.landing_zone == ZoneDeletion::Retain,
+        ..from
+    }
+}
+
+/// Whether no worker of the link is left: asked of the API server, since what the watch shows may be older than a pod.
+/// One that outstays its grace by far is removed by force, which is safe: correctness never depends on it being gone.
+pub async fn workers_are_gone(link: &LinkConnection, context: &Context) -> Result<bool, Error> {
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
+    if let Some(set) = sets.get_opt(&names::workers(&name)).await? {
+        let asks = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let status = set.status.unwrap_or_default();
+        // Until its controller has seen the scaling, it may still make a pod.
+        let unseen = status.observed_generation.unwrap_or_default() < set.metadata.generation.unwrap_or_default();
+        if set.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(LINK)) && (asks > 0 || unseen || status.replicas > 0) {
+            return Ok(false);
+        }
+    }
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
+    let selector = format!("{LINK}={name},{ROLE}={}", Component::Worker);
+    let left = pods.list(&ListParams::default().labels(&selector)).await?.items;
+    for pod in &left {
+        let over = pod.metadata.deletion_timestamp.as_ref().is_some_and(|end| Timestamp::now().duration_since(end.0) > PAST_GRACE);
+        if over {
+            tracing::warn!(pod = pod.name_any(), namespace, "pod outstays its grace; removing it by force");
+            pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
+        }
+    }
+    Ok(left.is_empty())
+}
+
+/// One step of a link's deletion.
+pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Action, Error> {
+    let uid = link.uid().unwrap_or_default();
+    if !link.finalizers().iter().any(|finalizer| finalizer == RELEASE_FINALIZER) {
+        context.workers.forget(&uid);
+        context.memory.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    context.workers.forget(&uid);
+    // Never started: there is nothing to release.
+    let known = link.status.as_ref();
+    if known.is_none_or(|status| status.run_id.is_none()) {
+        return let_go(link, context).await;
+    }
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    if is_terminating(&namespace, context).await? {
+        return announce(link, context, "its namespace is being deleted, so nothing can run in it any more").await;
+    }
+    let since = link.metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
+    let expired = Timestamp::now().duration_since(since) > DEADLINE;
+
+    let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
+    if let Some(set) = sets.get_opt(&names::workers(&name)).await?
+        && set.labels().get(LINK) == Some(&name)
+        && set.metadata.deletion_timestamp.is_none()
+    {
+        sets.delete(&names::workers(&name), &DeleteParams::background()).await?;
+    }
+    let mut obstacle = None;
+    if workers_are_gone(link, context).await? {
+        match prepared(link, context).await? {
+            None => {
+                obstacle = Some(Fault {
+                    reason: "LandingZoneNotFound".to_owned(),
+                    message: format!("LandingZone {} does not exist", link.spec.landing_zone_ref.name),
+                    remedy: "create it again, or wait until the link goes without it".to_owned(),
+                    heals: true,
+                });
+            }
+            Some((plan, base)) => match step(link, &plan, &base, context).await? {
+                Released::Yes => {
+                    tidy(link, context).await?;
+                    let happened = Happened::normal(status::RELEASED, "what the link made was removed");
+                    context.events.publish(&link.object_ref(&()), &happened).await;
+                    return let_go(link, context).await;
+                }
+                Released::NamespaceTerminating => {
+                    return announce(link, context, "its namespace is being deleted, so nothing can run in it any more").await;
+                }
+                Released::NotYet(fault) => obstacle = fault,
+            },
+        }
+    }
+    if expired {
+        let why = obstacle.as_ref().map_or_else(|| "it did not end in time".to_owned(), explain);
+        return announce(link, context, &why).await;
+    }
+    tell(link, context, obstacle.as_ref()).await?;
+    Ok(Action::requeue(LOOK))
+}
+
+/// Plan and pods of a release: by the link's spec, or else by the plan that was stored last.
+async fn prepared(link: &LinkConnection, context: &Context) -> Result<Option<(Plan, crate::controller::pods::PodBase)>, Error> {
+    let references = dereference::dereference(link, context).await?;
+    let run = link.status.as_ref().and_then(|status| status.run_id).unwrap_or_default();
+    if let Ok(validated) = validate::validate(link, &references) {
+        let course = super::lifecycle::Course {
+            phase: LinkPhase::Stopping,
+            run,
+            workers: false,
+            intent: crate::api::plan::Intent::Drain,
+            release: true,
+        };
+        let plan = plan::plan(link, &validated, &course, &[]);
+        let base = build::pod_base(link, &validated, context.pod_base());
+        return Ok(Some((release_plan(link, plan, false), base)));
+    }
+    let Some(stored) = plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await? else {
+        return Ok(None);
+    };
+    let plan = release_plan(link, Plan { revision: 0, ..stored.plan }, false);
+    let base = crate::controller::pods::PodBase {
+        secrets: crate::controller::pods::secret_names(Some(&plan.source), Some(&plan.target), Some(&plan.zone)),
+        claim: plan.zone.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
+        runtime: references.runtime.as_ref().and_then(|runtime| runtime.spec.kubernetes.clone()),
+        ..context.pod_base()
+    };
+    Ok(Some((plan, base)))
+}
+
+async fn is_terminating(namespace: &str, context: &Context) -> Result<bool, Error> {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    match api.get_metadata_opt(namespace).await {
+        Ok(found) => Ok(found.is_some_and(|found| found.metadata.deletion_timestamp.is_some())),
+        // A controller of one namespace may not ask; the pod that it cannot make will tell.
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Names what is left, wherever it can still be read, and lets the link go.
+async fn announce(link: &LinkConnection, context: &Context, why: &str) -> Result<Action, Error> {
+    let id = validate::link_id(link);
+    // Opens no connection and reads no Secret: it is asked for the commands only.
+    let commands = source::open(&link.spec.source, &Secrets::new("/nonexistent"), &id).map(|source| source.release_commands());
+    let commands = commands.unwrap_or_default().join(" ; ");
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    let message = format!(
+        "LinkConnection {namespace}/{name} was deleted and what it made in its source is left, because {why}. Remove it with: {commands}"
+    );
+    tracing::error!(namespace, link = name, commands, why, "what the link made in its source is left");
+    if let Some(counter) = UNRELEASED.as_ref() {
+        counter.inc();
+    }
+    let fault = Fault {
+        reason: "NotReleased".to_owned(),
+        message: why.to_owned(),
+        remedy: format!("remove what is left with: {commands}"),
+        heals: false,
+    };
+    if let Err(error) = tell(link, context, Some(&fault)).await {
+        tracing::warn!(%error, "the last status cannot be written");
+    }
+    let happened = Happened::warning("NotReleased", message);
+    if let Some(namespace) = &context.options.pod_namespace {
+        let operator = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(context.options.pod_name.clone().unwrap_or_else(|| "link-operator".to_owned())),
+            namespace: Some(namespace.clone()),
+            ..Default::default()
+        };
+        context.events.publish(&operator, &happened).await;
+    }
+    context.events.publish(&link.object_ref(&()), &happened).await;
+    let_go(link, context).await
+}
+
+async fn let_go(link: &LinkConnection, context: &Context) -> Result<Action, Error> {
+    shared::set_finalizer(&context.client, link, RELEASE_FINALIZER, false).await?;
+    let uid = link.uid().unwrap_or_default();
+    context.workers.forget(&uid);
+    context.memory.forget(&uid);
+    Ok(Action::await_change())
+}
+
+/// Says in the status that the link is being deleted, and what hinders it.
+async fn tell(link: &LinkConnection, context: &Context, obstacle: Option<&Fault>) -> Result<(), Error> {
+    let before = link.status.clone().unwrap_or_default();
+    let mut after = before.clone();
+    let (now, generation) = (Timestamp::now(), link.metadata.generation);
+    after.observed_generation = generation;
+    let text = obstacle.map_or_else(|| "what the link made is being removed".to_owned(), explain);
+    let word = crate::api::conditions::reason::DELETING;
+    Ready::progressing(word, text.clone()).write(&mut after.conditions, generation, now);
+    let why = obstacle.map_or(word, |fault| &fault.reason);
+    set(&mut after.conditions, status::RELEASED, Truth::False, why, &text, generation, now);
+    if after != before {
+        let written = shared::write(&context.client, link, &after).await?;
+        context.memory.newest.wrote(link, written);
+    }
+    Ok(())
+}

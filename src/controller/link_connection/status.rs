@@ -1,0 +1,407 @@
+//! What the status of a LinkConnection says. Pure: findings in, status and Events out.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::{build::POSTGRESQL, lifecycle::Course};
+use crate::{
+    api::{
+        conditions::{Truth, get, kind, reason, remove, set},
+        fault::{Check, Fault},
+        link_connection::{
+            LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState, SourceStatus, TablesStatus, TargetStatus, WorkersStatus,
+            WorstTable,
+        },
+        report::{Report, TablePhase},
+    },
+    controller::{events::Happened, explain, link_table::whole_second, status::Ready},
+};
+
+/// The condition that says whether what a link made in its source is gone.
+pub const RELEASED: &str = "SourceReleased";
+/// Conditions that are not answers of a worker or probe.
+const OURS: [&str; 8] = [
+    kind::READY,
+    kind::RECONCILING,
+    kind::STALLED,
+    kind::SUSPENDED,
+    kind::ACCEPTED,
+    kind::SNAPSHOT_COMPLETE,
+    kind::WORKERS_AVAILABLE,
+    RELEASED,
+];
+
+/// What is known of the workers.
+#[derive(Clone, Debug, Default)]
+pub struct Crew {
+    /// How many are wanted now.
+    pub desired: u32,
+    /// How many are ready.
+    pub ready: u32,
+    /// How many report that they work by the newest plan.
+    pub current: u32,
+    /// What keeps one from running.
+    pub problem: Option<Fault>,
+    /// Their newest reports.
+    pub reports: Vec<Arc<Report>>,
+    /// What one of them says who has not answered for long.
+    pub silent: Option<Fault>,
+    /// Somebody was asked only just now and has not answered yet.
+    pub expecting: bool,
+}
+
+/// A table as its link sees it.
+#[derive(Clone, Debug)]
+pub struct TableView {
+    /// Name of the LinkTable.
+    pub name: String,
+    /// Phase.
+    pub phase: TablePhase,
+    /// What is wrong.
+    pub fault: Option<Fault>,
+    /// The first load is complete.
+    pub complete: bool,
+}
+
+/// What was found out about a link.
+pub struct Findings<'a> {
+    /// Generation of the spec.
+    pub generation: Option<i64>,
+    /// The spec.
+    pub spec: &'a LinkConnectionSpec,
+    /// The link's lasting identity.
+    pub link_id: String,
+    /// Where it goes.
+    pub course: Course,
+    /// Why the spec cannot be carried out.
+    pub refusal: Option<Fault>,
+    /// What kept the controller from carrying it out.
+    pub trouble: Option<Fault>,
+    /// The workers.
+    pub crew: Crew,
+    /// The answer of the probe, where no worker answers.
+    pub probe: Option<&'a Report>,
+    /// What keeps the probe from answering.
+    pub probe_obstacle: Option<Fault>,
+    /// Why what the link made is not released yet.
+    pub release_obstacle: Option<Fault>,
+    /// The tables.
+    pub tables: Vec<TableView>,
+    /// The link is being deleted.
+    pub deleting: bool,
+}
+
+/// The status after these findings, and what happened on the way.
+pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Timestamp) -> (LinkConnectionStatus, Vec<Happened>) {
+    let mut status = before.clone();
+    let course = findings.course;
+    status.observed_generation = findings.generation;
+    status.phase = Some(course.phase);
+    status.link_id = Some(findings.link_id.clone());
+    status.run_id = (course.run > 0).then_some(course.run);
+    if before.phase != status.phase {
+        match course.phase {
+            LinkPhase::Running => status.start_time = Some(whole_second(now)),
+            LinkPhase::Paused | LinkPhase::Stopped => status.stop_time = Some(whole_second(now)),
+            _ => {}
+        }
+    }
+    numbers(&mut status, findings);
+    let mut conditions = std::mem::take(&mut status.conditions);
+    checks(&mut conditions, findings, now);
+    let mut mark = |kind: &str, truth: Truth, reason: &str, message: &str| {
+        set(&mut conditions, kind, truth, reason, message, findings.generation, now);
+    };
+    match &findings.refusal {
+        None => mark(kind::ACCEPTED, Truth::True, reason::AS_REQUESTED, ""),
+        Some(fault) => mark(kind::ACCEPTED, Truth::False, &fault.reason, &explain(fault)),
+    }
+    let at_rest = rests(&course) && findings.spec.state != LinkState::Running;
+    match (at_rest, course.phase) {
+        (true, LinkPhase::Paused) => mark(kind::SUSPENDED, Truth::True, reason::PAUSED, "the position is kept"),
+        (true, _) => mark(kind::SUSPENDED, Truth::True, reason::STOPPED, "the next start is a full load"),
+        (false, _) => mark(kind::SUSPENDED, Truth::False, reason::AS_REQUESTED, ""),
+    }
+    let complete = !findings.tables.is_empty() && findings.tables.iter().all(|table| table.complete);
+    let word = if complete { reason::AS_REQUESTED } else { reason::PROGRESSING };
+    mark(kind::SNAPSHOT_COMPLETE, complete.into(), word, "");
+    let crew = &findings.crew;
+    let missing = crew.problem.as_ref().filter(|_| crew.ready < crew.desired).or(crew.silent.as_ref());
+    match missing {
+        _ if !course.workers => {}
+        Some(fault) => mark(kind::WORKERS_AVAILABLE, Truth::False, &fault.reason, &explain(fault)),
+        None if crew.ready >= crew.desired => mark(kind::WORKERS_AVAILABLE, Truth::True, reason::AS_REQUESTED, ""),
+        None => {
+            let text = format!("{} of {} workers are ready", crew.ready, crew.desired);
+            mark(kind::WORKERS_AVAILABLE, Truth::False, reason::WORKERS_MISSING, &text);
+        }
+    }
+    match &findings.release_obstacle {
+        Some(fault) => mark(RELEASED, Truth::False, &fault.reason, &explain(fault)),
+        None if course.phase == LinkPhase::Stopped => mark(RELEASED, Truth::True, reason::AS_REQUESTED, ""),
+        None => {}
+    }
+    if !course.workers {
+        remove(&mut conditions, kind::WORKERS_AVAILABLE);
+    }
+    if course.phase != LinkPhase::Stopped && findings.release_obstacle.is_none() {
+        remove(&mut conditions, RELEASED);
+    }
+    let kept = get(&conditions, kind::READY).is_some() && before.observed_generation == findings.generation && before.phase == status.phase;
+    match ready(findings, at_rest, &conditions) {
+        // Nobody has had the time to answer since this controller began to ask: what was said before stands.
+        None if kept => {}
+        None => {
+            Ready::unknown(reason::NEW_GENERATION, "the workers have not reported yet").write(&mut conditions, findings.generation, now)
+        }
+        Some(ready) => ready.write(&mut conditions, findings.generation, now),
+    }
+    status.conditions = conditions;
+    let events = events(before, &status);
+    (status, events)
+}
+
+fn rests(course: &Course) -> bool {
+    matches!(course.phase, LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped)
+}
+
+/// The answers to ask: workers' before the probe's, a failed one before a passed one of the same name.
+fn answers<'a>(findings: &'a Findings<'_>) -> Option<BTreeMap<&'a str, &'a Check>> {
+    let reports: Vec<&Report> = if findings.crew.reports.is_empty() {
+        findings.probe.into_iter().collect()
+    } else {
+        findings.crew.reports.iter().map(AsRef::as_ref).collect()
+    };
+    if reports.is_empty() {
+        return None;
+    }
+    let mut answers = BTreeMap::new();
+    for check in reports.iter().flat_map(|report| &report.checks) {
+        let entry = answers.entry(check.name.as_str()).or_insert(check);
+        if entry.fault.is_none() {
+            *entry = check;
+        }
+    }
+    Some(answers)
+}
+
+fn checks(conditions: &mut Vec<Condition>, findings: &Findings<'_>, now: Timestamp) {
+    // Without news the old answers stand.
+    let Some(answers) = answers(findings) else { return };
+    conditions.retain(|condition| OURS.contains(&condition.type_.as_str()) || answers.contains_key(condition.type_.as_str()));
+    for (name, check) in answers {
+        let (truth, word, text) = match &check.fault {
+            None => (Truth::True, reason::AS_REQUESTED, check.message.clone()),
+            Some(fault) => (Truth::False, fault.reason.as_str(), explain(fault)),
+        };
+        if !OURS.contains(&name) {
+            set(conditions, name, truth, word, &text, findings.generation, now);
+        }
+    }
+}
+
+/// What Ready says; None if that cannot be known yet.
+fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Option<Ready> {
+    let (course, crew) = (findings.course, &findings.crew);
+    if findings.deleting {
+        let text = findings.release_obstacle.as_ref().map_or_else(|| "what the link made is being removed".to_owned(), explain);
+        return Some(Ready::progressing(reason::DELETING, text));
+    }
+    if let Some(fault) = findings.refusal.as_ref().or(findings.trouble.as_ref()) {
+        return Some(Ready::fault(fault));
+    }
+    // One that needs a person comes before those that heal.
+    let failing: Vec<&Fault> = answers(findings).into_iter().flatten().filter_map(|(_, check)| check.fault.as_ref()).collect();
+    if let Some(fault) = failing.iter().find(|fault| !fault.heals).or(failing.first()) {
+        return Some(Ready::fault(fault));
+    }
+    if at_rest {
+        if let Some(fault) = &findings.probe_obstacle {
+            return Some(Ready::fault(fault));
+        }
+        if let Some(ready) = failed_tables(&findings.tables) {
+            return Some(ready);
+        }
+        // Asked again, and not answered yet: a check that failed last time has not passed since.
+        if let Some(failed) = conditions.iter().find(|condition| !OURS.contains(&condition.type_.as_str()) && condition.status == "False") {
+            return Some(Ready::progressing(&failed.reason, failed.message.clone()));
+        }
+        if conditions.iter().all(|condition| OURS.contains(&condition.type_.as_str())) && findings.probe.is_none() {
+            return Some(Ready::unknown(reason::NOT_CHECKED, "connections are being tested"));
+        }
+        let word = if course.phase == LinkPhase::Paused { reason::PAUSED } else { reason::STOPPED };
+        return Some(Ready::yes(word, "the link rests, as asked"));
+    }
+    if let Some(fault) = &findings.release_obstacle {
+        return Some(Ready::fault(fault));
+    }
+    if matches!(course.phase, LinkPhase::Pausing | LinkPhase::Stopping) {
+        return Some(Ready::progressing(course.phase.into(), "what was read is being committed and applied"));
+    }
+    if let Some(fault) = crew.problem.as_ref().filter(|_| crew.ready < crew.desired) {
+        return Some(Ready::fault(fault));
+    }
+    if crew.ready < crew.desired {
+        let text = format!("{} of {} workers are ready", crew.ready, crew.desired);
+        let word = if course.phase == LinkPhase::Running { reason::WORKERS_MISSING } else { course.phase.into() };
+        return Some(Ready::progressing(word, text));
+    }
+    if let Some(fault) = &crew.silent {
+        return Some(Ready::fault(fault));
+    }
+    if crew.current < crew.desired {
+        if crew.expecting {
+            return None;
+        }
+        return Some(Ready::unknown(reason::PROGRESSING, "the workers have not yet reported on the newest plan"));
+    }
+    if course.phase != LinkPhase::Running {
+        return Some(Ready::progressing(course.phase.into(), "the workers are about to work"));
+    }
+    Some(tables_ready(&findings.tables))
+}
+
+fn failed_tables(tables: &[TableView]) -> Option<Ready> {
+    let named = |phase: TablePhase| {
+        let named: Vec<String> = worst(tables)
+            .filter(|table| table.phase == phase)
+            .take(5)
+            .map(|table| format!("{} ({})", table.name, table.fault.as_ref().map_or("", |fault| fault.reason.as_str())))
+            .collect();
+        named.join(", ")
+    };
+    let has = |phase: TablePhase| tables.iter().any(|table| table.phase == phase);
+    if has(TablePhase::Failed) {
+        Some(Ready::stalled(reason::TABLES_FAILED, format!("these tables need you: {}", named(TablePhase::Failed))))
+    } else if has(TablePhase::Suspended) {
+        Some(Ready::progressing(reason::TABLES_SUSPENDED, format!("these tables are tried again: {}", named(TablePhase::Suspended))))
+    } else {
+        None
+    }
+}
+
+fn tables_ready(tables: &[TableView]) -> Ready {
+    if let Some(ready) = failed_tables(tables) {
+        return ready;
+    }
+    let count = |phase: TablePhase| tables.iter().filter(|table| table.phase == phase).count();
+    let waiting = count(TablePhase::Waiting);
+    if tables.is_empty() {
+        Ready::yes(reason::NO_TABLES, "the link has no tables; list them in spec.tables or create LinkTables")
+    } else if waiting > 0 {
+        let why = worst(tables).find(|table| table.phase == TablePhase::Waiting).and_then(|table| table.fault.as_ref());
+        let why = why.map(|fault| format!(": {}", explain(fault))).unwrap_or_default();
+        Ready::progressing("TablesWaiting", format!("{waiting} of {} tables wait for their first load{why}", tables.len()))
+    } else if count(TablePhase::Snapshotting) > 0 {
+        Ready::yes(
+            reason::SNAPSHOTTING,
+            format!("{} of {} tables replicate, the others load", count(TablePhase::Replicating), tables.len()),
+        )
+    } else {
+        Ready::yes(reason::REPLICATING, "every table replicates")
+    }
+}
+
+/// Tables that do not replicate, the worst first.
+fn worst(tables: &[TableView]) -> impl Iterator<Item = &TableView> {
+    let mut found: Vec<&TableView> = tables.iter().filter(|table| table.phase != TablePhase::Replicating).collect();
+    let rank = |phase: TablePhase| match phase {
+        TablePhase::Failed => 0,
+        TablePhase::Suspended => 1,
+        TablePhase::Waiting => 2,
+        TablePhase::Snapshotting => 3,
+        TablePhase::Replicating => 4,
+    };
+    // Among those that wait, one that says why.
+    found.sort_by_key(|table| (rank(table.phase), table.fault.is_none(), table.name.clone()));
+    found.into_iter()
+}
+
+fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
+    let (spec, crew) = (findings.spec, &findings.crew);
+    let signed = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    status.core_count = Some(if findings.course.workers { spec.compute.core_count } else { 0 });
+    let version = crew.reports.first().map(|report| report.version.clone());
+    let kept = status.workers.take().and_then(|workers| workers.version);
+    status.workers = Some(WorkersStatus { desired: signed(crew.desired), ready: signed(crew.ready), version: version.or(kept) });
+    if spec.source.postgresql.is_some() {
+        let said = crew.reports.iter().map(AsRef::as_ref).chain(findings.probe).find_map(|report| report.source.as_ref());
+        let source = status.source.get_or_insert_with(|| SourceStatus { kind: POSTGRESQL.to_owned(), ..Default::default() });
+        if let Some(said) = said {
+            source.version = Some(said.version.clone());
+            source.identity = Some(said.identity.clone());
+            source.retained_log_bytes = said.retained_log_bytes.map(|bytes| bytes.try_into().unwrap_or(i64::MAX));
+        }
+    }
+    if let Some(target) = &spec.target.postgresql {
+        let database = &target.database;
+        status.target = Some(TargetStatus {
+            kind: POSTGRESQL.to_owned(),
+            endpoint: Some(format!("{}:{}/{}", database.host, database.port, database.database)),
+        });
+    }
+    let tables = &findings.tables;
+    let mut by_phase: BTreeMap<TablePhase, u32> = BTreeMap::new();
+    tables.iter().for_each(|table| *by_phase.entry(table.phase).or_default() += 1);
+    let replicating = by_phase.get(&TablePhase::Replicating).copied().unwrap_or_default();
+    status.tables = Some(TablesStatus {
+        total: tables.len().try_into().unwrap_or(u32::MAX),
+        by_phase,
+        summary: format!("{replicating}/{}", tables.len()),
+    });
+    status.worst_tables = worst(tables)
+        .filter_map(|table| {
+            let fault = table.fault.as_ref()?;
+            Some(WorstTable { name: table.name.clone(), phase: table.phase, reason: fault.reason.clone(), message: explain(fault) })
+        })
+        .take(5)
+        .collect();
+    if let Some(term) = crew.reports.iter().filter_map(|report| report.term).max() {
+        status.term = Some(term);
+    }
+    if let Some(position) = crew.reports.iter().find_map(|report| report.position.clone()) {
+        let applied = position.applied.as_ref().and_then(|applied| applied.time);
+        status.consistent_as_of = applied.map(whole_second).or(status.consistent_as_of);
+        status.position = Some(position);
+    }
+    if findings.course.phase == LinkPhase::Stopped {
+        (status.position, status.consistent_as_of, status.term) = (None, None, None);
+    }
+}
+
+fn events(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Vec<Happened> {
+    let mut events = Vec::new();
+    let phases = (before.phase.unwrap_or_default(), after.phase.unwrap_or_default());
+    if phases.0 != phases.1 {
+        let (word, text) = match phases.1 {
+            LinkPhase::Initial => ("LinkCreated", "the link was created"),
+            LinkPhase::Starting => ("LinkStarting", "workers are being started"),
+            LinkPhase::Running if phases.0 == LinkPhase::Resuming => ("LinkResumed", "the workers go on where they were"),
+            LinkPhase::Running => ("LinkStarted", "the workers work"),
+            LinkPhase::Pausing => ("LinkPausing", "what was read is being committed and applied"),
+            LinkPhase::Paused => ("LinkPaused", "the link rests; its position is kept"),
+            LinkPhase::Resuming => ("LinkResuming", "workers are being started"),
+            LinkPhase::Stopping => ("LinkStopping", "the link is being stopped and its position dropped"),
+            LinkPhase::Stopped => ("LinkStopped", "the link rests; the next start is a full load"),
+        };
+        events.push(Happened::normal(word, text));
+    }
+    let said = |status: &LinkConnectionStatus| {
+        get(&status.conditions, kind::READY).map(|ready| (ready.status.clone(), ready.reason.clone(), ready.message.clone()))
+    };
+    if let (was, Some((truth, word, text))) = (said(before), said(after))
+        && was.as_ref().map(|was| (&was.0, &was.1)) != Some((&truth, &word))
+    {
+        // Steps on the way are told by the phase; what is told here is what went wrong, and that it is well again.
+        let step = [reason::PROGRESSING, reason::NEW_GENERATION, reason::DELETING, reason::WORKERS_MISSING, "TablesWaiting"];
+        let phase: &str = phases.1.into();
+        if truth == "False" && !step.contains(&word.as_str()) && word != phase {
+            events.push(Happened::warning(word, text));
+        } else if truth == "True" && was.is_some_and(|was| was.0 != "True") {
+            events.push(Happened::normal("LinkReady", text));
+        }
+    }
+    events
+}

@@ -1,0 +1,187 @@
+//! The rules of DESIGN 3.3, case by case.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{
+    fixtures,
+    lifecycle::Course,
+    status::{Crew, Findings, TableView, status},
+};
+use crate::api::{
+    conditions::{get, kind},
+    fault::{Check, Fault},
+    link_connection::{LinkConnectionStatus, LinkPhase, LinkState},
+    plan::Intent,
+    report::{Report, TablePhase},
+};
+
+fn fault(reason: &str, heals: bool) -> Fault {
+    Fault { reason: reason.into(), message: "it is wrong".into(), remedy: "mend it".into(), heals }
+}
+
+fn report(checks: Vec<Check>) -> Report {
+    Report { checks, ..crate::controller::link_connection::status_tests::empty() }
+}
+
+/// A report without content.
+pub fn empty() -> Report {
+    serde_json::from_value(serde_json::json!({"formatVersion": 1, "sequence": 1, "worker": "shop-0", "version": "1", "planRevision": 7}))
+        .unwrap()
+}
+
+fn crew(desired: u32, checks: Vec<Check>) -> Crew {
+    Crew { desired, ready: desired, current: desired, reports: vec![Arc::new(report(checks))], ..Crew::default() }
+}
+
+fn table(phase: TablePhase, fault: Option<Fault>) -> TableView {
+    TableView { name: format!("shop-{phase}").to_lowercase(), phase, fault, complete: phase == TablePhase::Replicating }
+}
+
+struct Case {
+    phase: LinkPhase,
+    state: LinkState,
+    crew: Crew,
+    tables: Vec<TableView>,
+    refusal: Option<Fault>,
+    probe: Option<Report>,
+}
+
+fn running() -> Case {
+    let tables = vec![table(TablePhase::Replicating, None)];
+    let checks = vec![Check::passed("SourceReachable", "PostgreSQL 15")];
+    Case { phase: LinkPhase::Running, state: LinkState::Running, crew: crew(1, checks), tables, refusal: None, probe: None }
+}
+
+fn resting(phase: LinkPhase, state: LinkState, checks: Vec<Check>) -> Case {
+    Case { phase, state, crew: Crew::default(), probe: Some(report(checks)), ..running() }
+}
+
+fn judge(case: &Case, before: &LinkConnectionStatus) -> LinkConnectionStatus {
+    let mut spec = fixtures::link().spec;
+    spec.state = case.state;
+    let workers = matches!(case.phase, LinkPhase::Starting | LinkPhase::Running | LinkPhase::Resuming);
+    let findings = Findings {
+        generation: Some(3),
+        spec: &spec,
+        link_id: "shops.shop".into(),
+        course: Course { phase: case.phase, run: 1, workers, intent: Intent::Run, release: false },
+        refusal: case.refusal.clone(),
+        trouble: None,
+        crew: case.crew.clone(),
+        probe: case.probe.as_ref(),
+        probe_obstacle: None,
+        release_obstacle: None,
+        tables: case.tables.clone(),
+        deleting: false,
+    };
+    status(before, &findings, Timestamp::UNIX_EPOCH).0
+}
+
+/// Ready, its reason, Reconciling, Stalled, Suspended.
+fn told(status: &LinkConnectionStatus) -> [String; 5] {
+    let of = |kind: &str| get(&status.conditions, kind).map(|condition| condition.status.clone()).unwrap_or_default();
+    let reason = get(&status.conditions, kind::READY).map(|ready| ready.reason.clone()).unwrap_or_default();
+    [of(kind::READY), reason, of(kind::RECONCILING), of(kind::STALLED), of(kind::SUSPENDED)]
+}
+
+#[test]
+fn ready_says_whether_the_link_does_what_its_spec_asks() {
+    use {LinkPhase as P, LinkState as S, TablePhase as T};
+    let failed = |heals| vec![Check::failed("SourceReachable", fault("SourceUnreachable", heals))];
+    let fine = || vec![Check::passed("SourceReachable", "")];
+    let with = |tables: Vec<TableView>| Case { tables, ..running() };
+    let cases = [
+        ("all replicate", running(), ["True", "Replicating", "False", "False", "False"]),
+        (
+            "one loads",
+            with(vec![table(T::Snapshotting, None), table(T::Replicating, None)]),
+            ["True", "Snapshotting", "False", "False", "False"],
+        ),
+        ("one waits", with(vec![table(T::Waiting, None)]), ["False", "TablesWaiting", "True", "False", "False"]),
+        ("none", with(vec![]), ["True", "NoTables", "False", "False", "False"]),
+        (
+            "one failed",
+            with(vec![table(T::Failed, Some(fault("X", false))), table(T::Suspended, None)]),
+            ["False", "TablesFailed", "False", "True", "False"],
+        ),
+        ("one suspended", with(vec![table(T::Suspended, Some(fault("X", true)))]), ["False", "TablesSuspended", "True", "False", "False"]),
+        ("source away", Case { crew: crew(1, failed(true)), ..running() }, ["False", "SourceUnreachable", "True", "False", "False"]),
+        ("needs a person", Case { crew: crew(1, failed(false)), ..running() }, ["False", "SourceUnreachable", "False", "True", "False"]),
+        (
+            "no zone",
+            Case { refusal: Some(fault("LandingZoneNotFound", true)), ..running() },
+            ["False", "LandingZoneNotFound", "True", "False", "False"],
+        ),
+        (
+            "one of two",
+            Case { crew: Crew { ready: 1, ..crew(2, fine()) }, ..running() },
+            ["False", "WorkersMissing", "True", "False", "False"],
+        ),
+        (
+            "no node",
+            Case { crew: Crew { ready: 0, problem: Some(fault("Unschedulable", true)), ..crew(1, fine()) }, ..running() },
+            ["False", "Unschedulable", "True", "False", "False"],
+        ),
+        (
+            "old plan",
+            Case { crew: Crew { current: 0, ..crew(1, fine()) }, ..running() },
+            ["Unknown", "Progressing", "True", "False", "False"],
+        ),
+        (
+            "starting",
+            Case { phase: P::Starting, crew: Crew { ready: 0, ..crew(1, fine()) }, ..running() },
+            ["False", "Starting", "True", "False", "False"],
+        ),
+        ("pausing", Case { phase: P::Pausing, state: S::Paused, ..running() }, ["False", "Pausing", "True", "False", "False"]),
+        ("paused", resting(P::Paused, S::Paused, fine()), ["True", "Paused", "False", "False", "True"]),
+        ("stopped", resting(P::Stopped, S::Stopped, fine()), ["True", "Stopped", "False", "False", "True"]),
+        ("never started", resting(P::Initial, S::Stopped, fine()), ["True", "Stopped", "False", "False", "True"]),
+        ("paused, password wrong", resting(P::Paused, S::Paused, failed(true)), ["False", "SourceUnreachable", "True", "False", "True"]),
+        (
+            "paused, table missing",
+            Case { tables: vec![table(T::Failed, Some(fault("SourceTableMissing", false)))], ..resting(P::Paused, S::Paused, fine()) },
+            ["False", "TablesFailed", "False", "True", "True"],
+        ),
+        (
+            "stopped at creation, not asked yet",
+            Case { probe: None, ..resting(P::Initial, S::Stopped, vec![]) },
+            ["Unknown", "NotChecked", "True", "False", "True"],
+        ),
+    ];
+    for (name, case, expected) in cases {
+        assert_eq!(told(&judge(&case, &LinkConnectionStatus::default())), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_fault_is_told_with_its_remedy_and_goes_when_it_is_mended() {
+    let broken = Case { crew: crew(1, vec![Check::failed("TargetReachable", fault("TargetUnreachable", true))]), ..running() };
+    let status = judge(&broken, &LinkConnectionStatus::default());
+    let condition = get(&status.conditions, "TargetReachable").unwrap();
+    assert_eq!((condition.status.as_str(), condition.message.as_str()), ("False", "it is wrong; mend it"));
+    assert_eq!(get(&status.conditions, kind::READY).unwrap().message, "it is wrong; mend it");
+
+    let status = judge(&running(), &status);
+    assert!(get(&status.conditions, "TargetReachable").is_none(), "{:?}", status.conditions);
+    assert_eq!(told(&status)[0], "True");
+}
+
+#[test]
+fn what_was_said_stands_until_workers_had_time_to_answer_a_new_controller() {
+    let before = judge(&running(), &LinkConnectionStatus::default());
+    let silent = Crew { desired: 1, ready: 1, expecting: true, ..Crew::default() };
+    let after = judge(&Case { crew: silent.clone(), ..running() }, &before);
+    assert_eq!(told(&after)[0], "True");
+    let later = judge(&Case { crew: Crew { expecting: false, ..silent }, ..running() }, &before);
+    assert_eq!(told(&later)[0], "Unknown");
+}
+
+#[test]
+fn a_status_that_says_the_same_is_the_same() {
+    let before = judge(&running(), &LinkConnectionStatus::default());
+    assert_eq!(judge(&running(), &before), before);
+    assert_eq!(before.tables.as_ref().unwrap().summary, "1/1");
+    assert!(before.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+}

@@ -1,0 +1,148 @@
+//! Whether a link's spec can be carried out, given what it refers to. Pure.
+
+use std::sync::Arc;
+
+use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::api::resource::Quantity};
+use kube::ResourceExt;
+
+use crate::api::{
+    conditions::reason,
+    fault::Fault,
+    integration_runtime::{IntegrationRuntime, KubernetesRuntime},
+    landing_zone::LandingZone,
+    link_connection::LinkConnection,
+    zone::ZoneStore,
+};
+
+/// What a link refers to.
+#[derive(Clone, Default)]
+pub struct References {
+    /// Its LandingZone.
+    pub zone: Option<Arc<LandingZone>>,
+    /// Its IntegrationRuntime.
+    pub runtime: Option<Arc<IntegrationRuntime>>,
+    /// The claim of its zone; read only where its access modes matter.
+    pub claim: Option<PersistentVolumeClaim>,
+}
+
+/// A spec that can be carried out.
+#[derive(Clone, Debug)]
+pub struct Validated {
+    /// The link's lasting identity.
+    pub link_id: String,
+    /// Where files are staged.
+    pub zone: ZoneStore,
+    /// Where pods run.
+    pub runtime: Option<KubernetesRuntime>,
+    /// Shortest time between two batches, milliseconds.
+    pub flush_interval_ms: u64,
+    /// Memory of each worker.
+    pub memory: Quantity,
+}
+
+/// The lasting identity of a link.
+pub fn link_id(link: &LinkConnection) -> String {
+    link.spec.link_id.clone().unwrap_or_else(|| format!("{}.{}", link.namespace().unwrap_or_default(), link.name_any()))
+}
+
+/// The spec, or why it cannot be carried out.
+pub fn validate(link: &LinkConnection, references: &References) -> Result<Validated, Fault> {
+    let spec = &link.spec;
+    let not_applicable = |message: String, remedy: &str| Fault {
+        reason: reason::NOT_APPLICABLE.to_owned(),
+        message,
+        remedy: remedy.to_owned(),
+        heals: false,
+    };
+    let missing = |kind: &str, name: &str| Fault {
+        reason: format!("{kind}NotFound"),
+        message: format!("{kind} {name} does not exist in this namespace"),
+        remedy: format!("create {kind} {name}"),
+        heals: true,
+    };
+    if spec.source.postgresql.is_none() {
+        return Err(not_applicable("spec.source names no system that this version knows".to_owned(), "set spec.source.postgresql"));
+    }
+    if spec.target.postgresql.is_none() {
+        return Err(not_applicable("spec.target names no system that this version knows".to_owned(), "set spec.target.postgresql"));
+    }
+    let zone = references.zone.as_ref().ok_or_else(|| missing("LandingZone", &spec.landing_zone_ref.name))?;
+    let runtime = match &spec.compute.integration_runtime_ref {
+        None => None,
+        Some(named) => {
+            let runtime = references.runtime.as_ref().ok_or_else(|| missing("IntegrationRuntime", &named.name))?;
+            Some(runtime.spec.kubernetes.clone().ok_or_else(|| {
+                not_applicable(format!("IntegrationRuntime {} is not of kind kubernetes", named.name), "refer to one that is")
+            })?)
+        }
+    };
+    if let (true, Some(claim)) = (spec.compute.workers() > 1, &references.claim) {
+        let modes = claim.spec.as_ref().and_then(|spec| spec.access_modes.as_ref());
+        if !modes.into_iter().flatten().any(|mode| mode == "ReadWriteMany") {
+            return Err(not_applicable(
+                format!("{} workers need a claim with ReadWriteMany, which {} is not", spec.compute.workers(), claim.name_any()),
+                "lower spec.compute.coreCount to at most coresPerWorker, or use another LandingZone",
+            ));
+        }
+    }
+    let flush_interval = spec.compute.flush_interval().ok_or_else(|| {
+        not_applicable(format!("spec.compute.flushInterval is {}", spec.compute.flush_interval), "set it to 200ms to 60s, such as 1s")
+    })?;
+    let memory = times(&spec.compute.memory_per_core, spec.compute.worker_cores()).ok_or_else(|| {
+        not_applicable(format!("spec.compute.memoryPerCore is {}", spec.compute.memory_per_core), "set it to a quantity such as 2Gi")
+    })?;
+    Ok(Validated {
+        link_id: link_id(link),
+        zone: zone.spec.store.clone(),
+        runtime,
+        flush_interval_ms: flush_interval.as_millis().try_into().unwrap_or(u64::MAX),
+        memory,
+    })
+}
+
+/// A quantity of memory, so many times.
+fn times(quantity: &str, factor: u32) -> Option<Quantity> {
+    let digits = quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
+    let (number, unit) = quantity.split_at(digits);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let scaled: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let product = (scaled * u128::from(factor)).to_string();
+    let product = format!("{product:0>width$}", width = fraction.len() + 1);
+    let (whole, fraction) = product.split_at(product.len() - fraction.len());
+    let fraction = fraction.trim_end_matches('0');
+    Some(Quantity(if fraction.is_empty() { format!("{whole}{unit}") } else { format!("{whole}.{fraction}{unit}") }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::link_connection::fixtures;
+
+    #[test]
+    fn memory_is_multiplied_exactly() {
+        for (quantity, factor, product) in
+            [("2Gi", 4, "8Gi"), ("512Mi", 1, "512Mi"), ("1.5Gi", 3, "4.5Gi"), ("0.25Gi", 4, "1Gi"), ("1000000000", 2, "2000000000")]
+        {
+            assert_eq!(times(quantity, factor).unwrap().0, product, "{quantity} × {factor}");
+        }
+        assert_eq!(times("Gi", 2), None);
+    }
+
+    #[test]
+    fn names_what_is_missing_or_does_not_fit() {
+        let (link, references) = (fixtures::link(), fixtures::references());
+        assert_eq!(validate(&link, &references).unwrap().link_id, "shops.shop");
+
+        let fault = validate(&link, &References::default()).unwrap_err();
+        assert_eq!((fault.reason.as_str(), fault.heals), ("LandingZoneNotFound", true));
+
+        let mut wide = link.clone();
+        wide.spec.compute.core_count = 8;
+        let claim: PersistentVolumeClaim = serde_json::from_value(serde_json::json!(
+            {"metadata": {"name": "disk"}, "spec": {"accessModes": ["ReadWriteOnce"]}}))
+        .unwrap();
+        let references = References { claim: Some(claim), ..references };
+        assert_eq!(validate(&wide, &references).unwrap_err().reason, "NotApplicable");
+        assert!(validate(&link, &references).is_ok());
+    }
+}

@@ -1,0 +1,102 @@
+//! Which LinkTables of a link are linked: one a source table. Pure.
+
+use std::{collections::HashMap, sync::Arc};
+
+use kube::ResourceExt;
+
+use crate::{
+    api::{fault::Fault, link_connection::LinkConnection, link_table::LinkTable},
+    controller::names::TAKES_OVER,
+    data::TableName,
+};
+
+/// Whether a LinkTable is one that a LinkConnection made from its own `spec.tables`.
+pub fn is_owned(table: &LinkTable) -> bool {
+    table.owner_references().iter().any(|owner| owner.kind == "LinkConnection")
+}
+
+/// By what a LinkTable is known to workers: its UID, or that of the link's own LinkTable that it took over from, so that
+/// nothing is loaded again.
+pub fn identity(table: &LinkTable) -> String {
+    table.annotations().get(TAKES_OVER).cloned().or_else(|| table.uid()).unwrap_or_default()
+}
+
+/// For each source table the LinkTable that has it: a person's before a link's own, the oldest before the others.
+pub fn winners(tables: &[Arc<LinkTable>]) -> HashMap<TableName, Arc<LinkTable>> {
+    let rank = |table: &LinkTable| {
+        let created = table.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        // A table that is going away has given its source table up.
+        (table.metadata.deletion_timestamp.is_some(), is_owned(table), created, table.name_any())
+    };
+    let mut winners: HashMap<TableName, Arc<LinkTable>> = HashMap::new();
+    for table in tables {
+        let winner = winners.entry(table.spec.source_name()).or_insert_with(|| table.clone());
+        if rank(table) < rank(winner) {
+            *winner = table.clone();
+        }
+    }
+    winners.retain(|_, table| table.metadata.deletion_timestamp.is_none());
+    winners
+}
+
+/// Why this table is not linked, if it is not; `tables` are all of its link.
+pub fn refusal(table: &LinkTable, tables: &[Arc<LinkTable>], link: Option<&LinkConnection>) -> Option<Fault> {
+    let name = &table.spec.link_connection_ref.name;
+    if link.is_none() {
+        return Some(Fault {
+            reason: "LinkConnectionNotFound".to_owned(),
+            message: format!("LinkConnection {name} does not exist in this namespace"),
+            remedy: format!("create LinkConnection {name}, or delete this LinkTable"),
+            heals: true,
+        });
+    }
+    let winner = winners(tables).remove(&table.spec.source_name())?;
+    (winner.uid() != table.uid()).then(|| Fault {
+        reason: "TableAlreadyLinked".to_owned(),
+        message: format!("table {} is linked by LinkTable {} already", table.spec.source_name(), winner.name_any()),
+        remedy: "delete one of the two LinkTables".to_owned(),
+        heals: false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn table(name: &str, source: &str, second: u32, owned: bool) -> Arc<LinkTable> {
+        let owners = if owned { json!([{"apiVersion": "v", "kind": "LinkConnection", "name": "shop", "uid": "1"}]) } else { json!([]) };
+        Arc::new(
+            serde_json::from_value(json!({
+                "apiVersion": "link-operator.io/v1alpha1", "kind": "LinkTable",
+                "metadata": {"name": name, "uid": name, "ownerReferences": owners,
+                    "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")},
+                "spec": {"linkConnectionRef": {"name": "shop"}, "source": {"schemaName": "public", "tableName": source}},
+            }))
+            .unwrap(),
+        )
+    }
+
+    #[test]
+    fn the_oldest_wins_and_a_person_before_the_link() {
+        let tables = [table("young", "a", 9, false), table("old", "a", 1, false), table("own", "b", 1, true), table("mine", "b", 5, false)];
+        let winners = winners(&tables);
+        let winner = |source: &str| winners[&TableName::new("public", source)].name_any();
+        assert_eq!((winner("a"), winner("b")), ("old".to_owned(), "mine".to_owned()));
+    }
+
+    #[test]
+    fn the_loser_says_who_holds_the_table() {
+        let link: LinkConnection = serde_json::from_value(json!({
+            "apiVersion": "link-operator.io/v1alpha1", "kind": "LinkConnection", "metadata": {"name": "shop"},
+            "spec": {"source": {}, "target": {}, "landingZoneRef": {"name": "z"}},
+        }))
+        .unwrap();
+        let tables = [table("young", "a", 9, false), table("old", "a", 1, false)];
+        let fault = refusal(&tables[0], &tables, Some(&link)).unwrap();
+        assert_eq!(fault.reason, "TableAlreadyLinked");
+        assert!(fault.message.contains("LinkTable old"), "{}", fault.message);
+        assert_eq!(refusal(&tables[1], &tables, Some(&link)), None);
+        assert_eq!(refusal(&tables[1], &tables, None).unwrap().reason, "LinkConnectionNotFound");
+    }
+}

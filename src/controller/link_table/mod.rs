@@ -1,0 +1,75 @@
+//! LinkTables: their status, from what workers report. What is to be linked stands in the plan, which the link makes.
+
+pub mod acceptance;
+mod status;
+
+pub use status::whole_second;
+
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use jiff::Timestamp;
+use kube::{
+    Resource, ResourceExt,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+
+use super::{Error, context::Context, status as shared, watch};
+use crate::api::{
+    conditions::annotation,
+    link_connection::LinkPhase,
+    link_table::{LinkTable, LinkTableStatus},
+};
+use status::{Change, Findings};
+
+/// After this long a status is looked at again, come what may.
+const CALM: Duration = Duration::from_secs(600);
+
+/// Brings the status of a LinkTable up to date.
+pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<Action, Error> {
+    if table.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let this = ObjectRef::from_obj(table.as_ref());
+    let namespace = table.namespace().unwrap_or_default();
+    let link = watch::get(&context.stores.links, &namespace, &table.spec.link_connection_ref.name);
+    let rivals = context.tables_of(&namespace, &table.spec.link_connection_ref.name);
+    let table = context.memory.tables.newest(&table);
+    let identity = acceptance::identity(&table);
+    let heard = link.as_ref().and_then(|link| {
+        let views = context.workers.view(&link.uid()?);
+        let reports = views.into_iter().filter_map(|view| view.heard.report);
+        reports.filter_map(|report| report.tables.iter().find(|found| found.uid == identity).cloned()).next_back()
+    });
+    let probed = link
+        .as_ref()
+        .and_then(|link| context.memory.link(&link.uid()?).probe())
+        .and_then(|probe| probe.tables.iter().find(|found| found.uid == identity).and_then(|found| found.error.clone()));
+    let findings = Findings {
+        probed,
+        generation: table.metadata.generation,
+        refusal: acceptance::refusal(&table, &rivals, link.as_deref()),
+        link_phase: link.as_ref().map(|link| link.status.as_ref().and_then(|status| status.phase).unwrap_or(LinkPhase::Initial)),
+        report: heard,
+        reseed: table.annotations().get(annotation::RESEED).cloned(),
+    };
+    let before = table.status.clone().unwrap_or_default();
+    let (after, events) = status::status(&before, &findings, Timestamp::now());
+    match status::change(&before, &after) {
+        Change::None => {}
+        Change::Progress if !context.budget.ask(&this) => {}
+        Change::Progress | Change::State => {
+            write(&table, &after, &context).await?;
+            context.budget.written(&this, Instant::now());
+        }
+    }
+    for happened in &events {
+        context.events.publish(&table.object_ref(&()), happened).await;
+    }
+    Ok(Action::requeue(CALM))
+}
+
+async fn write(table: &LinkTable, status: &LinkTableStatus, context: &Context) -> Result<(), Error> {
+    let written = shared::write(&context.client, table, status).await?;
+    context.memory.tables.wrote(table, written);
+    Ok(())
+}

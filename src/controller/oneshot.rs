@@ -1,0 +1,171 @@
+//! One-shot pods: a finished one stays, with its log, as the record of its answer, so that the controller need not
+//! remember what was asked when.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, PostParams, Preconditions},
+};
+
+use super::{
+    availability::{pod_problem, refusal},
+    names::ASKED,
+};
+use crate::api::{fault::Fault, report::Report};
+
+/// How old an answer that was all well may become.
+pub const GOOD_FOR: Duration = Duration::from_secs(6 * 3600);
+/// How soon a question whose answer was not well is asked again.
+pub const ASK_AGAIN: Duration = Duration::from_secs(15);
+
+/// Where a question stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// No pod asks it.
+    NotAsked,
+    /// A pod of an earlier question is in the way.
+    Outdated,
+    /// A pod is on its way; what keeps it, if known.
+    Asking(Option<Fault>),
+    /// The pod ended without an answer.
+    Unanswered {
+        /// Why.
+        fault: Fault,
+        /// Since when, seconds.
+        age: Duration,
+    },
+    /// The pod answered.
+    Answered {
+        /// What.
+        report: Box<Report>,
+        /// How long ago.
+        age: Duration,
+    },
+}
+
+/// What is to be done about a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the pod.
+    Create,
+    /// Remove the pod; its end wakes the reconciler, which then makes a new one.
+    Remove,
+    /// Nothing for so long.
+    Wait(Duration),
+}
+
+/// Where the question `asked` stands, by its pod.
+pub fn progress(pod: Option<&Pod>, asked: &str, now: Timestamp) -> Progress {
+    let Some(pod) = pod else { return Progress::NotAsked };
+    if pod.annotations().get(ASKED).map(String::as_str) != Some(asked) {
+        return Progress::Outdated;
+    }
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    if !matches!(phase, "Succeeded" | "Failed") {
+        return Progress::Asking(pod_problem(pod));
+    }
+    let terminated =
+        status.and_then(|status| status.container_statuses.as_ref()?.first()?.state.as_ref()).and_then(|state| state.terminated.as_ref());
+    let ended = terminated.and_then(|terminated| terminated.finished_at.as_ref()).map(|time| time.0);
+    let ended = ended.or(pod.metadata.creation_timestamp.as_ref().map(|time| time.0)).unwrap_or(now);
+    let age = Duration::try_from(now.duration_since(ended)).unwrap_or_default();
+    let said = terminated.and_then(|terminated| terminated.message.as_deref()).unwrap_or_default();
+    match serde_json::from_str::<Report>(said) {
+        Ok(report) => Progress::Answered { report: Box::new(report), age },
+        Err(_) => {
+            let why = status.and_then(|status| status.reason.clone()).unwrap_or_else(|| {
+                terminated.map_or_else(|| "it was removed".to_owned(), |ended| format!("exit code {}", ended.exit_code))
+            });
+            let fault = Fault {
+                reason: "NoAnswer".to_owned(),
+                message: format!("pod {} ended without an answer: {why}", pod.name_any()),
+                remedy: format!("kubectl logs {}; it is tried again", pod.name_any()),
+                heals: true,
+            };
+            Progress::Unanswered { fault, age }
+        }
+    }
+}
+
+impl Progress {
+    /// What is to be done about a probe.
+    pub fn step(&self) -> Step {
+        let within = |limit: Duration, age: Duration| if age >= limit { Step::Remove } else { Step::Wait(limit - age) };
+        match self {
+            Self::NotAsked => Step::Create,
+            Self::Outdated => Step::Remove,
+            Self::Asking(_) => Step::Wait(ASK_AGAIN),
+            Self::Unanswered { age, .. } => within(ASK_AGAIN, *age),
+            Self::Answered { report, age } => {
+                let well = report.checks.iter().all(|check| check.fault.is_none());
+                within(if well { GOOD_FOR } else { ASK_AGAIN }, *age)
+            }
+        }
+    }
+
+    /// What keeps the question from being answered, if known.
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::Asking(fault) => fault.as_ref(),
+            Self::Unanswered { fault, .. } => Some(fault),
+            _ => None,
+        }
+    }
+
+    /// The answer.
+    pub fn report(&self) -> Option<&Report> {
+        match self {
+            Self::Answered { report, .. } => Some(report),
+            _ => None,
+        }
+    }
+}
+
+/// How making a pod ended.
+#[derive(Debug)]
+pub enum Made {
+    /// It is there.
+    Yes,
+    /// The API server refused it.
+    Refused(Fault),
+    /// The namespace is going away: no pod can be made in it ever again.
+    NamespaceTerminating,
+}
+
+/// Makes a one-shot pod.
+pub async fn create(client: &Client, pod: &Pod) -> Result<Made, kube::Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    match api.create(&PostParams::default(), pod).await {
+        Ok(_) => Ok(Made::Yes),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Made::Yes),
+        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422) => {
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            let terminating = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating");
+            if terminating || status.message.contains("because it is being terminated") {
+                Ok(Made::NamespaceTerminating)
+            } else {
+                Ok(Made::Refused(refusal(&status.message)))
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a one-shot pod at once: it holds nothing.
+pub async fn remove(client: &Client, pod: &Pod) -> Result<(), kube::Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+        ..Default::default()
+    };
+    match api.delete(&pod.name_any(), &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

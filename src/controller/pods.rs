@@ -1,0 +1,301 @@
+//! The three shapes of one pod: worker, probe and release share image, mounts, ServiceAccount, placement and security.
+//! Pure: values in, manifests out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
+        ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+        util::intstr::IntOrString,
+    },
+};
+use sha2::{Digest, Sha256};
+
+use super::names::{self, ASKED, Component};
+use crate::api::{
+    conditions::mark::ROLE,
+    database::{PostgresqlDatabase, Source, Target},
+    integration_runtime::{DEFAULT_SERVICE_ACCOUNT, KubernetesRuntime},
+    plan::{API_DIR, API_PORT, HEALTH_PORT, PLAN_DIR, SECRETS_DIR, ZONE_DIR},
+    zone::ZoneStore,
+};
+
+/// User and group of all pods.
+const USER: i64 = 65532;
+/// Time that a worker has to drain, seconds.
+const GRACE: i64 = 60;
+/// How long a pod stays on a node that is lost, seconds.
+const LOST_NODE: i64 = 30;
+/// How long a probe may take, seconds.
+const PROBE_DEADLINE: i64 = 60;
+/// How long one attempt to release may take, seconds.
+const RELEASE_DEADLINE: i64 = 300;
+
+/// What all pods of one link, or of one landing zone, have in common.
+#[derive(Clone, Debug, Default)]
+pub struct PodBase {
+    /// Image of the worker.
+    pub image: String,
+    /// When to pull it.
+    pub pull_policy: String,
+    /// Secrets to mount, each whole.
+    pub secrets: BTreeSet<String>,
+    /// Claim of the landing zone.
+    pub claim: Option<String>,
+    /// Where and how pods run.
+    pub runtime: Option<KubernetesRuntime>,
+}
+
+/// What a one-shot pod is asked.
+pub struct OneShot<'a> {
+    /// Probe or Release.
+    pub component: Component,
+    /// Name of the pod.
+    pub name: String,
+    /// Namespace.
+    pub namespace: &'a str,
+    /// Labels beside those of every object.
+    pub labels: BTreeMap<String, String>,
+    /// Who it belongs to. None for a release: foreground deletion would take it away.
+    pub owner: Option<OwnerReference>,
+    /// Identifies the question, so that its answer is known again.
+    pub asked: String,
+    /// The question as JSON.
+    pub request: String,
+}
+
+/// The names of all Secrets that a link's work needs.
+pub fn secret_names(source: Option<&Source>, target: Option<&Target>, zone: Option<&ZoneStore>) -> BTreeSet<String> {
+    let databases = source
+        .and_then(|source| source.postgresql.as_ref())
+        .into_iter()
+        .chain(target.and_then(|target| target.postgresql.as_ref()).map(|target| &target.database));
+    let mut names: BTreeSet<String> = databases.flat_map(database_secrets).collect();
+    let token = zone.and_then(|zone| zone.azure.as_ref()).and_then(|azure| azure.auth.sas_token.as_ref());
+    names.extend(token.map(|token| token.secret_key_ref.name.clone()));
+    names
+}
+
+fn database_secrets(database: &PostgresqlDatabase) -> impl Iterator<Item = String> {
+    let password = database.auth.password.as_ref().map(|password| password.secret_ref.name.clone());
+    let authority = database.tls.ca.as_ref().map(|ca| ca.secret_key_ref.name.clone());
+    password.into_iter().chain(authority)
+}
+
+/// The template of a link's workers. Nothing in it changes with the number of workers or with the plan, so that neither
+/// restarts anybody. `cores` and `memory` are those of each worker.
+pub fn worker_template(base: &PodBase, link: &str, cores: i32, memory: &Quantity) -> PodTemplateSpec {
+    let resources: BTreeMap<String, Quantity> =
+        [("cpu".to_owned(), Quantity(cores.to_string())), ("memory".to_owned(), memory.clone())].into();
+    let mut container = container(base, vec!["worker".to_owned()]);
+    container.resources = Some(ResourceRequirements { limits: Some(resources.clone()), requests: Some(resources), ..Default::default() });
+    container.ports = Some(vec![port("api", API_PORT), port("http", HEALTH_PORT)]);
+    container.readiness_probe = Some(http_probe("/readyz", 2, 3));
+    container.startup_probe = Some(http_probe("/healthz", 1, 60));
+    container.liveness_probe = Some(http_probe("/healthz", 10, 6));
+    mounts(&mut container).extend([mount("plan", PLAN_DIR, true), mount("api", API_DIR, true)]);
+
+    let mut spec = pod_spec(base, container, &names::worker_selector(link));
+    spec.termination_grace_period_seconds = Some(GRACE);
+    spec.volumes.get_or_insert_default().extend([
+        Volume {
+            name: "plan".to_owned(),
+            // Optional: a worker starts without it and waits for the plan that the controller pushes.
+            config_map: Some(ConfigMapVolumeSource { name: names::plan(link), optional: Some(true), ..Default::default() }),
+            ..Default::default()
+        },
+        secret_volume("api", &names::api(link), false),
+    ]);
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(pod_labels(base, names::link_labels(link), Component::Worker)),
+            annotations: pod_annotations(base),
+            ..Default::default()
+        }),
+        spec: Some(spec),
+    }
+}
+
+/// A probe or release pod.
+pub fn one_shot(base: &PodBase, ask: OneShot<'_>) -> Pod {
+    let mut args = vec!["worker".to_owned(), format!("--{}", ask.component)];
+    args.extend(["--request".to_owned(), ask.request]);
+    let mut container = container(base, args);
+    container.resources = Some(ResourceRequirements {
+        requests: Some([("cpu", "20m"), ("memory", "64Mi")].map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into()),
+        limits: Some([("cpu", "1"), ("memory", "512Mi")].map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into()),
+        ..Default::default()
+    });
+    container.termination_message_policy = Some("File".to_owned());
+
+    let mut labels = names::common_labels();
+    labels.extend(ask.labels);
+    let mut spec = pod_spec(base, container, &labels);
+    spec.restart_policy = Some("Never".to_owned());
+    spec.termination_grace_period_seconds = Some(5);
+    spec.active_deadline_seconds = Some(if ask.component == Component::Release { RELEASE_DEADLINE } else { PROBE_DEADLINE });
+    let mut annotations = pod_annotations(base).unwrap_or_default();
+    annotations.insert(ASKED.to_owned(), ask.asked);
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(ask.name),
+            namespace: Some(ask.namespace.to_owned()),
+            labels: Some(pod_labels(base, labels, ask.component)),
+            annotations: Some(annotations),
+            owner_references: ask.owner.map(|owner| vec![owner]),
+            ..Default::default()
+        },
+        spec: Some(spec),
+        status: None,
+    }
+}
+
+/// The ServiceAccount of these pods.
+pub fn service_account(base: &PodBase) -> String {
+    base.runtime.as_ref().map_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned(), |runtime| runtime.service_account.name.clone())
+}
+
+fn pod_labels(base: &PodBase, ours: BTreeMap<String, String>, component: Component) -> BTreeMap<String, String> {
+    let mut labels = base.runtime.as_ref().map(|runtime| runtime.pod_labels.clone()).unwrap_or_default();
+    // Ours win: pods are found by them.
+    labels.extend(ours);
+    labels.insert(ROLE.to_owned(), component.to_string());
+    labels
+}
+
+fn pod_annotations(base: &PodBase) -> Option<BTreeMap<String, String>> {
+    base.runtime.as_ref().map(|runtime| runtime.pod_annotations.clone()).filter(|annotations| !annotations.is_empty())
+}
+
+fn container(base: &PodBase, args: Vec<String>) -> Container {
+    let mut volume_mounts = vec![mount("scratch", "/tmp", false)];
+    for secret in &base.secrets {
+        volume_mounts.push(mount(&volume_name(secret), &format!("{SECRETS_DIR}/{secret}"), true));
+    }
+    if base.claim.is_some() {
+        volume_mounts.push(mount("zone", ZONE_DIR, false));
+    }
+    Container {
+        name: "worker".to_owned(),
+        image: Some(base.image.clone()),
+        image_pull_policy: Some(base.pull_policy.clone()),
+        command: Some(vec!["link-operator".to_owned()]),
+        args: Some(args),
+        env: Some(vec![field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")]),
+        volume_mounts: Some(volume_mounts),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            read_only_root_filesystem: Some(true),
+            run_as_non_root: Some(true),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn pod_spec(base: &PodBase, container: Container, own: &BTreeMap<String, String>) -> PodSpec {
+    let mut volumes = vec![Volume { name: "scratch".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }];
+    volumes.extend(base.secrets.iter().map(|secret| secret_volume(&volume_name(secret), secret, true)));
+    if let Some(claim) = &base.claim {
+        volumes.push(Volume {
+            name: "zone".to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: None }),
+            ..Default::default()
+        });
+    }
+    let runtime = base.runtime.clone().unwrap_or_default();
+    let mut tolerations = runtime.tolerations;
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        if !tolerations.iter().any(|toleration| toleration.key.as_deref() == Some(key)) {
+            tolerations.push(Toleration {
+                key: Some(key.to_owned()),
+                operator: Some("Exists".to_owned()),
+                effect: Some("NoExecute".to_owned()),
+                toleration_seconds: Some(LOST_NODE),
+                value: None,
+            });
+        }
+    }
+    let mut spread = runtime.topology_spread_constraints;
+    for constraint in &mut spread {
+        // Without a selector a constraint counts nothing: count the pods of the link.
+        constraint.label_selector.get_or_insert_with(|| LabelSelector { match_labels: Some(own.clone()), match_expressions: None });
+    }
+    PodSpec {
+        containers: vec![container],
+        volumes: Some(volumes),
+        service_account_name: Some(service_account(base)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            // A zone may hold millions of files: do not walk them at every start.
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            ..Default::default()
+        }),
+        node_selector: (!runtime.node_selector.is_empty()).then_some(runtime.node_selector),
+        affinity: runtime.affinity,
+        tolerations: Some(tolerations),
+        topology_spread_constraints: (!spread.is_empty()).then_some(spread),
+        priority_class_name: runtime.priority_class_name,
+        image_pull_secrets: (!runtime.image_pull_secrets.is_empty()).then_some(runtime.image_pull_secrets),
+        ..Default::default()
+    }
+}
+
+/// A Secret's name may be longer than a volume's.
+fn volume_name(secret: &str) -> String {
+    format!("secret-{}", hex::encode(&Sha256::digest(secret)[..5]))
+}
+
+fn secret_volume(name: &str, secret: &str, optional: bool) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource { secret_name: Some(secret.to_owned()), optional: Some(optional), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), read_only: read_only.then_some(true), ..Default::default() }
+}
+
+fn mounts(container: &mut Container) -> &mut Vec<VolumeMount> {
+    container.volume_mounts.get_or_insert_default()
+}
+
+fn port(name: &str, number: u16) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: number.into(), ..Default::default() }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { api_version: None, field_path: path.to_owned() }),
+            ..Default::default()
+        }),
+    }
+}
+
+fn http_probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction { path: Some(path.to_owned()), port: IntOrString::String("http".to_owned()), ..Default::default() }),
+        period_seconds: Some(period),
+        failure_threshold: Some(failures),
+        timeout_seconds: Some(5),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,185 @@
+//! The process: watches, reconcilers, health, leadership.
+
+use std::{fmt::Debug, future::Future, hash::Hash, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, stream};
+use kube::{
+    Client, Config, Resource,
+    runtime::{
+        Controller,
+        controller::{self, Action},
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Error,
+    apply::Applier,
+    budget::Budget,
+    context::{Context, Queues, watch_all},
+    events::Events,
+    integration_runtime, landing_zone, leader,
+    link_connection::{self, Memory},
+    link_table,
+    watch::Queue,
+    workers::Workers,
+};
+use crate::{api::plan::HEALTH_PORT, telemetry};
+
+/// How many objects of one kind are reconciled at once.
+const AT_ONCE: u16 = 16;
+/// After this long a failed reconciliation is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Options of the subcommand `controller`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Image of the pods that it makes; its own, usually.
+    #[arg(long, env = "WORKER_IMAGE")]
+    pub worker_image: String,
+    /// When nodes pull that image: Always, IfNotPresent or Never.
+    #[arg(long, env = "IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub image_pull_policy: String,
+    /// The one namespace to look after. Default: all.
+    #[arg(long, env = "WATCH_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Port of /healthz, /readyz and /metrics.
+    #[arg(long, env = "HEALTH_PORT", default_value_t = HEALTH_PORT)]
+    pub health_port: u16,
+    /// Work without holding the Lease: only where no other controller runs.
+    #[arg(long)]
+    pub no_leader_election: bool,
+    /// The controller's own namespace, of its Lease and of Events that can be told nowhere else.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub pod_namespace: Option<String>,
+    /// The controller's own pod.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+}
+
+/// Runs the controller until `stop`.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
+    let mut config = Config::infer().await?;
+    // A worker's first report, its StatefulSet and its status belong together: do not queue behind each other.
+    config.read_timeout = Some(Duration::from_secs(295));
+    run_with(Client::try_from(config)?, options, stop).await
+}
+
+/// Runs the controller with this client until `stop`.
+pub async fn run_with(client: Client, options: Options, stop: CancellationToken) -> Result<(), Error> {
+    let readiness = telemetry::Readiness::default();
+    let health = telemetry::serve_health(options.health_port, telemetry::registry(), readiness, stop.clone());
+    let work = work(client.clone(), options.clone(), stop.clone());
+    let led = async {
+        if options.no_leader_election {
+            return work.await;
+        }
+        let namespace = options.pod_namespace.as_deref().unwrap_or("default");
+        let identity = options.pod_name.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        leader::lead(client, namespace, &identity, stop.clone(), work).await
+    };
+    tokio::select! {
+        result = led => result,
+        result = health => match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+async fn work(client: Client, options: Options, stop: CancellationToken) -> Result<(), Error> {
+    let (links, link_wakes) = Queue::new();
+    let (tables, table_wakes) = Queue::new();
+    let (zones, zone_wakes) = Queue::new();
+    let (runtimes, runtime_wakes) = Queue::new();
+    let queues = Queues { links, tables, zones, runtimes };
+    let budget = Arc::new(Budget::default());
+    // Ends with this function, whichever way: nobody goes on watching or talking to workers without leading.
+    let mut tasks = JoinSet::new();
+    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &mut tasks);
+    tasks.spawn(budget.clone().run(queues.tables.clone()));
+    let wake = {
+        let links = queues.links.clone();
+        Arc::new(move |link: &ObjectRef<_>| links.wake(link.clone()))
+    };
+    let context = Arc::new(Context {
+        applier: Applier::new(client.clone()),
+        events: Events::new(client.clone(), options.pod_name.clone()),
+        workers: Workers::new(wake),
+        memory: Memory::default(),
+        budget,
+        queues,
+        stores: stores.clone(),
+        options,
+        client,
+    });
+    // A decision on half of what is there would be wrong: an orphan that is none, a table without its rival.
+    let all = async {
+        let ready = tokio::join!(
+            stores.links.wait_until_ready(),
+            stores.tables.wait_until_ready(),
+            stores.zones.wait_until_ready(),
+            stores.runtimes.wait_until_ready(),
+            stores.pods.wait_until_ready(),
+            stores.workers.wait_until_ready(),
+        );
+        ready.0.is_ok() && ready.1.is_ok() && ready.2.is_ok() && ready.3.is_ok() && ready.4.is_ok() && ready.5.is_ok()
+    };
+    tokio::select! {
+        _ = all => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    tracing::info!("all watches have begun");
+    let controllers = futures::future::join4(
+        control(stores.links, link_wakes, link_connection::reconcile, context.clone(), &stop),
+        control(stores.tables, table_wakes, link_table::reconcile, context.clone(), &stop),
+        control(stores.zones, zone_wakes, landing_zone::reconcile, context.clone(), &stop),
+        control(stores.runtimes, runtime_wakes, integration_runtime::reconcile, context.clone(), &stop),
+    );
+    controllers.await;
+    drop(tasks);
+    Ok(())
+}
+
+/// Reconciles one kind: whatever comes out of its queue.
+fn control<K, F, W>(
+    store: Store<K>,
+    wakes: W,
+    reconcile: fn(Arc<K>, Arc<Context>) -> F,
+    context: Arc<Context>,
+    stop: &CancellationToken,
+) -> impl Future<Output = ()> + use<K, F, W>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Hash + Eq,
+    F: Future<Output = Result<Action, Error>> + Send + 'static,
+    W: Stream<Item = ObjectRef<K>> + Send + 'static,
+{
+    let nothing = stream::pending::<Result<K, watcher::Error>>();
+    Controller::for_stream(nothing, store)
+        .with_config(controller::Config::default().concurrency(AT_ONCE))
+        .reconcile_on(wakes)
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+        .run(reconcile, again, context)
+        .for_each(|result| async {
+            match result {
+                Ok(_) | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
+                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "controller"),
+            }
+        })
+}
+
+fn again<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
+    let object = ObjectRef::from_obj(object.as_ref());
+    if error.is_conflict() {
+        tracing::debug!(%object, %error, "somebody else was faster; trying again");
+        return Action::requeue(Duration::from_millis(500));
+    }
+    let reason: &'static str = error.into();
+    tracing::warn!(%object, reason, %error, "reconciliation failed; trying again");
+    Action::requeue(AGAIN)
+}

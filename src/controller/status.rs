@@ -1,0 +1,135 @@
+//! What all kinds' statuses share: the trio Ready, Reconciling, Stalled, and writing a status only when it changed. The
+//! trio is pure.
+
+use std::fmt::Debug;
+
+use jiff::Timestamp;
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::explain;
+use crate::api::{
+    conditions::{Truth, kind, mark::MANAGER, reason, set},
+    fault::Fault,
+};
+
+/// What the condition `Ready` says, and whether anybody is at work on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Whether it is so.
+    pub truth: Truth,
+    /// One word.
+    pub reason: String,
+    /// One or two sentences.
+    pub message: String,
+    /// Nothing will change until a person acts.
+    pub stalled: bool,
+}
+
+impl Ready {
+    /// The object does what its spec asks.
+    pub fn yes(reason: &str, message: impl Into<String>) -> Self {
+        Self { truth: Truth::True, reason: reason.to_owned(), message: message.into(), stalled: false }
+    }
+
+    /// Not yet; it will come by itself.
+    pub fn progressing(reason: &str, message: impl Into<String>) -> Self {
+        Self { truth: Truth::False, reason: reason.to_owned(), message: message.into(), stalled: false }
+    }
+
+    /// Not yet known.
+    pub fn unknown(reason: &str, message: impl Into<String>) -> Self {
+        Self { truth: Truth::Unknown, reason: reason.to_owned(), message: message.into(), stalled: false }
+    }
+
+    /// Not without a person.
+    pub fn stalled(reason: &str, message: impl Into<String>) -> Self {
+        Self { truth: Truth::False, reason: reason.to_owned(), message: message.into(), stalled: true }
+    }
+
+    /// Not so because of a fault.
+    pub fn fault(fault: &Fault) -> Self {
+        if fault.heals { Self::progressing(&fault.reason, explain(fault)) } else { Self::stalled(&fault.reason, explain(fault)) }
+    }
+
+    /// Writes the trio.
+    pub fn write(&self, conditions: &mut Vec<Condition>, generation: Option<i64>, now: Timestamp) {
+        set(conditions, kind::READY, self.truth, &self.reason, &self.message, generation, now);
+        let busy = self.truth != Truth::True && !self.stalled;
+        let (word, text) = if busy { (self.reason.as_str(), self.message.as_str()) } else { (reason::AS_REQUESTED, "") };
+        set(conditions, kind::RECONCILING, busy.into(), word, text, generation, now);
+        let (word, text) = if self.stalled { (self.reason.as_str(), self.message.as_str()) } else { (reason::AS_REQUESTED, "") };
+        set(conditions, kind::STALLED, self.stalled.into(), word, text, generation, now);
+    }
+}
+
+/// Writes a status by server-side apply, so that what it no longer holds goes. Returns the object as it is then.
+pub async fn write<K, S>(client: &Client, object: &K, status: &S) -> Result<K, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    S: Serialize,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        // The UID: a namesake that came since is not meant.
+        "metadata": {"uid": object.uid()},
+        "status": status,
+    });
+    api.patch_status(&object.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await
+}
+
+/// Adds or removes a finalizer; whether the object was changed.
+pub async fn set_finalizer<K>(client: &Client, object: &K, finalizer: &str, wanted: bool) -> Result<bool, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let mut finalizers = object.finalizers().to_vec();
+    let there = finalizers.iter().any(|name| name == finalizer);
+    // A finalizer cannot be added to what is being deleted.
+    if there == wanted || (wanted && object.meta().deletion_timestamp.is_some()) {
+        return Ok(false);
+    }
+    finalizers.retain(|name| name != finalizer);
+    if wanted {
+        finalizers.push(finalizer.to_owned());
+    }
+    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    // The list is replaced as a whole, so it must be the list that was read.
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": object.resource_version()}});
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 404 && !wanted => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_trio_exactly_one_is_true_unless_unknown() {
+        let now = Timestamp::UNIX_EPOCH;
+        let fault = |heals| Fault { reason: "LoginRefused".into(), message: "no".into(), remedy: "mend".into(), heals };
+        for (ready, expected) in [
+            (Ready::yes("Replicating", ""), ["True", "False", "False"]),
+            (Ready::fault(&fault(true)), ["False", "True", "False"]),
+            (Ready::fault(&fault(false)), ["False", "False", "True"]),
+            (Ready::unknown("NewGeneration", ""), ["Unknown", "True", "False"]),
+        ] {
+            let mut conditions = Vec::new();
+            ready.write(&mut conditions, Some(3), now);
+            let found = [kind::READY, kind::RECONCILING, kind::STALLED]
+                .map(|kind| conditions.iter().find(|condition| condition.type_ == kind).unwrap().status.clone());
+            assert_eq!(found, expected, "{ready:?}");
+            assert!(conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Talking to workers: one task a worker pod pushes the stored plan and long-polls for reports.
+//!
+//! Owns what was last heard of each worker. Never decides anything: a new report wakes the link's reconciler.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use kube::runtime::reflector::ObjectRef;
+use reqwest::{Client, StatusCode, header};
+use tokio::{sync::watch, time};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::certificate::Credentials;
+use crate::api::{
+    link_connection::LinkConnection,
+    plan::{API_PORT, API_SERVER_NAME},
+    report::Report,
+};
+
+/// How long a worker may hold a request for its report, seconds.
+const LONG_POLL: u64 = 25;
+/// Pauses after failures: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// A plan as the ConfigMap holds it: only such a plan is pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPlan {
+    /// Its revision.
+    pub revision: u64,
+    /// Gzipped JSON.
+    pub body: Bytes,
+}
+
+/// A worker pod that can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerPod {
+    /// UID.
+    pub uid: String,
+    /// Name.
+    pub name: String,
+    /// Address.
+    pub address: IpAddr,
+}
+
+/// What was last heard of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// Its newest report.
+    pub report: Option<Arc<Report>>,
+    /// When it last answered.
+    pub at: Option<Instant>,
+    /// Why it does not answer, since it last did.
+    pub error: Option<String>,
+}
+
+/// Who is to be told that something was heard of a link's workers.
+pub type Wake = Arc<dyn Fn(&ObjectRef<LinkConnection>) + Send + Sync>;
+
+/// All links' workers.
+pub struct Workers {
+    links: Mutex<HashMap<String, Link>>,
+    wake: Wake,
+}
+
+struct Link {
+    desired: watch::Sender<Desired>,
+    pollers: HashMap<String, Poller>,
+}
+
+#[derive(Clone)]
+struct Desired {
+    credentials: Arc<Credentials>,
+    plan: StoredPlan,
+}
+
+struct Poller {
+    pod: WorkerPod,
+    heard: Arc<Mutex<Heard>>,
+    since: Instant,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// One worker and what was heard of it.
+#[derive(Clone, Debug)]
+pub struct WorkerView {
+    /// The pod.
+    pub pod: WorkerPod,
+    /// What was last heard.
+    pub heard: Heard,
+    /// For how long it has been asked.
+    pub asked_for: Duration,
+}
+
+impl Workers {
+    /// No links yet; `wake` is called with every report.
+    pub fn new(wake: Wake) -> Self {
+        Self { links: Mutex::default(), wake }
+    }
+
+    /// Talks to exactly these pods of a link, and pushes this plan to each.
+    pub fn sync(
+        &self,
+        link: &ObjectRef<LinkConnection>,
+        uid: &str,
+        credentials: &Arc<Credentials>,
+        plan: &StoredPlan,
+        pods: Vec<WorkerPod>,
+    ) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = links.entry(uid.to_owned()).or_insert_with(|| Link {
+            desired: watch::Sender::new(Desired { credentials: credentials.clone(), plan: plan.clone() }),
+            pollers: HashMap::new(),
+        });
+        entry.desired.send_if_modified(|desired| {
+            let changed = desired.plan.revision != plan.revision || desired.credentials != *credentials;
+            if changed {
+                *desired = Desired { credentials: credentials.clone(), plan: plan.clone() };
+            }
+            changed
+        });
+        entry.pollers.retain(|_, poller| pods.contains(&poller.pod));
+        for pod in pods {
+            if entry.pollers.contains_key(&pod.uid) {
+                continue;
+            }
+            let heard = Arc::new(Mutex::new(Heard::default()));
+            let conversation = Conversation {
+                address: SocketAddr::new(pod.address, API_PORT),
+                heard: heard.clone(),
+                desired: entry.desired.subscribe(),
+                link: link.clone(),
+                wake: self.wake.clone(),
+            };
+            let task = AbortOnDropHandle::new(tokio::spawn(conversation.hold()));
+            entry.pollers.insert(pod.uid.clone(), Poller { pod, heard, since: Instant::now(), _task: task });
+        }
+    }
+
+    /// Stops talking to a link's workers and forgets what they said.
+    pub fn forget(&self, uid: &str) {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// What was last heard of a link's workers, by pod name.
+    pub fn view(&self, uid: &str) -> Vec<WorkerView> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut views: Vec<WorkerView> = links
+            .get(uid)
+            .into_iter()
+            .flat_map(|link| link.pollers.values())
+            .map(|poller| WorkerView {
+                pod: poller.pod.clone(),
+                heard: poller.heard.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                asked_for: poller.since.elapsed(),
+            })
+            .collect();
+        views.sort_by(|a, b| a.pod.name.cmp(&b.pod.name));
+        views
+    }
+}
+
+/// The conversation with one worker.
+struct Conversation {
+    address: SocketAddr,
+    heard: Arc<Mutex<Heard>>,
+    desired: watch::Receiver<Desired>,
+    link: ObjectRef<LinkConnection>,
+    wake: Wake,
+}
+
+/// Why a worker did not answer.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}")]
+    Http(#[from] reqwest::Error),
+    #[error("it answered {0}")]
+    Status(StatusCode),
+}
+
+impl Conversation {
+    async fn hold(mut self) {
+        let mut pause = PAUSES.0;
+        loop {
+            let Err(error) = self.talk(&mut pause).await else {
+                pause = PAUSES.0;
+                continue;
+            };
+            tracing::debug!(link = %self.link, worker = %self.address, %error, "worker does not answer");
+            self.note(|heard| heard.error = Some(error.to_string()));
+            time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Talks under one set of credentials until they change. Begins with the plan: a worker that was restarted may have
+    /// read an older one from its mount, and counts its reports from the start.
+    async fn talk(&mut self, pause: &mut Duration) -> Result<(), Error> {
+        let desired = self.desired.borrow_and_update().clone();
+        let credentials = desired.credentials;
+        let mut plan = desired.plan;
+        let client = self.client(&credentials)?;
+        push(&client, &credentials.token, &plan).await?;
+        let mut after = 0;
+        loop {
+            let answer = tokio::select! {
+                answer = ask(&client, &credentials.token, after) => answer?,
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        // Nobody wants this conversation any more; the task is about to be aborted.
+                        return std::future::pending().await;
+                    }
+                    let desired = self.desired.borrow_and_update().clone();
+                    if desired.credentials != credentials {
+                        return Ok(());
+                    }
+                    plan = desired.plan;
+                    push(&client, &credentials.token, &plan).await?;
+                    continue;
+                }
+            };
+            *pause = PAUSES.0;
+            if let Some(report) = &answer {
+                after = report.sequence;
+            }
+            let recovered = self.note(|heard| {
+                heard.at = Some(Instant::now());
+                let recovered = heard.error.take().is_some();
+                if let Some(report) = answer.clone() {
+                    heard.report = Some(Arc::new(report));
+                }
+                recovered
+            });
+            if answer.is_some() || recovered {
+                (self.wake)(&self.link);
+            }
+        }
+    }
+
+    fn client(&self, credentials: &Credentials) -> Result<Client, Error> {
+        let authorities = reqwest::Certificate::from_pem_bundle(credentials.authorities.as_bytes())?;
+        Ok(Client::builder()
+            .no_proxy()
+            .https_only(true)
+            .tls_certs_only(authorities)
+            .resolve(API_SERVER_NAME, self.address)
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(Duration::from_secs(LONG_POLL + 10))
+            .build()?)
+    }
+
+    fn note<T>(&self, change: impl FnOnce(&mut Heard) -> T) -> T {
+        change(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("https://{API_SERVER_NAME}:{API_PORT}{path}")
+}
+
+async fn push(client: &Client, token: &str, plan: &StoredPlan) -> Result<(), Error> {
+    let answer = client
+        .put(url("/v1/plan"))
+        .bearer_auth(token)
+        .header(header::CONTENT_TYPE, "application/gzip")
+        .body(plan.body.clone())
+        .send()
+        .await?;
+    match answer.status() {
+        // A newer plan than the one that is stored: another leader's, which this process will soon hear of.
+        StatusCode::CONFLICT => Ok(()),
+        status if status.is_success() => Ok(()),
+        status => Err(Error::Status(status)),
+    }
+}
+
+async fn ask(client: &Client, token: &str, after: u64) -> Result<Option<Report>, Error> {
+    let answer = client.get(url("/v1/report")).query(&[("after", after), ("timeout", LONG_POLL)]).bearer_auth(token).send().await?;
+    match answer.status() {
+        StatusCode::NO_CONTENT => Ok(None),
+        StatusCode::OK => Ok(Some(answer.json().await?)),
+        status => Err(Error::Status(status)),
+    }
+}
