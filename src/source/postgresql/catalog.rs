@@ -224,7 +224,12 @@ fn decimal(modifier: i32) -> Travel {
 
 /// The expression by which a column is selected so that it comes in the form of its [`Travel`].
 pub fn select(column: &Column) -> String {
-    let name = quote::identifier(&column.name);
+    select_from("", column)
+}
+
+/// The same, of the table that `table` names (`t.`).
+pub fn select_from(table: &str, column: &Column) -> String {
+    let name = format!("{table}{}", quote::identifier(&column.name));
     match column.travel {
         // A cast to text is not what the stream prints: of inet, xml and others it gives something else. `format` prints as
         // the type's output function does. (IS DISTINCT FROM: a composite of NULLs "IS NULL", but is a value.)

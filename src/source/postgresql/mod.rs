@@ -4,11 +4,15 @@
 //! and remove them, [`settle`] waits until every transaction knows of them. [`catalog`] says how tables travel; [`chunks`]
 //! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot. All values end in the builders of [`rows`].
 
+mod assemble;
+mod capture;
 mod catalog;
 mod chunks;
 mod continuity;
 mod copy;
+mod fetch;
 mod lsn;
+mod pgoutput;
 mod preflight;
 mod publication;
 mod replication;
@@ -129,11 +133,11 @@ impl Source for Postgresql {
     }
 
     async fn capture(&self, from: &Position, take_over: bool) -> Result<Box<dyn Capture>, Error> {
-        Err(Error::SourceError(format!("capture from {from} (take over: {take_over}) is not there yet")))
+        Ok(Box::new(capture::start(self, Lsn::from_position(from)?, take_over).await?))
     }
 
-    async fn fetch(&self, schema: &TableSchema, _keys: &RecordBatch) -> Result<Filled, Error> {
-        Err(Error::SourceError(format!("reading rows of {} by key is not there yet", schema.name)))
+    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch) -> Result<Filled, Error> {
+        fetch::fetch(self, schema, keys).await
     }
 
     async fn heartbeat(&self) -> Result<Position, Error> {

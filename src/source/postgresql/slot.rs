@@ -29,24 +29,36 @@ pub async fn create(client: &Client, name: &str) -> Result<Lsn, Error> {
     // From 17 on a standby can carry the slot through a failover.
     let failover = if version >= 170_000 { ", failover => true" } else { "" };
     let statement = format!("SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput'{failover})");
-    client.query_one(&statement, &[&name]).await?.get::<_, &str>(0).parse()
+    match client.query_one(&statement, &[&name]).await {
+        Ok(row) => row.get::<_, &str>(0).parse(),
+        // Names of slots are the server's, not the database's.
+        Err(error) if errors::class(&error) == errors::Class::ObjectExists => Err(Error::SourceNotPrepared {
+            message: format!("replication slot {name} belongs to a link with the same id to another database of this server"),
+            remedy: "give one of the two links another id".to_owned(),
+        }),
+        Err(error) if errors::class(&error) == errors::Class::ResourcesExhausted => Err(Error::SourceNotPrepared {
+            message: errors::message(&error),
+            remedy: "ALTER SYSTEM SET max_replication_slots = …, then restart; or drop slots that nobody needs".to_owned(),
+        }),
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// Looks at the slot.
+/// Looks at the slot of this database.
 pub async fn find(client: &Client, name: &str) -> Result<Option<Slot>, Error> {
     let row = client
         .query_opt(
             "SELECT active_pid, confirmed_flush_lsn::text AS confirmed, wal_status = 'lost' OR restart_lsn IS NULL AS lost, \
-                    plugin = 'pgoutput' AND database = current_database() AS ours, \
+                    plugin = 'pgoutput' AS ours, \
                     CASE WHEN pg_is_in_recovery() THEN NULL \
                          ELSE pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::int8 END AS retained \
-               FROM pg_replication_slots WHERE slot_name = $1",
+               FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()",
             &[&name],
         )
         .await?;
     let Some(row) = row else { return Ok(None) };
     let lost = if !row.get::<_, Option<bool>>("ours").unwrap_or(false) {
-        Some("is not one that link-operator made in this database".to_owned())
+        Some("is not one that link-operator made".to_owned())
     } else if row.get::<_, Option<bool>>("lost").unwrap_or(true) {
         Some("was invalidated: the server removed log that it needed (max_slot_wal_keep_size)".to_owned())
     } else {

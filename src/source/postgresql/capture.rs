@@ -1,0 +1,230 @@
+//! Following the link's slot.
+//!
+//! A task of its own reads the socket and talks to the server, so that the server hears from us every few seconds however
+//! long a batch is under way; the capture takes from it what arrived and makes cuts.
+
+use std::{collections::VecDeque, time::Duration};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+};
+
+use super::{
+    Postgresql,
+    assemble::Assembler,
+    catalog,
+    lsn::Lsn,
+    pgoutput::{self, Message},
+    replication::{Frame, Replication},
+    slot,
+};
+use crate::{
+    data::Position,
+    postgresql::Connected,
+    source::{Capture, CapturedTable, Cut, Error, Limits},
+};
+
+/// Time between two words to the server, well below its `wal_sender_timeout` (1 min).
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// Reads of the socket that may wait to be taken; each is about as large as the socket's buffer, or one message.
+const WAITING_READS: usize = 16;
+/// Tries to get a slot that its ended reader has not let go of yet.
+const TAKE_OVER_TRIES: u32 = 20;
+
+/// A stream of the slot's changes.
+pub struct SlotCapture {
+    source: Postgresql,
+    arrived: mpsc::Receiver<Result<Vec<Frame>, Error>>,
+    frames: VecDeque<Frame>,
+    assembler: Assembler,
+    acknowledged: watch::Sender<Lsn>,
+    /// For questions on types; opened at the first.
+    session: Option<Connected>,
+    pump: JoinHandle<()>,
+}
+
+impl Drop for SlotCapture {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
+}
+
+/// Starts to follow the slot.
+pub async fn start(source: &Postgresql, from: Lsn, take_over: bool) -> Result<SlotCapture, Error> {
+    let name = &source.name;
+    let session = source.session().await?;
+    let mut tries = 0;
+    let replication = loop {
+        let Some(slot) = slot::find(&session, name).await? else {
+            return Err(Error::PositionLost(format!("replication slot {name} is gone")));
+        };
+        if let Some(why) = slot.lost {
+            return Err(Error::PositionLost(format!("replication slot {name} {why}")));
+        }
+        // PostgreSQL would go on from where the slot is without a word.
+        if let Some(confirmed) = slot.confirmed.filter(|&confirmed| confirmed > from) {
+            return Err(Error::PositionLost(format!("replication slot {name} starts at {confirmed}, after {from}")));
+        }
+        match slot.active_pid {
+            Some(_) if take_over => slot::end_reader(&session, name).await?,
+            Some(pid) => return Err(Error::SlotInUse(format!("process {pid} of the server reads from slot {name}"))),
+            None => {}
+        }
+        let mut replication = Replication::connect(&source.database, &source.secrets).await?;
+        match replication.start(name, from).await {
+            Ok(()) => break replication,
+            Err(Error::SlotInUse(_)) if take_over && tries < TAKE_OVER_TRIES => {
+                tries += 1;
+                sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let (acknowledged, acknowledgements) = watch::channel(from);
+    let (sender, arrived) = mpsc::channel(WAITING_READS);
+    let pump = tokio::spawn(async move {
+        let pumped = pump(replication, &sender, acknowledgements).await;
+        if let Err(error) = pumped {
+            // Nobody listens any more if this fails.
+            let _ = sender.send(Err(error)).await;
+        }
+    });
+    Ok(SlotCapture {
+        source: source.clone(),
+        arrived,
+        frames: VecDeque::new(),
+        assembler: Assembler::new(from),
+        acknowledged,
+        session: Some(session),
+        pump,
+    })
+}
+
+/// Moves what arrives to the capture and keeps the server informed, until either end is gone.
+async fn pump(
+    mut replication: Replication,
+    sender: &mpsc::Sender<Result<Vec<Frame>, Error>>,
+    mut acknowledgements: watch::Receiver<Lsn>,
+) -> Result<(), Error> {
+    let mut ticks = interval(STATUS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = *acknowledgements.borrow();
+    let mut waiting: Option<Vec<Frame>> = None;
+    loop {
+        tokio::select! {
+            biased;
+            changed = acknowledgements.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+            _ = ticks.tick() => {}
+            permit = sender.reserve(), if waiting.is_some() => {
+                let Ok(permit) = permit else { return Ok(()) };
+                if let Some(frames) = waiting.take() {
+                    permit.send(Ok(frames));
+                }
+                continue;
+            }
+            frames = replication.frames(), if waiting.is_none() => {
+                let frames = frames?;
+                let mut asked = false;
+                for frame in &frames {
+                    if let Frame::Keepalive { end, reply, .. } = frame {
+                        seen = seen.max(*end);
+                        asked |= reply;
+                    }
+                }
+                waiting = Some(frames);
+                if !asked {
+                    continue;
+                }
+            }
+        }
+        let flushed = *acknowledgements.borrow_and_update();
+        replication.send_status(seen, flushed).await?;
+    }
+}
+
+impl SlotCapture {
+    async fn take(&mut self, frame: Frame) -> Result<(), Error> {
+        let data = match frame {
+            Frame::Keepalive { end, time, .. } => {
+                self.assembler.keepalive(end, time);
+                return Ok(());
+            }
+            Frame::Data(data) => data,
+        };
+        let message = pgoutput::parse(&data)?;
+        if let Message::Relation(relation) = &message {
+            let unknown = self.assembler.unknown_types(relation);
+            if !unknown.is_empty() {
+                let types = self.types(&unknown).await?;
+                self.assembler.learn(types);
+            }
+        }
+        self.assembler.message(message)
+    }
+
+    async fn types(&mut self, wanted: &[catalog::TypeId]) -> Result<super::assemble::Types, Error> {
+        let session = match self.session.take().filter(|session| !session.is_closed()) {
+            Some(session) => session,
+            None => self.source.session().await?,
+        };
+        let types = catalog::types(&session, wanted).await?;
+        self.session = Some(session);
+        Ok(types)
+    }
+}
+
+#[async_trait]
+impl Capture for SlotCapture {
+    fn follow(&mut self, tables: Vec<CapturedTable>) {
+        self.assembler.follow(tables);
+    }
+
+    async fn next_cut(&mut self, limits: Limits) -> Result<Cut, Error> {
+        let idle_at = Instant::now() + limits.idle;
+        loop {
+            while let Some(frame) = self.frames.pop_front() {
+                self.take(frame).await?;
+                if self.assembler.is_open() {
+                    continue;
+                }
+                let now = Instant::now();
+                let due = if self.assembler.has_changes() { limits.not_before } else { idle_at };
+                if now >= due || self.assembler.bytes() >= limits.bytes {
+                    return self.assembler.cut();
+                }
+            }
+            let due = match (self.assembler.is_open(), self.assembler.has_changes()) {
+                // Only at the end of a transaction.
+                (true, _) => None,
+                (false, true) => Some(limits.not_before),
+                (false, false) => Some(idle_at),
+            };
+            let arrived = match due {
+                Some(due) => match timeout_at(due, self.arrived.recv()).await {
+                    Ok(arrived) => arrived,
+                    Err(_) => return self.assembler.cut(),
+                },
+                None => self.arrived.recv().await,
+            };
+            self.frames = arrived.ok_or_else(|| Error::SourceUnreachable("the stream of changes has ended".to_owned()))??.into();
+        }
+    }
+
+    async fn acknowledge(&mut self, position: &Position) -> Result<(), Error> {
+        let position = Lsn::from_position(position)?;
+        // Never back: the server would not follow, and a lower number would only hide that somebody erred.
+        self.acknowledged.send_if_modified(|acknowledged| {
+            let forward = position > *acknowledged;
+            *acknowledged = position.max(*acknowledged);
+            forward
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! Reading rows by key, for what their changes did not carry.
+
+use std::{error::Error as StdError, pin::pin};
+
+use arrow::{
+    array::{Array, AsArray as _, RecordBatch},
+    datatypes::{
+        Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType,
+        TimestampMicrosecondType,
+    },
+};
+use futures::TryStreamExt as _;
+use tokio_postgres::{
+    Client,
+    types::{FromSql, ToSql, Type},
+};
+
+use super::{Postgresql, catalog, chunks, rows::RowsBuilder, values};
+use crate::{
+    data::{LINK_COLUMN, LinkCell, TableSchema, Travel},
+    postgresql::quote,
+    source::{Error, Filled},
+};
+
+/// Reads the rows of all keys in one query.
+pub async fn fetch(source: &Postgresql, schema: &TableSchema, keys: &RecordBatch) -> Result<Filled, Error> {
+    let session = source.session().await?;
+    let mut builder = RowsBuilder::rows(schema);
+    if keys.num_rows() > 0 {
+        let texts = key_texts(schema, keys)?;
+        // With thousands of keys the planner might rather read the whole table.
+        session.batch_execute("SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off").await?;
+        let statement = statement(&session, schema).await?;
+        let found = session
+            .query_raw(&statement, texts.iter().map(|column| column as &(dyn ToSql + Sync)))
+            .await
+            .map_err(|error| source.table_error(&schema.name, &error))?;
+        let mut found = pin!(found);
+        while let Some(row) = found.try_next().await? {
+            for column in 0..schema.columns.len() {
+                match row.try_get::<_, Option<Raw<'_>>>(column)? {
+                    Some(Raw(raw)) => builder.binary(column, raw)?,
+                    None => builder.null(column),
+                }
+            }
+            builder.end_row(None)?;
+        }
+    }
+    // After the query's snapshot: the rows hold everything up to some place before.
+    let read_at = chunks::insert_lsn(&session).await?;
+    chunks::wait_flushed(source, &session, read_at).await?;
+    Ok(Filled { rows: builder.finish()?, read_at: read_at.position() })
+}
+
+/// The query: a parameter of texts for each key column.
+async fn statement(client: &Client, schema: &TableSchema) -> Result<String, Error> {
+    let numbers: Vec<i32> = schema.key.iter().map(|&column| schema.columns[column].number).collect();
+    // Without modifiers: a cast to char(3) would cut, one to numeric(6,2) round.
+    let types = client
+        .query(
+            "SELECT attnum::int4, format_type(atttypid, -1) FROM pg_attribute WHERE attrelid = $1 AND attnum = ANY ($2::int4[]) AND NOT attisdropped",
+            &[&schema.object_id, &numbers],
+        )
+        .await?;
+    let type_of = |number: i32| types.iter().find(|row| row.get::<_, i32>(0) == number).map(|row| row.get::<_, &str>(1));
+    let mut arrays = Vec::new();
+    let mut names = Vec::new();
+    let mut conditions = Vec::new();
+    for (place, &column) in schema.key.iter().enumerate() {
+        let column = &schema.columns[column];
+        let Some(type_name) = type_of(column.number) else {
+            return Err(Error::SchemaChanged(format!("column {} of {} is gone", column.name, schema.name)));
+        };
+        arrays.push(format!("${}::text[]", place + 1));
+        names.push(format!("k{place}"));
+        conditions.push(format!("t.{} = wanted.k{place}::{type_name}", quote::identifier(&column.name)));
+    }
+    let columns: Vec<String> = schema.columns.iter().map(|column| catalog::select_from("t.", column)).collect();
+    Ok(format!(
+        "SELECT {} FROM unnest({}) AS wanted({}) JOIN ONLY {} AS t ON {}",
+        columns.join(", "),
+        arrays.join(", "),
+        names.join(", "),
+        quote::table(&schema.name),
+        conditions.join(" AND ")
+    ))
+}
+
+/// The keys as PostgreSQL would print them, a list for each key column.
+fn key_texts(schema: &TableSchema, keys: &RecordBatch) -> Result<Vec<Vec<Option<String>>>, Error> {
+    let mut texts = Vec::new();
+    for (place, &column) in schema.key.iter().enumerate() {
+        let column = &schema.columns[column];
+        let array = keys.column(place);
+        if *array.data_type() != column.travel.arrow() {
+            return Err(Error::SourceError(format!(
+                "keys of {} have {} where {} was expected",
+                schema.name,
+                array.data_type(),
+                column.name
+            )));
+        }
+        let print = |row| if array.is_null(row) { None } else { Some(print(column.travel, array, row)) };
+        texts.push((0..keys.num_rows()).map(print).collect::<Vec<_>>());
+    }
+    if let Some(links) = keys.column_by_name(LINK_COLUMN).and_then(|links| links.as_string_opt::<i32>()) {
+        for (row, link) in links.iter().enumerate() {
+            let Some(link) = link else { continue };
+            let cell: LinkCell = serde_json::from_str(link).map_err(|error| Error::SourceError(format!("a key's exact texts: {error}")))?;
+            for (place, text) in cell.exact {
+                if let Some(column) = texts.get_mut(usize::from(place)) {
+                    column[row] = Some(text);
+                }
+            }
+        }
+    }
+    Ok(texts)
+}
+
+/// A value of the array that a travel gives (compared before), as PostgreSQL prints it.
+fn print(travel: Travel, array: &dyn Array, row: usize) -> String {
+    let float = |value: f64, finite: String| match value {
+        value if value.is_infinite() => if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+        _ => finite,
+    };
+    match travel {
+        Travel::Bool => array.as_boolean().value(row).to_string(),
+        Travel::Int16 => array.as_primitive::<Int16Type>().value(row).to_string(),
+        Travel::Int32 => array.as_primitive::<Int32Type>().value(row).to_string(),
+        Travel::Int64 => array.as_primitive::<Int64Type>().value(row).to_string(),
+        Travel::Float32 => {
+            let value = array.as_primitive::<Float32Type>().value(row);
+            float(value.into(), value.to_string())
+        }
+        Travel::Float64 => {
+            let value = array.as_primitive::<Float64Type>().value(row);
+            float(value, value.to_string())
+        }
+        Travel::Decimal { .. } => array.as_primitive::<Decimal128Type>().value_as_string(row),
+        Travel::Date => values::print_date(array.as_primitive::<Date32Type>().value(row).into()),
+        Travel::Time => values::print_time(array.as_primitive::<Time64MicrosecondType>().value(row)),
+        Travel::Timestamp => values::print_timestamp(array.as_primitive::<TimestampMicrosecondType>().value(row).into(), ""),
+        Travel::TimestampTz => values::print_timestamp(array.as_primitive::<TimestampMicrosecondType>().value(row).into(), "+00"),
+        Travel::Utf8 | Travel::Text => array.as_string::<i32>().value(row).to_owned(),
+        Travel::Binary => format!("\\x{}", hex::encode(array.as_binary::<i32>().value(row))),
+        Travel::Uuid => uuid::Uuid::from_slice(array.as_fixed_size_binary().value(row)).unwrap_or_default().to_string(),
+    }
+}
+
+/// A value as the server sent it, of whatever type.
+struct Raw<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Raw<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {
+        Ok(Self(raw))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
