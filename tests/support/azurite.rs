@@ -38,9 +38,7 @@ impl Azurite {
 
     /// Starts one on a given port.
     pub async fn start_on(port: u16) -> Self {
-        let script = installed();
-        let process = Command::new("node")
-            .arg(script)
+        let process = installed()
             .args([
                 "--inMemoryPersistence",
                 "--disableTelemetry",
@@ -55,7 +53,7 @@ impl Azurite {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("node runs");
+            .expect("Azurite starts");
         let azurite = Self { process, port };
         let patience = Instant::now() + Duration::from_secs(60);
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
@@ -153,11 +151,15 @@ fn second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap()
 }
 
-/// Azurite's script, installed where the local cluster keeps its parts; put there with npm if it is not.
-fn installed() -> PathBuf {
+/// The command that starts Azurite: where the local cluster keeps its parts, else installed with npm beside them.
+fn installed() -> Command {
     let cache = std::env::var_os("LINK_CACHE")
         .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/link-operator"), PathBuf::from);
-    let folder = cache.join("azurite");
+    let bundled = cache.join("azurite/azurite-blob");
+    if bundled.is_file() {
+        return Command::new(bundled);
+    }
+    let folder = cache.join("azurite-npm");
     let script = folder.join("node_modules/azurite/dist/src/blob/main.js");
     static INSTALL: std::sync::Once = std::sync::Once::new();
     INSTALL.call_once(|| {
@@ -167,5 +169,7 @@ fn installed() -> PathBuf {
             assert!(status.success(), "npm install azurite: {status}");
         }
     });
-    script
+    let mut command = Command::new("node");
+    command.arg(script);
+    command
 }
