@@ -7,7 +7,10 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use link_operator::{
-    api::plan::{Plan, ProbeRequest, SECRETS_DIR, ZONE_DIR},
+    api::{
+        crds,
+        plan::{Plan, ProbeRequest, SECRETS_DIR, ZONE_DIR},
+    },
     secrets::Secrets,
     telemetry, worker,
 };
@@ -24,6 +27,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Print the definitions of the four kinds, as `kubectl apply -f -` takes them.
+    Crds {
+        /// Write one file a kind into this folder instead.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// Replicate: the program of a link's pods.
     Worker(WorkerArgs),
 }
@@ -66,8 +75,22 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Crds { dir } => write_crds(dir.as_deref()),
         Command::Worker(arguments) => run_worker(arguments).await,
     }
+}
+
+fn write_crds(dir: Option<&Path>) -> Result<(), Failure> {
+    for (name, text) in crds::yaml()? {
+        match dir {
+            Some(dir) => {
+                let file = dir.join(name);
+                std::fs::write(&file, text).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+            }
+            None => print!("---\n{text}"),
+        }
+    }
+    Ok(())
 }
 
 async fn run_worker(arguments: WorkerArgs) -> Result<(), Failure> {

@@ -80,7 +80,7 @@ impl Operation {
     /// Whether the token says itself that this must be refused. Write includes create.
     fn is_beyond(self, token: &SasToken) -> bool {
         let (right, _) = self.right();
-        token.lacks(right) && !(self == Self::Create && !token.lacks('w'))
+        token.lacks(right) && (self != Self::Create || token.lacks('w'))
     }
 }
 

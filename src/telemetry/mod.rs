@@ -18,6 +18,9 @@ pub fn registry() -> &'static Registry {
 }
 
 /// Makes a gauge in [`registry`]. Names and labels are constants of the program.
+///
+/// # Panics
+/// On a name that is invalid or taken.
 #[expect(clippy::expect_used, reason = "only a constant name that is invalid or taken fails: a test shows it at once")]
 pub fn gauge(name: &'static str, help: &'static str, labels: &[&'static str]) -> IntGaugeVec {
     let gauge = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid name and labels");
@@ -26,6 +29,9 @@ pub fn gauge(name: &'static str, help: &'static str, labels: &[&'static str]) ->
 }
 
 /// Makes a counter in [`registry`]. Names and labels are constants of the program.
+///
+/// # Panics
+/// On a name that is invalid or taken.
 #[expect(clippy::expect_used, reason = "only a constant name that is invalid or taken fails: a test shows it at once")]
 pub fn counter(name: &'static str, help: &'static str, labels: &[&'static str]) -> IntCounterVec {
     let counter = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name and labels");

@@ -33,7 +33,7 @@ use crate::telemetry::{Readiness, listen};
 /// How often the files are looked at.
 const POLL: Duration = Duration::from_secs(5);
 /// Longest time that a request for a report is held.
-const LONGEST_POLL: Duration = Duration::from_secs(60);
+const LONGEST_POLL: Duration = Duration::from_mins(1);
 /// How long open requests may take after the API was told to stop.
 const CLOSE: Duration = Duration::from_millis(500);
 

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long one system may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Frees source, target and zone as the plan says, all at once; a failure of one does not keep the others.
 pub async fn release(plan: &Plan, secrets: &Secrets, volume: &Path) -> Report {

@@ -57,9 +57,9 @@ fn shorten(report: &mut Report, length: usize) {
     for Check { fault, message, .. } in &mut report.checks {
         // A failed check's message says the same as its fault.
         if fault.is_some() {
-            message.clear()
+            message.clear();
         } else {
-            shorten_text(message, length)
+            shorten_text(message, length);
         }
         if let Some(fault) = fault {
             shorten_text(&mut fault.message, length);

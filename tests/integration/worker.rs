@@ -20,7 +20,6 @@ use link_operator::{
         zone::{ClaimZone, ZoneStore},
     },
     data::TableName,
-    secrets::Secrets,
     source,
     worker::{self, Options, termination},
 };
