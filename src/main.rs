@@ -11,6 +11,7 @@ use link_operator::{
         crds,
         plan::{Plan, ProbeRequest, SECRETS_DIR, ZONE_DIR},
     },
+    controller,
     secrets::Secrets,
     telemetry, worker,
 };
@@ -27,6 +28,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Look after the links of a cluster: the program of the operator's own pods.
+    Controller(controller::Options),
     /// Print the definitions of the four kinds, as `kubectl apply -f -` takes them.
     Crds {
         /// Write one file a kind into this folder instead.
@@ -75,6 +78,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Controller(options) => Ok(controller::run(options, stop_signal()?).await?),
         Command::Crds { dir } => write_crds(dir.as_deref()),
         Command::Worker(arguments) => run_worker(arguments).await,
     }
