@@ -66,8 +66,8 @@ e2e-run:
 build: ## the binary (PROFILE=dev|release)
 	@$(PHASE) "Binary" $(CARGO) build -j$(JOBS) --profile $(PROFILE) --bin link-operator
 
-crds: ## writes crds/ from the types in src/api
-	@$(CARGO) run -j$(JOBS) --quiet -- crds
+crds: ## writes crds/, and the chart's copy, from the types in src/api
+	@for folder in crds charts/link-operator-crds/files; do $(CARGO) run -j$(JOBS) --quiet -- crds --dir $$folder; done
 
 image: build ## the image, for CLUSTER
 	@$(PHASE) "Image" deploy/$(CLUSTER)/cluster build-image $(BINARY) $(IMAGE):dev

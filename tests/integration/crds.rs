@@ -258,7 +258,11 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
     vec![
         // LinkConnection
         ("no source", with(link(), &[("/spec/source", Value::Null)]), "spec.source: Required value"),
-        ("empty source", with(link(), &[("/spec/source", json!({}))]), "spec.source: Invalid value: \"object\": set exactly one source: postgresql"),
+        (
+            "empty source",
+            with(link(), &[("/spec/source", json!({}))]),
+            "spec.source: Invalid value: \"object\": set exactly one source: postgresql",
+        ),
         ("null source", with(link(), &[("/spec/source", json!({"postgresql": {}}))]), "spec.source.postgresql.host: Required value"),
         ("unknown source", with(link(), &[("/spec/source/oracle", json!({}))]), "unknown field \"spec.source.oracle\""),
         ("no target", with(link(), &[("/spec/target", Value::Null)]), "spec.target: Required value"),
