@@ -66,7 +66,7 @@ async fn server_takes_what_the_charts_render() {
         "--namespace",
         &namespace,
         "--set",
-        "replicas=2,image.tag=1,priorityClassName=high",
+        "replicas=2,image.tag=v1,logLevel=debug,priorityClassName=high",
         "--set",
         "podLabels.team=data,nodeSelector.disk=ssd,serviceAccount.annotations.a=b,imagePullSecrets[0].name=registry",
     ];
