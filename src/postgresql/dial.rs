@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     api::database::{PostgresqlDatabase, TlsMode},
-    secrets::Secrets,
+    secrets::{SecretValue, Secrets},
 };
 
 /// Longest time for each of: TCP, TLS and login.
@@ -61,7 +61,7 @@ async fn encrypt(
         Some(ca) => Some(secrets.read(&ca.secret_key_ref.name, &ca.secret_key_ref.key).await?),
         None => None,
     };
-    let Some(config) = tls::config(database.tls.mode, authorities.as_ref().map(|pem| pem.expose())).map_err(failed)? else {
+    let Some(config) = tls::config(database.tls.mode, authorities.as_ref().map(SecretValue::expose)).map_err(failed)? else {
         return Ok(Box::new(socket));
     };
     let name = database.tls.server_name.as_deref().unwrap_or(&database.host).to_owned();

@@ -60,7 +60,7 @@ pub fn class(error: &tokio_postgres::Error) -> Class {
     match error.code() {
         Some(state) => classify(state),
         None if error.is_closed() => Class::ConnectionLost,
-        None if error.source().is_some_and(|source| source.is::<std::io::Error>()) => Class::ConnectionLost,
+        None if error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>) => Class::ConnectionLost,
         None => Class::Other,
     }
 }

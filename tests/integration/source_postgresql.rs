@@ -8,14 +8,18 @@ use arrow::{
 };
 use futures::TryStreamExt as _;
 use link_operator::{
-    api::{database::TlsMode, fault::Explain as _},
+    api::{
+        database::{CaSource, SecretKey, Tls, TlsMode},
+        fault::Explain as _,
+    },
     data::{LinkCell, TableName, TableSchema, Travel},
     postgresql::connect,
     source::{Capture, CapturedTable, Cut, Error, Identity, Limits, Segment, Source as _, postgresql::Postgresql},
 };
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_postgres::SimpleQueryMessage;
 
-use crate::support::postgres::{Database, Server};
+use crate::support::postgres::{Database, SECRET, Server};
 
 mod connecting {
     use super::*;
@@ -23,7 +27,7 @@ mod connecting {
     #[tokio::test]
     async fn every_session_prints_alike_whatever_the_server_says() {
         let database = Server::shared().create_database().await;
-        let session = database.connect().await;
+        let session = connect(&database.spec, &database.secrets, "test").await.unwrap();
         let row = session
             .query_one(
                 "SELECT now()::text LIKE '%+00', interval '1 day 1 s'::text, '\\x00'::bytea::text, current_setting('search_path')",
@@ -34,6 +38,48 @@ mod connecting {
         assert!(row.get::<_, bool>(0));
         assert_eq!(row.get::<_, &str>(1), "1 day 00:00:01");
         assert_eq!((row.get::<_, &str>(2), row.get::<_, &str>(3)), ("\\x00", "pg_catalog"));
+    }
+
+    #[tokio::test]
+    async fn certificates_are_verified_as_the_mode_says() {
+        let authority_key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::new(authority, authority_key);
+        let certificate = CertificateParams::new(vec!["shop.example".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let server = Server::start_with_files(
+            &["ssl=on", "ssl_cert_file=../server.crt", "ssl_key_file=../server.key"],
+            &[("server.crt", &certificate.pem()), ("server.key", &key.serialize_pem())],
+        );
+        let mut database = server.create_database().await;
+        database.set_secret("ca.crt", &authority_pem);
+        let ca = || Some(CaSource { secret_key_ref: SecretKey { name: SECRET.to_owned(), key: "ca.crt".to_owned() } });
+        let name = || Some("shop.example".to_owned());
+        for (mode, ca, server_name, expected) in [
+            (TlsMode::VerifyFull, ca(), name(), Ok(())),
+            (TlsMode::VerifyFull, ca(), None, Err("TlsFailed")),
+            (TlsMode::VerifyFull, None, name(), Err("TlsFailed")),
+            (TlsMode::VerifyCA, ca(), None, Ok(())),
+            (TlsMode::VerifyCA, None, None, Err("TlsFailed")),
+            (TlsMode::Require, None, None, Ok(())),
+        ] {
+            let case = format!("{mode:?} {} {server_name:?}", ca.is_some());
+            database.spec.tls = Tls { mode, ca, server_name };
+            let connected = connect(&database.spec, &database.secrets, "test").await;
+            assert_eq!(connected.as_ref().map(|_| ()).map_err(<&str>::from), expected, "{case}");
+            if let Ok(session) = connected {
+                let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+                assert!(session.query_one(encrypted, &[]).await.unwrap().get::<_, bool>(0), "{case}");
+            }
+        }
+        // A replication session goes the same way.
+        database.spec.tls = Tls { mode: TlsMode::VerifyFull, ca: ca(), server_name: name() };
+        let source = source(&database);
+        let from = source.begin_run().await.unwrap();
+        source.capture(&from, false).await.unwrap();
+        source.release().await.unwrap();
     }
 
     #[tokio::test]
@@ -479,7 +525,7 @@ mod stream {
         let mut again = source.capture(&first.to, true).await.unwrap();
         again.follow(vec![CapturedTable { id: 1, schema: schema.clone() }]);
         let repeated = cut(&mut again).await;
-        assert_eq!((repeated.to.clone(), rows_of(&repeated).iter().flat_map(ids).collect::<Vec<_>>()), (second.to, vec![Some(2)]));
+        assert_eq!(rows_of(&repeated).iter().flat_map(ids).collect::<Vec<_>>(), [Some(2)]);
         assert!(cut_or_error(&mut capture).await.is_err(), "the former reader was ended");
 
         // Acknowledged is acknowledged: going back is refused by name.

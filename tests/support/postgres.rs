@@ -4,6 +4,8 @@
 //! tests that hold transactions open, change settings or stop it. A server goes when its [`Server`] is dropped, and also
 //! when the test process ends however it ends: a shell waits on a pipe from it.
 
+#![allow(clippy::expect_used, clippy::panic)] // clippy does not see that this is a test
+
 use std::{
     io::Write as _,
     net::TcpListener,
@@ -59,7 +61,18 @@ impl Server {
 
     /// A server of one's own with more settings (`name=value`).
     pub fn start_with(settings: &[&str]) -> Self {
+        Self::start_with_files(settings, &[])
+    }
+
+    /// A server of one's own with files (name, content) beside its data folder, for settings to name as `../name`.
+    pub fn start_with_files(settings: &[&str], files: &[(&str, &str)]) -> Self {
         let dir = TempDir::new().unwrap();
+        for (name, content) in files {
+            let path = dir.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            // The server refuses a private key that others can read.
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        }
         let data = dir.path().join("data");
         let password = dir.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
@@ -103,7 +116,7 @@ impl Server {
     }
 
     fn wait(&self) {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         let port = self.port.to_string();
         while !Command::new(bin("pg_isready")).args(["-q", "-h", "127.0.0.1", "-p", &port]).status().unwrap().success() {
             assert!(Instant::now() < until, "PostgreSQL did not start: {}", self.log());

@@ -47,7 +47,7 @@ pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> R
     session
         .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {table} IN ACCESS SHARE MODE"))
         .await
-        .map_err(|error| source.table_error(&schema.name, &error))?;
+        .map_err(|error| Postgresql::table_error(&schema.name, &error))?;
     let now = catalog::describe(&session, &schema.name).await?;
     if now.schema != *schema {
         return Err(Error::SchemaChanged(format!("{} is no longer as it was when its snapshot was planned", schema.name)));
@@ -58,7 +58,7 @@ pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> R
     let read_at = insert_lsn(&session).await?;
     wait_flushed(source, &session, read_at).await?;
 
-    let copy = session.copy_out(&copy_statement(schema, chunk)).await.map_err(|error| source.table_error(&schema.name, &error))?;
+    let copy = session.copy_out(&copy_statement(schema, chunk)).await.map_err(|error| Postgresql::table_error(&schema.name, &error))?;
     let reading = Reading { copy: Box::pin(copy), decoder: CopyDecoder::new(schema), _session: session };
     let rows = futures::stream::try_unfold(Some(reading), |reading| async {
         let Some(mut reading) = reading else { return Ok(None) };

@@ -34,7 +34,7 @@ pub async fn fetch(source: &Postgresql, schema: &TableSchema, keys: &RecordBatch
         let found = session
             .query_raw(&statement, texts.iter().map(|column| column as &(dyn ToSql + Sync)))
             .await
-            .map_err(|error| source.table_error(&schema.name, &error))?;
+            .map_err(|error| Postgresql::table_error(&schema.name, &error))?;
         let mut found = pin!(found);
         while let Some(row) = found.try_next().await? {
             for column in 0..schema.columns.len() {

@@ -72,7 +72,7 @@ impl Postgresql {
     }
 
     /// An error that a statement on a table gave.
-    fn table_error(&self, table: &TableName, error: &tokio_postgres::Error) -> Error {
+    fn table_error(table: &TableName, error: &tokio_postgres::Error) -> Error {
         let message = format!("{table}: {}", errors::message(error));
         match errors::class(error) {
             Class::ObjectMissing => Error::SourceTableMissing(table.clone()),
