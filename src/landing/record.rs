@@ -76,6 +76,15 @@ pub enum Event {
         /// The chunks.
         plan: ChunkPlan,
     },
+    /// At this record's `to` all chunks are passed: changes after it may leave values out, which the rows then hold; but for
+    /// those of orphans, which the table still waits for.
+    #[serde(rename_all = "camelCase")]
+    Passed {
+        /// The table.
+        table: u32,
+        /// Its incarnation.
+        incarnation: u64,
+    },
     /// At this record's `to` (E) the chunks and all changes up to it make the table exact.
     #[serde(rename_all = "camelCase")]
     Exact {

@@ -13,7 +13,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Context, error::Error, file, net, retry, snapshot::Snapshot, state::TableState};
+use super::{
+    Context,
+    error::Error,
+    file, net, retry,
+    snapshot::Snapshot,
+    state::{RunState, TableState},
+};
 use crate::{
     api::{
         fault::Explain,
@@ -85,6 +91,7 @@ impl Applier<'_> {
 
         self.context.board.table_works(&self.table.uid, TablePhase::Replicating);
         let mut seen = at;
+        self.context.applied(self.id, seen);
         let mut states = self.context.journal.subscribe();
         loop {
             let newest = states.borrow_and_update().number;
@@ -142,9 +149,10 @@ impl Applier<'_> {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let exact = self.exact().await?;
+        let (passed, exact) = self.exact().await?;
         while at < exact {
-            let batch = self.gather(at, exact).await?;
+            // Not across `passed`: only from there on the rows aside hold what a change leaves out.
+            let batch = self.gather(at, passed.filter(|passed| at < *passed).unwrap_or(exact)).await?;
             let steps = self.steps(&batch.entries).await?;
             let advance = Advance { incarnation: self.incarnation, from: at, to: batch.upto, as_of: batch.as_of };
             self.context.setup.target.catch_up(&self.target, &self.table.schema, advance, steps).await?;
@@ -188,6 +196,8 @@ impl Applier<'_> {
                 }
                 _ => None,
             };
+            report.rows = report.rows.max(rows);
+            report.bytes = report.bytes.max(bytes);
             report.snapshot = Some(SnapshotProgress {
                 rows_done: rows as i64,
                 rows_estimated: estimated.map(|rows| rows as i64),
@@ -200,15 +210,16 @@ impl Applier<'_> {
         });
     }
 
-    /// Waits for the record at which the table is exact.
-    async fn exact(&self) -> Result<u64, Error> {
+    /// Waits for the record at which the table is exact. Returns also the one at which its chunks were passed, if another.
+    async fn exact(&self) -> Result<(Option<u64>, u64), Error> {
         let mut states = self.context.journal.subscribe();
-        let of_ours = |state: &super::state::RunState| {
-            state.tables.get(&self.id).filter(|table| table.incarnation == self.table.incarnation).and_then(|table| table.exact)
+        let of_ours = |state: &RunState| {
+            let table = state.tables.get(&self.id).filter(|table| table.incarnation == self.table.incarnation)?;
+            Some((table.passed, table.exact?))
         };
-        let ended = |_| Error::Internal("the log ended".to_owned());
-        let exact = of_ours(&**states.wait_for(|state| of_ours(state).is_some()).await.map_err(ended)?);
-        exact.ok_or_else(|| Error::Internal("the log ended".to_owned()))
+        let ended = || Error::Internal("the log ended".to_owned());
+        let state = states.wait_for(|state| of_ours(state).is_some()).await.map_err(|_| ended())?;
+        of_ours(&state).ok_or_else(ended)
     }
 
     /// What the records after `after` hold for this table: up to `newest`, or to the record that fills the batch.

@@ -4,10 +4,14 @@
 //! The order of a commit (DESIGN 5.2): files, then the record (the commit point), then the acknowledgement to the source.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{
+        BTreeMap, HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
     time::Duration,
 };
 
+use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::{
@@ -15,13 +19,20 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Context, error::Error, file, fill, join, state::RunState};
+use super::{
+    Context,
+    error::Error,
+    file,
+    fill::Filling,
+    join,
+    state::{RunState, TableState},
+};
 use crate::{
     api::{
         fault::Explain,
         report::{PositionTime, SourceReport},
     },
-    data::{Identity, Position, TableName, TableSchema},
+    data::{Identity, Position, TableName},
     landing::{
         layout,
         record::{DataFile, Entry, Event, RECORD_FORMAT, Record, TableData},
@@ -78,6 +89,8 @@ pub async fn reign(context: &Context) -> Result<(), Error> {
         Reign { context, identity, term: state.number + 1, to: state.to.clone(), time: state.time, last_record: Instant::now() };
     reign.commit(vec![], vec![]).await?;
     if reign.to.0.is_empty() {
+        // The source cannot begin while older transactions are open; who they are is for the user to see.
+        setup.source.settle(&|whom| join::show_waiting(context, whom.as_deref())).await?;
         reign.to = setup.source.begin_run().await?;
         reign.commit(vec![], vec![]).await?;
     }
@@ -120,13 +133,15 @@ struct Pending {
     replies: Vec<oneshot::Sender<u64>>,
     /// By table and incarnation: the position that must be passed before the table is exact.
     unfinished: HashMap<(u32, u64), Position>,
-    /// By table: the source's position after the last fill.
-    filled: HashMap<u32, Position>,
+    /// The source's position when the reign began: what an earlier reign could not find was gone by then.
+    barrier: Position,
+    /// By table and incarnation: what its changes did not carry.
+    fillings: HashMap<(u32, u64), Filling>,
 }
 
 impl Reign<'_> {
     async fn run(mut self, mut capture: Box<dyn Capture>, mut inbox: mpsc::Receiver<Order>) -> Result<(), Error> {
-        let mut pending = Pending::default();
+        let mut pending = Pending { barrier: self.context.setup.source.heartbeat().await?, ..Pending::default() };
         let mut last_cut = Instant::now();
         let mut last_nudge = Instant::now();
         let flush_interval = Duration::from_millis(self.context.plan.borrow().flush_interval_ms);
@@ -207,7 +222,7 @@ impl Reign<'_> {
                 match segment {
                     Segment::Truncate => entries.push(Entry::Truncate),
                     Segment::Rows(rows) => {
-                        let rows = if known.exact.is_none() { self.filled(table.id, &known.schema, rows, pending).await? } else { rows };
+                        let rows = if known.exact.is_none() { self.filled(table.id, known, rows, pending).await? } else { rows };
                         let path = layout::data(state.run, table.id, known.incarnation, self.term);
                         files.push((table.id, entries.len(), path.clone(), rows));
                         // Its size is known once it is written.
@@ -237,18 +252,14 @@ impl Reign<'_> {
     }
 
     /// Fills in what the changes of a table that is not exact yet did not carry.
-    async fn filled(
-        &self,
-        table: u32,
-        schema: &TableSchema,
-        rows: arrow::array::RecordBatch,
-        pending: &mut Pending,
-    ) -> Result<arrow::array::RecordBatch, Error> {
-        let Some((lacking, keys)) = fill::lacking(schema, &rows)? else { return Ok(rows) };
-        let found = self.context.setup.source.fetch(schema, &keys).await?;
-        let latest = pending.filled.entry(table).or_default();
-        *latest = found.read_at.max(latest.clone());
-        Ok(fill::fill(schema, &rows, &lacking, &found.rows)?)
+    async fn filled(&self, id: u32, table: &TableState, rows: RecordBatch, pending: &mut Pending) -> Result<RecordBatch, Error> {
+        let filling = match pending.fillings.entry((id, table.incarnation)) {
+            Occupied(known) => known.into_mut(),
+            Vacant(vacant) => vacant.insert(Filling::new(table.schema.clone())?),
+        };
+        let Some(lacking) = filling.lacking(&rows)? else { return Ok(filling.fill(rows, None)?) };
+        let found = self.context.setup.source.fetch(&table.schema, &lacking.keys).await?;
+        Ok(filling.fill(rows, Some((&lacking, &found.rows)))?)
     }
 
     /// The commit point: creates the next record. Returns its number.
@@ -306,17 +317,28 @@ impl Pending {
         }
     }
 
-    /// Adds an event for each table that is exact at `to`: all its chunks and its last fill are older.
+    /// Adds an event for each table that has passed all its chunks at `to`: exact, or waiting for its orphans.
     fn finish(&mut self, to: &Position, state: &RunState) {
-        let Self { events, unfinished, filled, .. } = self;
-        unfinished.retain(|&(table, incarnation), read_at| {
-            let current =
-                state.tables.get(&table).is_some_and(|known| known.incarnation == incarnation && known.exact.is_none() && known.followed());
-            if current && *to >= *read_at && filled.get(&table).is_none_or(|filled| to >= filled) {
+        let Self { events, unfinished, barrier, fillings, .. } = self;
+        let current = |&(table, incarnation): &(u32, u64)| {
+            state.tables.get(&table).filter(|known| known.incarnation == incarnation && known.exact.is_none() && known.followed())
+        };
+        unfinished.retain(|life, _| current(life).is_some());
+        fillings.retain(|life, _| current(life).is_some());
+        unfinished.retain(|life, read_at| {
+            let (table, incarnation) = *life;
+            let passed = current(life).is_some_and(|known| known.passed.is_some());
+            if *to < *read_at || *to < *barrier {
+                return true;
+            }
+            if fillings.get_mut(life).is_none_or(Filling::pass) {
                 events.push(Event::Exact { table, incarnation });
                 return false;
             }
-            current
+            if !passed {
+                events.push(Event::Passed { table, incarnation });
+            }
+            true
         });
     }
 }

@@ -125,11 +125,7 @@ async fn join(context: Context, group: Vec<(PlannedTable, Need)>, orders: mpsc::
     if joined.is_empty() {
         return done;
     }
-    let waiting = |whom: Option<String>| {
-        for planned in &joined {
-            context.board.table(&planned.uid, |report| report.waiting = whom.as_ref().map(|whom| open_transaction(whom)));
-        }
-    };
+    let waiting = |whom: Option<String>| show_waiting_of(&context, &joined, whom.as_deref());
     let settled = context.setup.source.settle(&waiting).await;
     for planned in joined {
         let result = match &settled {
@@ -139,6 +135,17 @@ async fn join(context: Context, group: Vec<(PlannedTable, Need)>, orders: mpsc::
         done.push((planned, result));
     }
     done
+}
+
+/// Shows whom all tables of the plan wait for.
+pub fn show_waiting(context: &Context, whom: Option<&str>) {
+    show_waiting_of(context, &context.plan.borrow().tables, whom);
+}
+
+fn show_waiting_of(context: &Context, tables: &[PlannedTable], whom: Option<&str>) {
+    for planned in tables {
+        context.board.table(&planned.uid, |report| report.waiting = whom.map(open_transaction));
+    }
 }
 
 fn open_transaction(whom: &str) -> Fault {

@@ -121,16 +121,11 @@ impl Snapshot<'_> {
     }
 
     async fn load(&self, chunk: u32, bytes: Bytes) -> Result<(), Error> {
-        let Context { setup, board, .. } = self.context;
-        let size = bytes.len() as u64;
+        let setup = &self.context.setup;
         let rows = decoded(bytes, self.table.schema.arrow_rows());
         let target_table = self.context.target_table(self.table);
         let loaded = setup.target.load_chunk(&target_table, &self.table.schema, self.incarnation(), chunk, rows.boxed()).await?;
         tracing::debug!(table = %self.table.schema.name, chunk, rows = loaded, "chunk loaded");
-        board.table(&self.table.uid, |report| {
-            report.rows += loaded;
-            report.bytes += size;
-        });
         Ok(())
     }
 }

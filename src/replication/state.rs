@@ -49,6 +49,8 @@ pub struct TableState {
     pub incarnation: u64,
     /// How its snapshot is cut; none before its source has settled.
     pub plan: Option<ChunkPlan>,
+    /// The record at whose `to` all chunks were passed, if it was not exact there.
+    pub passed: Option<u64>,
     /// The record at whose `to` it is exact.
     pub exact: Option<u64>,
     /// Why it is followed no longer.
@@ -106,6 +108,7 @@ impl RunState {
                     schema: schema.clone(),
                     incarnation: number,
                     plan: None,
+                    passed: None,
                     exact: None,
                     fault: None,
                     left: false,
@@ -115,6 +118,7 @@ impl RunState {
             Event::Plan { table, incarnation, plan, .. } => {
                 self.of(*table, *incarnation, |state| state.plan = Some(plan.clone()));
             }
+            Event::Passed { table, incarnation } => self.of(*table, *incarnation, |state| state.passed = Some(number)),
             Event::Exact { table, incarnation } => self.of(*table, *incarnation, |state| state.exact = Some(number)),
             Event::Fail { table, incarnation, fault } => self.of(*table, *incarnation, |state| state.fault = Some(fault.clone())),
             Event::Leave { table } => {

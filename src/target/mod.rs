@@ -190,7 +190,7 @@ pub trait Target: Send + Sync {
     ) -> Result<u64, Error>;
 
     /// Applies changes to the table aside, where a row may be missing or there twice: deletes all rows of every key that
-    /// occurs in the steps, then inserts. No `unresolved` here.
+    /// occurs in the steps, then inserts. `unresolved` comes only once no row is missing or there twice.
     async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error>;
 
     /// All chunks are loaded and caught up to `advance.to`: makes the key unique and puts the table in place of the one

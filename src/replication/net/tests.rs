@@ -10,7 +10,7 @@ use arrow::{
 use super::*;
 use crate::{
     data::{Column, TableName, Travel},
-    replication::fill,
+    replication::fill::Filling,
 };
 
 fn schema() -> TableSchema {
@@ -184,23 +184,63 @@ fn fills_what_a_change_did_not_carry() {
         Change(Op::Update, 2, [None, None]),
         Change(Op::Insert, 3, [some("i"), some("j")]),
     ]);
-    let (lacking, keys) = fill::lacking(&schema(), &changes).unwrap().unwrap();
-    assert_eq!(lacking, [0, 1]);
-    assert_eq!(keys.column(0).as_primitive::<Int32Type>().values(), &[1, 2]);
+    let mut filling = Filling::new(schema()).unwrap();
+    let lacking = filling.lacking(&changes).unwrap().unwrap();
+    assert_eq!(lacking.keys.column(0).as_primitive::<Int32Type>().values(), &[1, 2]);
 
     // Row 2 is gone from the source by now.
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from(vec!["newer"])),
-        Arc::new(Int32Array::from(vec![1])),
-        Arc::new(StringArray::from(vec!["large"])),
-        Arc::new(StringArray::from(vec![None::<&str>])),
-    ];
-    let found = RecordBatch::try_new(schema().arrow_rows(), columns).unwrap();
-    let filled = fill::fill(&schema(), &changes, &lacking, &found).unwrap();
+    let filled = filling.fill(changes, Some((&lacking, &found(1, "newer", "large")))).unwrap();
     let net = net(&schema(), &[filled]).unwrap();
     assert!(net.unresolved.is_empty());
     let (a, b) = (net.upserts.column(0).as_string::<i32>(), net.upserts.column(2).as_string::<i32>());
     assert_eq!((a.value(0), b.value(0)), ("x", "large"), "what the change carried stays");
     assert!(b.is_null(1));
     assert_eq!(b.value(2), "j");
+    assert!(!filling.pass(), "row 2 is an orphan");
+}
+
+/// A row as it is found in the source.
+fn found(id: i32, a: &str, b: &str) -> RecordBatch {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec![a])),
+        Arc::new(Int32Array::from(vec![id])),
+        Arc::new(StringArray::from(vec![b])),
+        Arc::new(StringArray::from(vec![None::<&str>])),
+    ];
+    RecordBatch::try_new(schema().arrow_rows(), columns).unwrap()
+}
+
+#[test]
+fn past_the_chunks_only_orphans_are_filled_under_whatever_key() {
+    let nothing = RecordBatch::new_empty(schema().arrow_rows());
+    let update = |id| batch(&[Change(Op::Update, id, [Some("x".into()), None])]);
+    let mut filling = Filling::new(schema()).unwrap();
+    let lacking = filling.lacking(&update(1)).unwrap().unwrap();
+    filling.fill(update(1), Some((&lacking, &nothing))).unwrap();
+    assert!(!filling.pass());
+
+    assert!(filling.lacking(&update(7)).unwrap().is_none(), "any other row is right by now");
+    let moves = [Change(Op::Move, 1, [None, None]), Change(Op::Update, 2, [Some("y".into()), None])];
+    let lacking = filling.lacking(&batch(&moves)).unwrap().expect("the orphan under its new key");
+    assert_eq!(lacking.keys.column(0).as_primitive::<Int32Type>().values(), &[2]);
+    filling.fill(batch(&moves), Some((&lacking, &nothing))).unwrap();
+    assert!(!filling.pass(), "it is gone from there too");
+
+    let again = [Change(Op::Move, 2, [None, None]), Change(Op::Update, 3, [Some("y".into()), None])];
+    let lacking = filling.lacking(&batch(&again)).unwrap().unwrap();
+    let filled = filling.fill(batch(&again), Some((&lacking, &found(3, "y", "large")))).unwrap();
+    assert_eq!(filled.column(2).as_string::<i32>().value(1), "large");
+    assert!(filling.pass());
+}
+
+#[test]
+fn an_orphan_that_is_deleted_is_none_any_more() {
+    let nothing = RecordBatch::new_empty(schema().arrow_rows());
+    let update = batch(&[Change(Op::Update, 1, [Some("x".into()), None])]);
+    let mut filling = Filling::new(schema()).unwrap();
+    let lacking = filling.lacking(&update).unwrap().unwrap();
+    filling.fill(update, Some((&lacking, &nothing))).unwrap();
+    assert!(!filling.pass());
+    filling.fill(batch(&[Change(Op::Delete, 1, [None, None])]), None).unwrap();
+    assert!(filling.pass());
 }

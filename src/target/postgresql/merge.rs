@@ -129,7 +129,7 @@ impl Merge<'_> {
 
     /// Fills in what only the target's rows have, from the rows under their keys before these changes.
     async fn resolve(&self, changes: &NetChanges) -> Result<(), Error> {
-        if self.place == Place::Aside || changes.origins.num_rows() != changes.unresolved.len() {
+        if changes.origins.num_rows() != changes.unresolved.len() {
             return Err(Error::TargetInconsistent(format!("changes of {} leave columns open that nothing can fill", self.name)));
         }
         // Rows that miss the same columns are filled by one statement; there are few such groups (the large columns).

@@ -116,7 +116,7 @@ impl Link {
 
     /// All rows of a table as text, in an order of its own.
     async fn rows(database: &Database, table: &str) -> Result<Vec<String>, tokio_postgres::Error> {
-        let rows = database.connect().await.query(&format!("SELECT t::text FROM {table} t ORDER BY 1"), &[]).await?;
+        let rows = database.connect().await.query(&format!(r#"SELECT "whole row"::text FROM {table} "whole row" ORDER BY 1"#), &[]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
