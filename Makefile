@@ -73,7 +73,7 @@ image: build ## the image, for CLUSTER
 	@$(PHASE) "Image" deploy/$(CLUSTER)/cluster build-image $(BINARY) $(IMAGE):dev
 
 install: image ## the charts, on the running cluster of CLUSTER
-	@$(PHASE) "Charts on the cluster" deploy/install $(CLUSTER)
+	@$(PHASE) "Charts on the cluster" deploy/install $(CLUSTER) $(BINARY)
 
 tools: ## what tests and demo need beside Rust, Go, npm and gcc
 	@$(PHASE) "What the cluster needs" deploy/local/cluster deps
