@@ -181,7 +181,7 @@ impl Compute {
             "s" => Duration::from_secs(number),
             _ => return None,
         };
-        (Duration::from_millis(200)..=Duration::from_secs(60)).contains(&interval).then_some(interval)
+        (Duration::from_millis(200)..=Duration::from_mins(1)).contains(&interval).then_some(interval)
     }
 
     /// Cores of each worker.

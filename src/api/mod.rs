@@ -3,6 +3,9 @@
 //! The kinds are what users write and read; [`plan`] is what the controller tells a link's workers, [`report`] what they
 //! answer, [`fault`] how anything that went wrong is told to a person.
 
+// Printer columns repeat their types; clippy takes them for attributes.
+#![allow(clippy::duplicated_attributes)]
+
 pub mod conditions;
 pub mod crds;
 pub mod database;

@@ -1,5 +1,7 @@
 //! Tests against real servers on loopback: PostgreSQL, Azurite, an API server. One file a capability or failure.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests may fail as tests do
+
 #[path = "../support/mod.rs"]
 mod support;
 
