@@ -248,6 +248,7 @@ async fn server_accepts_what_is_right() {
 }
 
 /// What is wrong, the manifest, and what a person must read.
+#[allow(clippy::too_many_lines)] // a table
 fn bad() -> Vec<(&'static str, Value, &'static str)> {
     let long = |length: usize| json!("a".repeat(length));
     let entry = |schema: &str, table: &str| json!({"schemaName": schema, "tableName": table});
@@ -374,7 +375,7 @@ async fn server_refuses_what_is_wrong_and_says_why() {
             Err(message) if !message.contains(words) => failures.push(format!("{what}: does not say {words:?} but {message}")),
             // A rule that itself breaks helps nobody.
             Err(message) if message.contains("evaluation error") || message.contains("compil") => {
-                failures.push(format!("{what}: {message}"))
+                failures.push(format!("{what}: {message}"));
             }
             Err(_) => {}
         }
@@ -432,7 +433,7 @@ async fn server_refuses_to_change_what_a_link_is() {
         match change(&client, &namespace, kind, name, &json!({"spec": spec})).await {
             Ok(_) => failures.push(format!("{kind} {name} {spec}: was accepted")),
             Err(message) if !message.contains(words) => {
-                failures.push(format!("{kind} {name} {spec}: does not say {words:?} but {message}"))
+                failures.push(format!("{kind} {name} {spec}: does not say {words:?} but {message}"));
             }
             Err(_) => {}
         }
