@@ -22,7 +22,7 @@ pub mod status;
 pub mod watch;
 pub mod workers;
 
-pub use run::{Options, run};
+pub use run::{Options, run, run_with};
 
 use crate::api::fault::{Explain, Fault};
 

@@ -1,1 +1,244 @@
-//! To come.
+//! The controller against a real API server. Nobody makes pods for StatefulSets and nobody runs them: the tests play the
+//! StatefulSet controller and the kubelet, and a small HTTPS server plays the worker.
+
+#[path = "controller/stage.rs"]
+mod stage;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, Event, Namespace, Pod, Secret, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy},
+};
+use link_operator::api::{
+    landing_zone::LandingZone,
+    link_connection::{LinkConnection, LinkPhase},
+    link_table::LinkTable,
+    plan::{Intent, Plan},
+    report::{Report, TablePhase},
+};
+use serde_json::json;
+use stage::{Stage, ready, reason};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn children_are_applied_and_the_revision_rises_only_with_content() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({"compute": {"coreCount": 4}, "tables": [{"schemaName": "public", "tableName": "orders"}]})).await;
+
+    let four = stage.appears::<StatefulSet>("shop").await;
+    stage.appears::<Service>("shop").await;
+    stage.appears::<Secret>("shop-api").await;
+    stage.appears::<PodDisruptionBudget>("shop").await;
+    stage.appears::<NetworkPolicy>("shop").await;
+    stage.appears::<ServiceAccount>("link-worker").await;
+    let first = stage.plan_where("shop", |plan| plan.tables.len() == 1).await;
+    assert_eq!((first.run, first.intent, first.workers), (1, Intent::Run, 1));
+    assert_eq!(first.link.link_id, format!("{}.shop", stage.namespace));
+
+    // What the plan does not hold does not raise it.
+    stage.annotate::<LinkConnection>("shop", "example.com/note", "x").await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(stage.plan("shop").await.unwrap().revision, first.revision);
+
+    // A LinkTable does, and so do more cores, which restart nobody.
+    stage.table("customers", "shop", "customers").await;
+    let second = stage.plan_where("shop", |plan| plan.tables.len() == 2).await;
+    assert!(second.revision > first.revision);
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"compute": {"coreCount": 8}}})).await;
+    let eight = stage.becomes::<StatefulSet>("shop", |set| set.spec.as_ref().unwrap().replicas == Some(2)).await;
+    assert_eq!(four.spec.unwrap().template, eight.spec.unwrap().template);
+    stage.plan_where("shop", |plan| plan.workers == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_zone_is_named_and_heals() {
+    let stage = Stage::new().await;
+    stage.link("shop", json!({})).await;
+    let link = stage.link_where("shop", |link| reason(link) == "LandingZoneNotFound").await;
+    assert_eq!(ready(&link), "False");
+    stage.table("lost", "nowhere", "t").await;
+    stage
+        .becomes::<LinkTable>("lost", |table| {
+            let conditions = table.status.iter().flat_map(|status| &status.conditions);
+            conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.reason == "LinkConnectionNotFound")
+        })
+        .await;
+    stage.zone("staging").await;
+    let link = stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Starting)).await;
+    assert_eq!(link.status.unwrap().run_id, Some(1));
+    // In use, it stays.
+    stage.becomes::<LandingZone>("staging", |zone| !zone.finalizers().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_starts_pauses_resumes_and_is_deleted() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({"tables": [{"schemaName": "public", "tableName": "orders"}]})).await;
+    let worker = stage.start_worker("shop").await;
+    let plan = worker.plan_where(|plan| plan.tables.len() == 1).await;
+    let uid = plan.tables[0].uid.clone();
+
+    worker.report(&plan, &uid, TablePhase::Snapshotting, false);
+    let link = stage.link_where("shop", |link| reason(link) == "Snapshotting").await;
+    assert_eq!((ready(&link).as_str(), link.status.as_ref().unwrap().phase), ("True", Some(LinkPhase::Running)));
+    worker.report(&plan, &uid, TablePhase::Replicating, false);
+    let link = stage.link_where("shop", |link| reason(link) == "Replicating").await;
+    assert_eq!(link.status.unwrap().tables.unwrap().summary, "1/1");
+    let table = plan.tables[0].name.clone();
+    stage
+        .becomes::<LinkTable>(&table, |table| table.status.as_ref().and_then(|status| status.phase) == Some(TablePhase::Replicating))
+        .await;
+
+    // A check that fails is told at once, with its remedy.
+    worker.fail(&plan, "SourceReachable", "SourceUnreachable");
+    let link = stage.link_where("shop", |link| reason(link) == "SourceUnreachable").await;
+    assert_eq!(ready(&link), "False");
+    worker.report(&plan, &uid, TablePhase::Replicating, false);
+    stage.link_where("shop", |link| ready(link) == "True").await;
+
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Paused"}})).await;
+    let drain = worker.plan_where(|plan| plan.intent == Intent::Drain).await;
+    let set = stage.appears::<StatefulSet>("shop").await;
+    assert_eq!(set.spec.unwrap().replicas, Some(1), "scaled down before it was drained");
+    worker.report(&drain, &uid, TablePhase::Replicating, true);
+    stage.becomes::<StatefulSet>("shop", |set| set.spec.as_ref().unwrap().replicas == Some(0)).await;
+    stage.stop_worker(worker).await;
+    stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Paused)).await;
+    // No worker: a probe asks, and what it finds is told.
+    let probe = stage.appears::<Pod>("shop-link-probe").await;
+    stage.ends(&probe, &stage::answer(&[("SourceReachable", Some("SourceAuthenticationFailed"))], false)).await;
+    let link = stage.link_where("shop", |link| reason(link) == "SourceAuthenticationFailed").await;
+    assert_eq!(ready(&link), "False");
+
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Running"}})).await;
+    let worker = stage.start_worker("shop").await;
+    let plan = worker.plan_where(|plan| plan.intent == Intent::Run).await;
+    assert_eq!(plan.run, 1, "a link that was paused goes on in its run");
+    worker.report(&plan, &uid, TablePhase::Replicating, false);
+    stage.link_where("shop", |link| reason(link) == "Replicating").await;
+
+    stage.api::<LinkConnection>().delete("shop", &DeleteParams::default()).await.unwrap();
+    stage.disappears::<StatefulSet>("shop").await;
+    assert!(stage.api::<Pod>().get_opt("shop-release").await.unwrap().is_none(), "released while a worker lives");
+    stage.stop_worker(worker).await;
+    let release = stage.appears::<Pod>("shop-release").await;
+    stage.ends(&release, &stage::answer(&[], true)).await;
+    stage.disappears::<LinkConnection>("shop").await;
+    stage.disappears::<Pod>("shop-release").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_releases_and_the_next_start_is_a_new_run() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    stage.plan_where("shop", |_| true).await;
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Stopped"}})).await;
+    stage.becomes::<StatefulSet>("shop", |set| set.spec.as_ref().unwrap().replicas == Some(0)).await;
+    stage.observe_set("shop").await;
+    let release = stage.appears::<Pod>("shop-release").await;
+    let asked: Plan = serde_json::from_str(&stage::request(&release)).unwrap();
+    assert!(asked.stop_only && !asked.delete_target_tables);
+    stage.ends(&release, &stage::answer(&[], true)).await;
+    stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Stopped)).await;
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Running"}})).await;
+    assert_eq!(stage.plan_where("shop", |plan| plan.intent == Intent::Run).await.run, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreground_deletion_of_a_paused_link_releases_by_a_pod_of_its_own() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    stage.plan_where("shop", |_| true).await;
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Paused"}})).await;
+    stage.becomes::<StatefulSet>("shop", |set| set.spec.as_ref().unwrap().replicas == Some(0)).await;
+    stage.observe_set("shop").await;
+    stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Paused)).await;
+
+    let foreground = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
+    stage.api::<LinkConnection>().delete("shop", &foreground).await.unwrap();
+    // As the garbage collector does: the children go first.
+    let _ = stage.api::<ConfigMap>().delete("shop-plan", &DeleteParams::default()).await;
+    let _ = stage.api::<Secret>().delete("shop-api", &DeleteParams::default()).await;
+    let release = stage.appears::<Pod>("shop-release").await;
+    assert!(release.metadata.owner_references.is_none(), "the cascade would take it away");
+    let asked: Plan = serde_json::from_str(&stage::request(&release)).unwrap();
+    assert!(!asked.stop_only);
+    assert_eq!(asked.link.name, "shop");
+    stage.ends(&release, &stage::answer(&[], true)).await;
+    stage.becomes_or_goes::<LinkConnection>("shop", |link| link.finalizers().iter().all(|name| name != "link-operator.io/release")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_terminating_namespace_what_is_left_is_named_and_the_link_goes() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    stage.plan_where("shop", |_| true).await;
+    let namespaces: Api<Namespace> = Api::all(stage.client.clone());
+    namespaces.delete(&stage.namespace, &DeleteParams::default()).await.unwrap();
+    // As the namespace controller does.
+    stage.api::<LinkConnection>().delete("shop", &DeleteParams::default()).await.unwrap();
+    stage.disappears::<LinkConnection>("shop").await;
+    stage.becomes_or_goes::<LandingZone>("staging", |zone| zone.finalizers().is_empty()).await;
+    let events: Api<Event> = Api::namespaced(stage.client.clone(), &stage.operator_namespace);
+    let told = events.list(&ListParams::default()).await.unwrap().items;
+    let told: Vec<_> = told.iter().filter_map(|event| event.message.as_deref()).collect();
+    assert!(told.iter().any(|text| text.contains("pg_drop_replication_slot") && text.contains("DROP PUBLICATION")), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_link_tables_of_one_table_the_oldest_is_linked() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    stage.table("first", "shop", "orders").await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    stage.table("second", "shop", "orders").await;
+    let accepted = |table: &LinkTable, status: &str| {
+        let conditions = table.status.iter().flat_map(|status| &status.conditions);
+        conditions.into_iter().any(|condition| condition.type_ == "Accepted" && condition.status == status)
+    };
+    let loser = stage.becomes::<LinkTable>("second", |table| accepted(table, "False")).await;
+    let reasons: BTreeMap<_, _> = loser.status.unwrap().conditions.into_iter().map(|c| (c.type_, c.reason)).collect();
+    assert_eq!(reasons["Accepted"], "TableAlreadyLinked");
+    stage.becomes::<LinkTable>("first", |table| accepted(table, "True")).await;
+    // The winner goes: the other takes its place.
+    stage.api::<LinkTable>().delete("first", &DeleteParams::default()).await.unwrap();
+    stage.becomes::<LinkTable>("second", |table| accepted(table, "True")).await;
+    stage.plan_where("shop", |plan| plan.tables.iter().any(|table| table.name == "second")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_is_asked_by_a_probe_again_until_it_is_well() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    let probe = stage.appears::<Pod>("staging-zone-probe").await;
+    stage.ends(&probe, &stage::answer(&[("Readable", Some("CredentialExpired"))], false)).await;
+    let told = |zone: &LandingZone, reason: &str| {
+        let conditions = zone.status.iter().flat_map(|status| &status.conditions);
+        conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.reason == reason)
+    };
+    stage.becomes::<LandingZone>("staging", |zone| told(zone, "CredentialExpired")).await;
+    let again = stage.becomes::<Pod>("staging-zone-probe", |pod| pod.uid() != probe.uid()).await;
+    stage.ends(&again, &stage::answer(&[("Readable", None)], false)).await;
+    stage.becomes::<LandingZone>("staging", |zone| told(zone, "AsRequested")).await;
+    let report: Report = serde_json::from_str(&stage::answer(&[("Readable", None)], false)).unwrap();
+    assert!(report.checks[0].fault.is_none());
+    let params = PatchParams::default();
+    stage
+        .api::<LandingZone>()
+        .patch("staging", &params, &Patch::Merge(json!({"metadata": {"annotations": {"link-operator.io/test-requested-at": "now"}}})))
+        .await
+        .unwrap();
+    stage.becomes::<Pod>("staging-zone-probe", |pod| pod.uid() != again.uid()).await;
+}

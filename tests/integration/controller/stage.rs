@@ -1,0 +1,371 @@
+//! What the controller's tests play on: a namespace with a running controller, and what a cluster would do around it.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    io::Read,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Query, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
+use axum_server::tls_rustls::RustlsConfig;
+use flate2::read::GzDecoder;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Pod, Secret},
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use link_operator::{
+    api::{
+        landing_zone::LandingZone,
+        link_connection::LinkConnection,
+        link_table::LinkTable,
+        plan::{API_PORT, PLAN_KEY, Plan},
+        report::{Report, TablePhase},
+    },
+    controller::{Options, run_with},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::support::apiserver::ApiServer;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A namespace that a controller looks after.
+pub struct Stage {
+    pub client: Client,
+    pub namespace: String,
+    pub operator_namespace: String,
+    stop: CancellationToken,
+    _controller: AbortOnDropHandle<()>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Stage {
+    pub async fn new() -> Self {
+        let server = ApiServer::shared().await;
+        let (client, namespace, operator_namespace) = (server.client(), server.namespace().await, server.namespace().await);
+        let stop = CancellationToken::new();
+        let options = Options {
+            worker_image: "link-operator:test".to_owned(),
+            image_pull_policy: "Never".to_owned(),
+            namespace: Some(namespace.clone()),
+            health_port: 0,
+            no_leader_election: true,
+            pod_namespace: Some(operator_namespace.clone()),
+            pod_name: Some("controller".to_owned()),
+        };
+        let controller = tokio::spawn({
+            let (client, stop) = (server.client(), stop.clone());
+            async move { run_with(client, options, stop).await.expect("the controller ended") }
+        });
+        Self { client, namespace, operator_namespace, stop, _controller: AbortOnDropHandle::new(controller) }
+    }
+
+    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub async fn zone(&self, name: &str) {
+        let zone = object("LandingZone", name, &json!({"persistentVolumeClaim": {"claimName": "disk"}}));
+        self.create::<LandingZone>(zone).await;
+    }
+
+    pub async fn link(&self, name: &str, more: Value) {
+        let database = |host: &str| json!({"host": host, "database": "shop", "auth": {"password": {"secretRef": {"name": host}}}});
+        let mut spec = json!({
+            "source": {"postgresql": database("db")}, "target": {"postgresql": database("dw")}, "landingZoneRef": {"name": "staging"},
+        });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.create::<LinkConnection>(object("LinkConnection", name, &spec)).await;
+    }
+
+    pub async fn table(&self, name: &str, link: &str, source: &str) {
+        let spec = json!({"linkConnectionRef": {"name": link}, "source": {"schemaName": "public", "tableName": source}});
+        self.create::<LinkTable>(object("LinkTable", name, &spec)).await;
+    }
+
+    async fn create<K>(&self, object: Value)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + serde::Serialize,
+    {
+        self.api::<K>().create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+
+    pub async fn merge<K>(&self, name: &str, patch: Value)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    pub async fn annotate<K>(&self, name: &str, key: &str, value: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.merge::<K>(name, json!({"metadata": {"annotations": {key: value}}})).await;
+    }
+
+    /// Waits until an object is so, or is gone where that is `gone`'s wish.
+    async fn wait<K>(&self, name: &str, what: &str, so: impl Fn(Option<&K>) -> bool) -> Option<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let (api, until) = (self.api::<K>(), Instant::now() + PATIENCE);
+        loop {
+            let object = api.get_opt(name).await.unwrap();
+            if so(object.as_ref()) {
+                return object;
+            }
+            assert!(Instant::now() < until, "{} {name} never {what}: {object:#?}", K::kind(&()));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub async fn appears<K>(&self, name: &str) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.wait(name, "came", |object: Option<&K>| object.is_some()).await.unwrap()
+    }
+
+    pub async fn disappears<K>(&self, name: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.wait(name, "went", |object: Option<&K>| object.is_none()).await;
+    }
+
+    pub async fn becomes<K>(&self, name: &str, so: impl Fn(&K) -> bool) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.wait(name, "became so", |object: Option<&K>| object.is_some_and(&so)).await.unwrap()
+    }
+
+    pub async fn becomes_or_goes<K>(&self, name: &str, so: impl Fn(&K) -> bool)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.wait(name, "became so", |object: Option<&K>| object.is_none_or(&so)).await;
+    }
+
+    pub async fn link_where(&self, name: &str, so: impl Fn(&LinkConnection) -> bool) -> LinkConnection {
+        self.becomes(name, |link: &LinkConnection| link.status.is_some() && so(link)).await
+    }
+
+    pub async fn plan(&self, link: &str) -> Option<Plan> {
+        let map = self.api::<ConfigMap>().get_opt(&format!("{link}-plan")).await.unwrap()?;
+        Some(unpack(&map.binary_data.unwrap()[PLAN_KEY].0))
+    }
+
+    pub async fn plan_where(&self, link: &str, so: impl Fn(&Plan) -> bool) -> Plan {
+        let name = format!("{link}-plan");
+        let map = self.becomes(&name, |map: &ConfigMap| so(&unpack(&map.binary_data.as_ref().unwrap()[PLAN_KEY].0))).await;
+        unpack(&map.binary_data.unwrap()[PLAN_KEY].0)
+    }
+
+    /// As the StatefulSet controller: says that it has seen the newest generation, and that no pods are left.
+    pub async fn observe_set(&self, name: &str) {
+        let set = self.appears::<StatefulSet>(name).await;
+        let patch = json!({"status": {"replicas": 0, "observedGeneration": set.metadata.generation}});
+        self.api::<StatefulSet>().patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// As the kubelet: the pod's container ended with this message.
+    pub async fn ends(&self, pod: &Pod, message: &str) {
+        let terminated = json!({"exitCode": 0, "message": message, "finishedAt": jiff::Timestamp::now().strftime("%FT%TZ").to_string()});
+        let status = json!({"status": {"phase": "Succeeded", "containerStatuses": [{
+            "name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": terminated}}]}});
+        self.api::<Pod>().patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// As StatefulSet controller and kubelet: makes the first pod of the link's StatefulSet and runs a worker in it.
+    pub async fn start_worker(&self, link: &str) -> Worker {
+        let set = self.becomes::<StatefulSet>(link, |set| set.spec.as_ref().unwrap().replicas == Some(1)).await;
+        let template = set.spec.unwrap().template;
+        let name = format!("{link}-0");
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "labels": template.metadata.unwrap().labels},
+            "spec": template.spec,
+        });
+        let secret = self.appears::<Secret>(&format!("{link}-api")).await;
+        let worker = Worker::start(name.clone(), secret.data.unwrap().into_iter().map(|(key, value)| (key, value.0)).collect()).await;
+        self.create::<Pod>(pod).await;
+        let address = worker.address.ip().to_string();
+        let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": "True"}]}});
+        self.api::<Pod>().patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+        worker
+    }
+
+    /// As both: the pod is gone, and the StatefulSet controller knows.
+    pub async fn stop_worker(&self, worker: Worker) {
+        self.api::<Pod>().delete(&worker.pod, &DeleteParams::default().grace_period(0)).await.unwrap();
+        let link = worker.pod.trim_end_matches("-0").to_owned();
+        drop(worker);
+        if self.api::<StatefulSet>().get_opt(&link).await.unwrap().is_some() {
+            self.observe_set(&link).await;
+        }
+    }
+}
+
+fn object(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "link-operator.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+fn unpack(body: &[u8]) -> Plan {
+    let mut json = Vec::new();
+    GzDecoder::new(body).read_to_end(&mut json).unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
+fn condition<'a>(link: &'a LinkConnection, kind: &str) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    link.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Status of the condition Ready.
+pub fn ready(link: &LinkConnection) -> String {
+    condition(link, "Ready").map(|ready| ready.status.clone()).unwrap_or_default()
+}
+
+/// Reason of the condition Ready.
+pub fn reason(link: &LinkConnection) -> String {
+    condition(link, "Ready").map(|ready| ready.reason.clone()).unwrap_or_default()
+}
+
+/// The argument that a one-shot pod is asked by.
+pub fn request(pod: &Pod) -> String {
+    pod.spec.as_ref().unwrap().containers[0].args.as_ref().unwrap().last().unwrap().clone()
+}
+
+/// An answer of a one-shot pod: checks by name with the reason of their failure.
+pub fn answer(checks: &[(&str, Option<&str>)], released: bool) -> String {
+    report_json(0, 0, &[], checks, false, released).to_string()
+}
+
+fn report_json(sequence: u64, revision: u64, tables: &[Value], checks: &[(&str, Option<&str>)], drained: bool, released: bool) -> Value {
+    let checks: Vec<Value> = checks
+        .iter()
+        .map(|(name, reason)| {
+            let fault = reason.map(|reason| json!({"reason": reason, "message": "m", "remedy": "r", "heals": true}));
+            json!({"name": name, "fault": fault, "message": ""})
+        })
+        .collect();
+    json!({"formatVersion": 1, "sequence": sequence, "worker": "w", "version": "test", "planRevision": revision, "run": 1,
+        "drained": drained, "released": released, "checks": checks, "tables": tables})
+}
+
+/// What stands in for a worker: its HTTPS API on an address of its own.
+pub struct Worker {
+    pub pod: String,
+    address: SocketAddr,
+    plan: watch::Receiver<Option<Plan>>,
+    report: watch::Sender<Option<Report>>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    token: Arc<String>,
+    plan: watch::Sender<Option<Plan>>,
+    report: watch::Receiver<Option<Report>>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Worker {
+    async fn start(pod: String, secret: BTreeMap<String, Vec<u8>>) -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(20);
+        // Pods have the same port and different addresses; so does loopback.
+        let address = SocketAddr::from((Ipv4Addr::new(127, 0, 77, NEXT.fetch_add(1, Ordering::Relaxed)), API_PORT));
+        let (plan, plans) = watch::channel(None);
+        let (report, reports) = watch::channel(None);
+        let shared = Shared { token: Arc::new(String::from_utf8(secret["token"].clone()).unwrap()), plan, report: reports };
+        let router = Router::new().route("/v1/plan", put(take_plan)).route("/v1/report", get(tell)).with_state(shared);
+        let tls = RustlsConfig::from_pem(secret["tls.crt"].clone(), secret["tls.key"].clone()).await.unwrap();
+        let server = tokio::spawn(async move {
+            axum_server::bind_rustls(address, tls).serve(router.into_make_service()).await.unwrap();
+        });
+        Self { pod, address, plan: plans, report, server }
+    }
+
+    /// Waits for a plan to be pushed.
+    pub async fn plan_where(&self, so: impl Fn(&Plan) -> bool) -> Plan {
+        let mut plans = self.plan.clone();
+        let found = tokio::time::timeout(PATIENCE, plans.wait_for(|plan| plan.as_ref().is_some_and(&so))).await;
+        found.expect("the plan was not pushed").unwrap().clone().unwrap()
+    }
+
+    /// Reports on the one table of a plan.
+    pub fn report(&self, plan: &Plan, table: &str, phase: TablePhase, drained: bool) {
+        self.say(plan, &[json!({"uid": table, "phase": phase, "rows": 3})], &[("SourceReachable", None)], drained);
+    }
+
+    /// Reports a check that fails.
+    pub fn fail(&self, plan: &Plan, check: &str, reason: &str) {
+        self.say(plan, &[], &[(check, Some(reason))], false);
+    }
+
+    fn say(&self, plan: &Plan, tables: &[Value], checks: &[(&str, Option<&str>)], drained: bool) {
+        self.report.send_modify(|report| {
+            let sequence = report.as_ref().map_or(1, |report| report.sequence + 1);
+            *report = Some(serde_json::from_value(report_json(sequence, plan.revision, tables, checks, drained, false)).unwrap());
+        });
+    }
+}
+
+fn allowed(shared: &Shared, headers: &HeaderMap) -> bool {
+    headers.get("authorization").is_some_and(|value| value.as_bytes() == format!("Bearer {}", shared.token).as_bytes())
+}
+
+async fn take_plan(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    if !allowed(&shared, &headers) {
+        return StatusCode::UNAUTHORIZED;
+    }
+    shared.plan.send_replace(Some(unpack(&body)));
+    StatusCode::OK
+}
+
+async fn tell(State(mut shared): State<Shared>, headers: HeaderMap, Query(query): Query<BTreeMap<String, u64>>) -> Response {
+    if !allowed(&shared, &headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let newer = |report: &Option<Report>| report.as_ref().is_some_and(|report| report.sequence > query["after"]);
+    let wait = tokio::time::timeout(Duration::from_secs(query["timeout"]), shared.report.wait_for(newer)).await;
+    match wait {
+        Ok(Ok(report)) => Json(report.clone()).into_response(),
+        _ => StatusCode::NO_CONTENT.into_response(),
+    }
+}
