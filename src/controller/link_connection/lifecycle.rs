@@ -40,7 +40,6 @@ pub struct Course {
 /// The next step from `phase` and `run` towards `state`.
 pub fn course(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> Course {
     let (phase, run) = next(phase, run, state, facts);
-    let draining = matches!(phase, LinkPhase::Pausing | LinkPhase::Stopping);
     // Once scaled down it stays so: the workers' word that they have drained went with them.
     let workers = match phase {
         LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped => false,
@@ -51,7 +50,8 @@ pub fn course(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> Co
         phase,
         run,
         workers,
-        intent: if draining { Intent::Drain } else { Intent::Run },
+        // Also at rest: a worker that is where none should be must not begin.
+        intent: if matches!(phase, LinkPhase::Starting | LinkPhase::Running | LinkPhase::Resuming) { Intent::Run } else { Intent::Drain },
         release: phase == LinkPhase::Stopping && gone(facts),
     }
 }
@@ -103,8 +103,8 @@ mod tests {
         // phase, run, asked, facts → phase, run, workers, intent, release
         let table = [
             (P::Initial, 0, S::Running, DOWN, (P::Starting, 1, true, Run, false)),
-            (P::Initial, 0, S::Stopped, DOWN, (P::Initial, 0, false, Run, false)),
-            (P::Initial, 0, S::Paused, DOWN, (P::Initial, 0, false, Run, false)),
+            (P::Initial, 0, S::Stopped, DOWN, (P::Initial, 0, false, Drain, false)),
+            (P::Initial, 0, S::Paused, DOWN, (P::Initial, 0, false, Drain, false)),
             (P::Starting, 1, S::Running, UP, (P::Starting, 1, true, Run, false)),
             (P::Starting, 1, S::Running, WORKING, (P::Running, 1, true, Run, false)),
             // A worker that goes missing is no phase: the link still runs.
@@ -114,7 +114,7 @@ mod tests {
             (P::Pausing, 1, S::Paused, DRAINED, (P::Pausing, 1, false, Drain, false)),
             (P::Pausing, 1, S::Paused, EXPIRED, (P::Pausing, 1, false, Drain, false)),
             (P::Pausing, 1, S::Paused, ENDING, (P::Pausing, 1, false, Drain, false)),
-            (P::Pausing, 1, S::Paused, DOWN, (P::Paused, 1, false, Run, false)),
+            (P::Pausing, 1, S::Paused, DOWN, (P::Paused, 1, false, Drain, false)),
             (P::Pausing, 1, S::Running, DRAINED, (P::Resuming, 1, true, Run, false)),
             (P::Paused, 1, S::Running, DOWN, (P::Resuming, 1, true, Run, false)),
             // The same run goes on.
@@ -126,8 +126,8 @@ mod tests {
             (P::Stopping, 1, S::Stopped, ENDING, (P::Stopping, 1, false, Drain, false)),
             (P::Stopping, 1, S::Stopped, DOWN, (P::Stopping, 1, false, Drain, true)),
             (P::Stopping, 1, S::Running, DOWN, (P::Stopping, 1, false, Drain, true)),
-            (P::Stopping, 1, S::Running, RELEASED, (P::Stopped, 1, false, Run, false)),
-            (P::Stopped, 1, S::Paused, DOWN, (P::Stopped, 1, false, Run, false)),
+            (P::Stopping, 1, S::Running, RELEASED, (P::Stopped, 1, false, Drain, false)),
+            (P::Stopped, 1, S::Paused, DOWN, (P::Stopped, 1, false, Drain, false)),
             // A full load is a new run.
             (P::Stopped, 1, S::Running, DOWN, (P::Starting, 2, true, Run, false)),
         ];
