@@ -19,7 +19,7 @@ use super::{Error, names::MANAGED_BY_LABEL};
 use crate::api::conditions::mark::MANAGER;
 
 /// After this long an unchanged child is sent again, which heals what others changed.
-const REFRESH: Duration = Duration::from_secs(300);
+const REFRESH: Duration = Duration::from_mins(5);
 
 /// Applies children and remembers what it applied.
 pub struct Applier {

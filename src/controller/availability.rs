@@ -17,7 +17,7 @@ pub fn pod_problem(pod: &Pod) -> Option<Fault> {
         ));
     }
     let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    containers.filter_map(|container| container_problem(name, container)).next()
+    containers.into_iter().find_map(|container| container_problem(name, container))
 }
 
 fn container_problem(pod: &str, container: &ContainerStatus) -> Option<Fault> {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn problem(status: Value) -> Option<String> {
+    fn problem(status: &Value) -> Option<String> {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "shop-0"}, "status": status})).unwrap();
         pod_problem(&pod).map(|fault| fault.reason)
     }
@@ -103,7 +103,7 @@ mod tests {
             (waiting("ContainerCreating"), None),
             (json!({"phase": "Running"}), None),
         ] {
-            assert_eq!(problem(status.clone()).as_deref(), reason, "{status}");
+            assert_eq!(problem(&status).as_deref(), reason, "{status}");
         }
     }
 

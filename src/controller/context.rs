@@ -143,7 +143,9 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
         // Who has the source table may have changed.
         let rival =
             |other: &LinkTable| other.spec.link_connection_ref == table.spec.link_connection_ref && other.spec.source == table.spec.source;
-        watch::list(store, &namespace, rival).iter().for_each(|rival| q.tables.wake(ObjectRef::from_obj(rival.as_ref())));
+        for rival in watch::list(store, &namespace, rival) {
+            q.tables.wake(ObjectRef::from_obj(rival.as_ref()));
+        }
     });
     tasks.spawn(work);
 
@@ -151,9 +153,10 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
     let (zones, work) = watch::watch(api::<LandingZone>(client, namespace), all(), move |zone, _, _| {
         let name = zone.name_any();
         q.zones.wake(ObjectRef::from_obj(zone));
-        watch::list(&l, &zone.namespace().unwrap_or_default(), |link: &LinkConnection| link.spec.landing_zone_ref.name == name)
-            .iter()
-            .for_each(|link| q.links.wake(ObjectRef::from_obj(link.as_ref())));
+        for link in watch::list(&l, &zone.namespace().unwrap_or_default(), |link: &LinkConnection| link.spec.landing_zone_ref.name == name)
+        {
+            q.links.wake(ObjectRef::from_obj(link.as_ref()));
+        }
     });
     tasks.spawn(work);
 
@@ -162,9 +165,9 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
         let name = runtime.name_any();
         q.runtimes.wake(ObjectRef::from_obj(runtime));
         let uses = |link: &LinkConnection| link.spec.compute.integration_runtime_ref.as_ref().is_some_and(|runtime| runtime.name == name);
-        watch::list(&l, &runtime.namespace().unwrap_or_default(), uses)
-            .iter()
-            .for_each(|link| q.links.wake(ObjectRef::from_obj(link.as_ref())));
+        for link in watch::list(&l, &runtime.namespace().unwrap_or_default(), uses) {
+            q.links.wake(ObjectRef::from_obj(link.as_ref()));
+        }
     });
     tasks.spawn(work);
 

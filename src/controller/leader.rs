@@ -34,14 +34,16 @@ where
         claimed = leads.wait_for(|leads| *leads) => claimed.is_ok(),
         () = stop.cancelled() => false,
     };
-    let result = if !claimed {
-        if stop.is_cancelled() { Ok(()) } else { Err(Error::LeaseLost) }
-    } else {
+    let result = if claimed {
         tracing::info!(lease = LEASE, identity, "leads");
         tokio::select! {
             result = work => result,
             _ = leads.wait_for(|leads| !*leads) => Err(Error::LeaseLost),
         }
+    } else if stop.is_cancelled() {
+        Ok(())
+    } else {
+        Err(Error::LeaseLost)
     };
     // Closing the channel gives the claim back, so that another need not wait for its end.
     drop(leads);

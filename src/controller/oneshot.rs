@@ -17,7 +17,7 @@ use super::{
 use crate::api::{fault::Fault, report::Report};
 
 /// How old an answer that was all well may become.
-pub const GOOD_FOR: Duration = Duration::from_secs(6 * 3600);
+pub const GOOD_FOR: Duration = Duration::from_hours(6);
 /// How soon a question whose answer was not well is asked again.
 pub const ASK_AGAIN: Duration = Duration::from_secs(15);
 
@@ -74,27 +74,24 @@ pub fn progress(pod: Option<&Pod>, asked: &str, now: Timestamp) -> Progress {
     let ended = ended.or(pod.metadata.creation_timestamp.as_ref().map(|time| time.0)).unwrap_or(now);
     let age = Duration::try_from(now.duration_since(ended)).unwrap_or_default();
     let said = terminated.and_then(|terminated| terminated.message.as_deref()).unwrap_or_default();
-    match serde_json::from_str::<Report>(said) {
-        Ok(report) => Progress::Answered { report: Box::new(report), age },
-        Err(_) => {
-            let why = status.and_then(|status| status.reason.clone()).unwrap_or_else(|| {
-                terminated.map_or_else(|| "it was removed".to_owned(), |ended| format!("exit code {}", ended.exit_code))
-            });
-            let fault = Fault {
-                reason: "NoAnswer".to_owned(),
-                message: format!("pod {} ended without an answer: {why}", pod.name_any()),
-                remedy: format!("kubectl logs {}; it is tried again", pod.name_any()),
-                heals: true,
-            };
-            Progress::Unanswered { fault, age }
-        }
+    if let Ok(report) = serde_json::from_str::<Report>(said) {
+        return Progress::Answered { report: Box::new(report), age };
     }
+    let why = status.and_then(|status| status.reason.clone());
+    let why = why.unwrap_or_else(|| terminated.map_or_else(|| "it was removed".to_owned(), |end| format!("exit code {}", end.exit_code)));
+    let fault = Fault {
+        reason: "NoAnswer".to_owned(),
+        message: format!("pod {} ended without an answer: {why}", pod.name_any()),
+        remedy: format!("kubectl logs {}; it is tried again", pod.name_any()),
+        heals: true,
+    };
+    Progress::Unanswered { fault, age }
 }
 
 impl Progress {
     /// What is to be done about a probe.
     pub fn step(&self) -> Step {
-        let within = |limit: Duration, age: Duration| if age >= limit { Step::Remove } else { Step::Wait(limit - age) };
+        let within = |limit: Duration, age: Duration| if age >= limit { Step::Remove } else { Step::Wait(limit.saturating_sub(age)) };
         match self {
             Self::NotAsked => Step::Create,
             Self::Outdated => Step::Remove,

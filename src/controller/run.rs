@@ -73,14 +73,14 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
 pub async fn run_with(client: Client, options: Options, stop: CancellationToken) -> Result<(), Error> {
     let readiness = telemetry::Readiness::default();
     let health = telemetry::serve_health(options.health_port, telemetry::registry(), readiness, stop.clone());
-    let work = work(client.clone(), options.clone(), stop.clone());
+    let work = Box::pin(work(client.clone(), options.clone(), stop.clone()));
     let led = async {
         if options.no_leader_election {
             return work.await;
         }
         let namespace = options.pod_namespace.as_deref().unwrap_or("default");
         let identity = options.pod_name.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        leader::lead(client, namespace, &identity, stop.clone(), work).await
+        Box::pin(leader::lead(client, namespace, &identity, stop.clone(), work)).await
     };
     tokio::select! {
         result = led => result,
@@ -173,6 +173,7 @@ where
         })
 }
 
+#[expect(clippy::needless_pass_by_value)] // the signature that the controller calls
 fn again<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
     let object = ObjectRef::from_obj(object.as_ref());
     if error.is_conflict() {

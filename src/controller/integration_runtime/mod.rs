@@ -17,7 +17,7 @@ use crate::api::{
 };
 
 /// After this long a runtime is looked at again, come what may.
-const CALM: Duration = Duration::from_secs(600);
+const CALM: Duration = Duration::from_mins(10);
 
 /// Brings an IntegrationRuntime's finalizer and status up to date.
 pub async fn reconcile(runtime: Arc<IntegrationRuntime>, context: Arc<Context>) -> Result<Action, Error> {

@@ -322,7 +322,7 @@ mod tests {
         };
         let own = made(owned_tables(&link, &[]));
         assert!(own.name_any().starts_with("shop-orders-"), "{}", own.name_any());
-        assert_eq!(owned_tables(&link, &[own.clone()]).orphans.len(), 0);
+        assert_eq!(owned_tables(&link, std::slice::from_ref(&own)).orphans.len(), 0);
 
         let mut mine = LinkTable::new("mine", own.spec.clone());
         mine.metadata.uid = Some("mine".into());

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// After this long the stored plan is read again.
-const RECHECK: Duration = Duration::from_secs(300);
+const RECHECK: Duration = Duration::from_mins(5);
 /// Shortest time between two revisions of a plan: many LinkTables that come at once make few.
 const SETTLE: Duration = Duration::from_secs(2);
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// After this long the Secret is looked at again.
-const RECHECK: Duration = Duration::from_secs(300);
+const RECHECK: Duration = Duration::from_mins(5);
 
 /// The credentials of a link's worker API; makes or renews them where needed.
 pub async fn ensure(link: &LinkConnection, own: &mut Own, context: &Context) -> Result<Arc<Credentials>, Error> {

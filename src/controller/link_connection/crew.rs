@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A worker that has not answered for so long is said not to.
-const SILENT: Duration = Duration::from_secs(60);
+const SILENT: Duration = Duration::from_mins(1);
 /// How long a worker that is asked for the first time may take.
 const EXPECTED: Duration = Duration::from_secs(15);
 
@@ -75,13 +75,16 @@ pub fn drained(views: &[WorkerView], revision: Option<u64>) -> bool {
     !views.is_empty() && views.iter().all(|view| view.heard.report.as_deref().is_some_and(done))
 }
 
-/// What workers report of each table, by the table's identity.
-pub fn reported(reports: &[Arc<Report>]) -> HashMap<String, TableReport> {
+/// Reports of tables by the tables' identity.
+pub type Reported = HashMap<String, TableReport>;
+
+/// What workers report of each table.
+pub fn reported(reports: &[Arc<Report>]) -> Reported {
     reports.iter().flat_map(|report| &report.tables).map(|table| (table.uid.clone(), table.clone())).collect()
 }
 
 /// The tables as the link sees them: as workers report, else as was known before. `probe` knows which cannot be linked.
-pub fn tables(tables: &[Arc<LinkTable>], reported: &HashMap<String, TableReport>, probe: Option<&Report>) -> Vec<TableView> {
+pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported, probe: Option<&Report>) -> Vec<TableView> {
     let mut views: Vec<TableView> = acceptance::winners(tables)
         .into_values()
         .map(|table| {

@@ -7,11 +7,14 @@ use crate::api::{
 
 /// What is so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools)] // they are facts, each by itself
 pub struct Facts {
     /// Worker pods that exist, also those that are about to end.
     pub pods: usize,
     /// The StatefulSet asks for no workers, or does not exist.
     pub scaled_down: bool,
+    /// No worker is left and none can come: the API server itself says so.
+    pub gone: bool,
     /// All workers are ready and work by the newest plan, and no check of the link fails.
     pub working: bool,
     /// Every worker has carried out the intent Drain.
@@ -44,7 +47,7 @@ pub fn course(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> Co
     let workers = match phase {
         LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped => false,
         LinkPhase::Starting | LinkPhase::Running | LinkPhase::Resuming => true,
-        LinkPhase::Pausing | LinkPhase::Stopping => !at_rest(facts) && facts.pods > 0,
+        LinkPhase::Pausing | LinkPhase::Stopping => !at_rest(facts),
     };
     Course {
         phase,
@@ -52,20 +55,16 @@ pub fn course(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> Co
         workers,
         // Also at rest: a worker that is where none should be must not begin.
         intent: if matches!(phase, LinkPhase::Starting | LinkPhase::Running | LinkPhase::Resuming) { Intent::Run } else { Intent::Drain },
-        release: phase == LinkPhase::Stopping && gone(facts),
+        release: phase == LinkPhase::Stopping && facts.gone,
     }
 }
 
 /// Nobody works any more, or need not.
 fn at_rest(facts: &Facts) -> bool {
-    facts.scaled_down || facts.drained || facts.drain_expired
+    facts.scaled_down || facts.drained || facts.drain_expired || facts.pods == 0
 }
 
-/// No worker is left that could use what is released.
-fn gone(facts: &Facts) -> bool {
-    facts.scaled_down && facts.pods == 0
-}
-
+#[expect(clippy::match_same_arms, clippy::unnested_or_patterns)] // a line a reason
 fn next(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> (LinkPhase, u32) {
     use {LinkPhase as P, LinkState as S};
     match (phase, state) {
@@ -76,11 +75,11 @@ fn next(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> (LinkPha
         (P::Starting | P::Resuming | P::Running, S::Running) => (phase, run),
         (P::Starting | P::Resuming | P::Running, S::Paused) => (P::Pausing, run),
         (P::Starting | P::Resuming | P::Running | P::Pausing | P::Paused, S::Stopped) => (P::Stopping, run),
-        (P::Pausing, S::Paused) if gone(facts) => (P::Paused, run),
+        (P::Pausing, S::Paused) if facts.gone => (P::Paused, run),
         (P::Pausing, S::Paused) | (P::Paused, S::Paused) => (phase, run),
         (P::Pausing | P::Paused, S::Running) => (P::Resuming, run),
         // Half of it may be gone already: it is stopped to the end, whatever is asked meanwhile.
-        (P::Stopping, _) if facts.released && gone(facts) => (P::Stopped, run),
+        (P::Stopping, _) if facts.released && facts.gone => (P::Stopped, run),
         (P::Stopping, _) => (P::Stopping, run),
     }
 }
@@ -89,12 +88,15 @@ fn next(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> (LinkPha
 mod tests {
     use super::*;
 
-    const DOWN: Facts = Facts { pods: 0, scaled_down: true, working: false, drained: false, drain_expired: false, released: false };
-    const UP: Facts = Facts { pods: 2, scaled_down: false, ..DOWN };
+    const DOWN: Facts =
+        Facts { pods: 0, scaled_down: true, gone: true, working: false, drained: false, drain_expired: false, released: false };
+    const UP: Facts = Facts { pods: 2, scaled_down: false, gone: false, ..DOWN };
     const WORKING: Facts = Facts { working: true, ..UP };
     const DRAINED: Facts = Facts { drained: true, ..UP };
     const EXPIRED: Facts = Facts { drain_expired: true, ..UP };
-    const ENDING: Facts = Facts { pods: 1, ..DOWN };
+    const ENDING: Facts = Facts { pods: 1, gone: false, ..DOWN };
+    /// Asked for, and not there yet.
+    const COMING: Facts = Facts { pods: 0, scaled_down: false, gone: false, ..DOWN };
     const RELEASED: Facts = Facts { released: true, ..DOWN };
 
     #[test]
@@ -113,6 +115,7 @@ mod tests {
             (P::Pausing, 1, S::Paused, UP, (P::Pausing, 1, true, Drain, false)),
             (P::Pausing, 1, S::Paused, DRAINED, (P::Pausing, 1, false, Drain, false)),
             (P::Pausing, 1, S::Paused, EXPIRED, (P::Pausing, 1, false, Drain, false)),
+            (P::Pausing, 1, S::Paused, COMING, (P::Pausing, 1, false, Drain, false)),
             (P::Pausing, 1, S::Paused, ENDING, (P::Pausing, 1, false, Drain, false)),
             (P::Pausing, 1, S::Paused, DOWN, (P::Paused, 1, false, Drain, false)),
             (P::Pausing, 1, S::Running, DRAINED, (P::Resuming, 1, true, Run, false)),

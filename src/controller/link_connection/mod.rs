@@ -58,7 +58,7 @@ use status::{Crew, Findings};
 use validate::Validated;
 
 /// How long workers may take to commit and apply what they have read.
-const DRAIN: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_mins(1);
 /// How soon a link on its way is looked at again.
 const ON_THE_WAY: Duration = Duration::from_secs(5);
 /// How soon one that runs is: its workers may have fallen silent.
@@ -104,7 +104,7 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     }
     // What was released counts at once: the next look goes on from here.
     let course = if released {
-        lifecycle::course(course.phase, course.run, link.spec.state, &Facts { released, scaled_down: true, ..Facts::default() })
+        lifecycle::course(course.phase, course.run, link.spec.state, &Facts { released, gone: true, ..Facts::default() })
     } else {
         course
     };
@@ -280,8 +280,9 @@ async fn course(link: &LinkConnection, valid: bool, seen: &Seen, own: &mut Own, 
     // Only where it decides something is the API server asked whether the watch is right.
     let gone = leaving && seen.scaled_down && seen.pods.is_empty() && release::workers_are_gone(link, context).await?;
     let facts = Facts {
-        pods: if leaving && !gone { seen.pods.len().max(1) } else { seen.pods.len() },
+        pods: seen.pods.len(),
         scaled_down: seen.scaled_down,
+        gone,
         working: seen.crew.ready >= wanted && seen.crew.current >= wanted && !fails,
         drained: seen.drained,
         drain_expired: leaving && since.elapsed() > DRAIN,

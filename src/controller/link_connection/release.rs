@@ -204,6 +204,13 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
     }
     let mut obstacle = None;
     if workers_are_gone(link, context).await? {
+        // The watch may still show a link that was let go a moment ago: nothing is released for it again.
+        let api: Api<LinkConnection> = Api::namespaced(context.client.clone(), &namespace);
+        let held = |now: &LinkConnection| now.uid() == link.uid() && now.finalizers().iter().any(|name| name == RELEASE_FINALIZER);
+        let Some(current) = api.get_opt(&name).await?.filter(held) else {
+            return Ok(Action::await_change());
+        };
+        let link = &current;
         match prepared(link, context).await? {
             None => {
                 obstacle = Some(Fault {

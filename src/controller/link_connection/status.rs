@@ -118,7 +118,7 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
         None => mark(kind::ACCEPTED, Truth::True, reason::AS_REQUESTED, ""),
         Some(fault) => mark(kind::ACCEPTED, Truth::False, &fault.reason, &explain(fault)),
     }
-    let at_rest = rests(&course) && findings.spec.state != LinkState::Running;
+    let at_rest = rests(course) && findings.spec.state != LinkState::Running;
     match (at_rest, course.phase) {
         (true, LinkPhase::Paused) => mark(kind::SUSPENDED, Truth::True, reason::PAUSED, "the position is kept"),
         (true, _) => mark(kind::SUSPENDED, Truth::True, reason::STOPPED, "the next start is a full load"),
@@ -163,7 +163,7 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     (status, events)
 }
 
-fn rests(course: &Course) -> bool {
+fn rests(course: Course) -> bool {
     matches!(course.phase, LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped)
 }
 
@@ -344,7 +344,9 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     }
     let tables = &findings.tables;
     let mut by_phase: BTreeMap<TablePhase, u32> = BTreeMap::new();
-    tables.iter().for_each(|table| *by_phase.entry(table.phase).or_default() += 1);
+    for table in tables {
+        *by_phase.entry(table.phase).or_default() += 1;
+    }
     let replicating = by_phase.get(&TablePhase::Replicating).copied().unwrap_or_default();
     status.tables = Some(TablesStatus {
         total: tables.len().try_into().unwrap_or(u32::MAX),

@@ -22,7 +22,7 @@ use crate::api::{
 use status::{Change, Findings};
 
 /// After this long a status is looked at again, come what may.
-const CALM: Duration = Duration::from_secs(600);
+const CALM: Duration = Duration::from_mins(10);
 
 /// Brings the status of a LinkTable up to date.
 pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<Action, Error> {

@@ -1,5 +1,7 @@
 //! What the controller's tests play on: a namespace with a running controller, and what a cluster would do around it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     collections::BTreeMap,
     fmt::Debug,
@@ -50,7 +52,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::support::apiserver::ApiServer;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A namespace that a controller looks after.
 pub struct Stage {
@@ -83,7 +85,7 @@ impl Stage {
         };
         let controller = tokio::spawn({
             let (client, stop) = (server.client(), stop.clone());
-            async move { run_with(client, options, stop).await.expect("the controller ended") }
+            async move { Box::pin(run_with(client, options, stop)).await.expect("the controller ended") }
         });
         Self { client, namespace, operator_namespace, stop, _controller: AbortOnDropHandle::new(controller) }
     }
