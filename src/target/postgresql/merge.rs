@@ -197,7 +197,7 @@ impl Merge<'_> {
             let others = self.columns.iter().enumerate().filter(|(at, _)| !self.schema.key.contains(at));
             let sets: Vec<String> = others.map(|(_, name)| format!("{name} = EXCLUDED.{name}")).collect();
             let action = if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
-            sql += &format!(" ON CONFLICT ({}) DO {action}", self.key.join(", "));
+            sql = format!("{sql} ON CONFLICT ({}) DO {action}", self.key.join(", "));
         }
         self.run(&sql).await
     }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A session that nobody used for so long is closed rather than used: the network may have forgotten it.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// As many sessions are kept; more are open while more calls are under way.
 const KEPT: usize = 16;
 

@@ -54,7 +54,7 @@ enum Cells<'a> {
 pub(super) struct Rows<'a> {
     cells: Vec<Cells<'a>>,
     exact: &'a ExactTexts,
-    rows: usize,
+    count: usize,
     format: Format,
 }
 
@@ -77,9 +77,8 @@ impl<'a> Rows<'a> {
             cells.push(cells_of(column, name, array)?);
         }
         cells.extend(numbers.iter().map(|array| Cells::Int32(array)));
-        let rows = batch.num_rows();
         let native = exact.is_empty() && columns.iter().zip(&types).all(|(column, name)| has_binary_form(column.travel, name));
-        Ok(Self { cells, exact, rows, format: if native { Format::Binary } else { Format::Text } })
+        Ok(Self { cells, exact, count: batch.num_rows(), format: if native { Format::Binary } else { Format::Text } })
     }
 
     /// The format that holds every cell exactly.
@@ -89,7 +88,7 @@ impl<'a> Rows<'a> {
 
     /// How many rows.
     pub(super) fn len(&self) -> usize {
-        self.rows
+        self.count
     }
 
     /// Appends one row in [`Rows::format`].
