@@ -1,1 +1,15 @@
-//! Tests.
+//! Tests on a real cluster on which the operator is installed: KUBECONFIG says which. `make e2e` provides both.
+//!
+//! Everything is done as a user does it, by kubectl and SQL. A namespace a test; one source server, one target server and one
+//! Azurite for all of them.
+
+#[path = "../support/azurite.rs"]
+#[allow(dead_code)] // only its tokens: here Azurite runs in a pod
+mod azurite;
+mod cluster;
+
+mod crash;
+mod faults;
+mod flow;
+mod lifecycle;
+mod scale;

@@ -75,10 +75,7 @@ impl Azurite {
 
     /// Makes a container, which `object_store` cannot.
     pub async fn create_container(&self, container: &str) {
-        let url = format!("{}/{container}?restype=container&{}", self.endpoint(), account_sas());
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let response = client.put(url).header("x-ms-version", VERSION).header("content-length", "0").send().await.unwrap();
-        assert_eq!(response.status().as_u16(), 201, "container {container}: {}", response.text().await.unwrap_or_default());
+        create_container_at(&self.endpoint(), container).await;
     }
 
     /// A zone in the container, whose token is in the Secret's key `token`.
@@ -92,6 +89,15 @@ impl Drop for Azurite {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Makes a container at an endpoint, unless it is there.
+pub async fn create_container_at(endpoint: &str, container: &str) {
+    let url = format!("{endpoint}/{container}?restype=container&{}", account_sas());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let response = client.put(url).header("x-ms-version", VERSION).header("content-length", "0").send().await.unwrap();
+    let status = response.status().as_u16();
+    assert!(status == 201 || status == 409, "container {container}: {status} {}", response.text().await.unwrap_or_default());
 }
 
 /// A zone in a container of an Azurite that may or may not run.

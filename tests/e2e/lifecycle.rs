@@ -1,0 +1,85 @@
+//! Pause, stop, and every way to delete a link.
+
+use crate::cluster::{Place, kubectl, try_kubectl, until};
+
+async fn linked(name: &str) -> Place {
+    let place = Place::new(name).await;
+    place
+        .source
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i")
+        .await
+        .unwrap();
+    place.link(&["t"]);
+    place.link_is("Running", "True", "Replicating").await;
+    place.converged("t").await;
+    place
+}
+
+/// Waits until no pod, slot or publication of the link is left.
+async fn nothing_is_left(place: &Place) {
+    until(&place.namespace, "the link is gone", || place.get("lc/link").is_none().then_some(())).await;
+    until(&place.namespace, "its pods are gone", || place.pods().iter().all(|pod| pod.contains("zone-probe")).then_some(())).await;
+    assert_eq!(place.leftovers().await, (0, 0), "slots and publications");
+    let rows: i64 = place.target.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get(0);
+    assert!(rows >= 1000, "the target's table is retained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_link_goes_on_where_it_was_and_a_stopped_one_starts_over() {
+    let place = linked("pause").await;
+    place.patch("lc/link", r#"{"spec":{"state":"Paused"}}"#);
+    let paused = place.link_is("Paused", "True", "Paused").await;
+    assert_eq!(crate::cluster::condition(&paused, "Suspended").unwrap()["status"], "True");
+    until(&place.namespace, "no worker runs", || place.pods().iter().all(|pod| pod != "link-0").then_some(())).await;
+    assert_eq!(place.leftovers().await, (1, 1), "a pause keeps the position");
+    place.source.batch_execute("UPDATE t SET v = -v; DELETE FROM t WHERE id < 10").await.unwrap();
+    place.patch("lc/link", r#"{"spec":{"state":"Running"}}"#);
+    let running = place.link_is("Running", "True", "Replicating").await;
+    assert_eq!(running["status"]["runId"], 1);
+    place.converged("t").await;
+
+    place.patch("lc/link", r#"{"spec":{"state":"Stopped"}}"#);
+    place.link_is("Stopped", "True", "Stopped").await;
+    assert_eq!(place.leftovers().await, (0, 0), "a stop gives the position up");
+    place.source.batch_execute("UPDATE t SET v = 0 WHERE id < 100; INSERT INTO t VALUES (0, 0)").await.unwrap();
+    place.patch("lc/link", r#"{"spec":{"state":"Running"}}"#);
+    let again = place.link_is("Running", "True", "Replicating").await;
+    assert_eq!(again["status"]["runId"], 2, "a start after a stop is a new run");
+    place.converged("t").await;
+    place.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_running_link_leaves_nothing_behind() {
+    let place = linked("delete").await;
+    kubectl(&["delete", "lc", "link", "-n", &place.namespace, "--timeout=120s"]);
+    nothing_is_left(&place).await;
+    place.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_paused_link_in_the_foreground_leaves_nothing_behind() {
+    let place = linked("foreground").await;
+    place.patch("lc/link", r#"{"spec":{"state":"Paused"}}"#);
+    place.link_is("Paused", "True", "").await;
+    kubectl(&["delete", "lc", "link", "-n", &place.namespace, "--cascade=foreground", "--timeout=120s"]);
+    nothing_is_left(&place).await;
+    place.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_the_namespace_hangs_nobody_and_names_what_is_left() {
+    let place = linked("namespace").await;
+    kubectl(&["delete", "namespace", &place.namespace, "--timeout=150s"]);
+    assert!(try_kubectl(&["get", "namespace", &place.namespace], "").is_err());
+    let told = until("link-operator", "an Event names what is left", || {
+        let events = kubectl(&["get", "events", "-n", "link-operator", "-o", "json"]);
+        let events: serde_json::Value = serde_json::from_str(&events).ok()?;
+        let ours = |event: &&serde_json::Value| event["message"].as_str().is_some_and(|message| message.contains(&place.namespace));
+        events["items"].as_array()?.iter().find(ours).map(|event| event["message"].as_str().unwrap_or_default().to_owned())
+    })
+    .await;
+    let (slots, publications) = place.leftovers().await;
+    // Whether or not the source could be freed in time: what is left is named with the command that removes it.
+    assert!(slots + publications == 0 || told.contains("pg_drop_replication_slot"), "{told}");
+}
