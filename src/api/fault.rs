@@ -13,7 +13,8 @@ pub struct Fault {
     pub message: String,
     /// What to do about it, with the exact command where there is one.
     pub remedy: String,
-    /// Whether it heals by itself once its cause is gone (the link goes on trying), or waits for a person's change.
+    /// Whether it may pass by itself (a table: Suspended), or needs a person (Failed). The link looks again either way, and
+    /// goes on by itself once the cause is mended.
     pub heals: bool,
 }
 
@@ -25,7 +26,7 @@ where
     /// What a person should do; exact commands where there are any.
     fn remedy(&self) -> String;
 
-    /// Whether trying again later can succeed without a change by a person.
+    /// Whether it may pass without a person doing something.
     fn heals(&self) -> bool;
 
     /// The error as conditions, Events and reports show it.

@@ -104,7 +104,16 @@ impl Explain for Error {
     }
 
     fn heals(&self) -> bool {
-        !matches!(self, Self::TableNotSupported { .. } | Self::SchemaChanged(_) | Self::PositionLost(_))
+        !matches!(
+            self,
+            Self::SourcePermissionDenied { .. }
+                | Self::SourceNotPrepared { .. }
+                | Self::SourceTableMissing(_)
+                | Self::NoPrimaryKey(_)
+                | Self::TableNotSupported { .. }
+                | Self::SchemaChanged(_)
+                | Self::PositionLost(_)
+        )
     }
 }
 

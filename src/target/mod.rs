@@ -101,7 +101,15 @@ impl Explain for Error {
     }
 
     fn heals(&self) -> bool {
-        !matches!(self, Self::TargetTableOwned { .. } | Self::TargetInconsistent(_) | Self::ValueNotSupported(_))
+        !matches!(
+            self,
+            Self::TargetPermissionDenied { .. }
+                | Self::TargetSchemaMissing(_)
+                | Self::TargetTableExists(_)
+                | Self::TargetTableOwned { .. }
+                | Self::TargetInconsistent(_)
+                | Self::ValueNotSupported(_)
+        )
     }
 }
 

@@ -66,13 +66,13 @@ async fn tables_that_cannot_be_linked() {
     for (table, reason, remedy) in [("keyless", "NoPrimaryKey", "ADD PRIMARY KEY"), ("absent", "SourceTableMissing", "create")] {
         let failed = until(&place.namespace, reason, || {
             let found = place.table(table)?;
-            (found["status"]["error"]["code"] == reason).then_some(found)
+            (found["status"]["error"]["code"] == reason && found["status"]["phase"] == "Failed").then_some(found)
         })
         .await;
         assert!(failed["status"]["error"]["remedy"].as_str().unwrap().contains(remedy), "{failed:#}");
         assert_eq!(condition(&failed, "Ready").unwrap()["status"], "False");
     }
-    let link = place.link_is("Running", "False", "").await;
+    let link = place.link_is("Running", "False", "TablesFailed").await;
     assert_eq!(link["status"]["tables"]["summary"], "1/3");
     assert_eq!(link["status"]["worstTables"].as_array().unwrap().len(), 2);
 

@@ -60,8 +60,7 @@ async fn a_table_that_cannot_be_linked_says_why_and_heals_once_mended() {
     link.target.execute("CREATE TABLE taken (x int)").await;
     let mut engine = link.start();
     for (table, reason) in [("absent", "SourceTableMissing"), ("keyless", "NoPrimaryKey"), ("taken", "TargetTableExists")] {
-        let phase = TablePhase::Suspended;
-        let report = engine.table(&format!("public.{table}"), phase, Some(reason)).await;
+        let report = engine.table(&format!("public.{table}"), TablePhase::Failed, Some(reason)).await;
         assert!(report.error.is_some_and(|fault| !fault.remedy.is_empty()));
     }
     link.source.execute("CREATE TABLE absent (id int PRIMARY KEY); ALTER TABLE keyless ADD PRIMARY KEY (id)").await;
