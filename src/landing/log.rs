@@ -93,13 +93,21 @@ impl Log {
     }
 }
 
-/// Makes `owner` the owner of a folder that has none; returns whose it is.
-pub async fn own(zone: &Zone, owner: &Owner) -> Result<Owner, Error> {
-    if let Some(path) = zone.list(layout::OWNERS).await?.last() {
-        return read(zone, path).await?.ok_or_else(|| Error::ZoneCorrupt(format!("{path} vanished")));
+/// Whose a folder is.
+pub async fn owner(zone: &Zone) -> Result<Option<Owner>, Error> {
+    match zone.list(layout::OWNERS).await?.last() {
+        Some(path) => read(zone, path).await,
+        None => Ok(None),
     }
-    Ok(match create(zone, &layout::owner(1), owner).await? {
-        Outcome::Ours => owner.clone(),
+}
+
+/// Makes `us` the owner of a folder that has none; returns whose it is.
+pub async fn own(zone: &Zone, us: &Owner) -> Result<Owner, Error> {
+    if let Some(owner) = owner(zone).await? {
+        return Ok(owner);
+    }
+    Ok(match create(zone, &layout::owner(1), us).await? {
+        Outcome::Ours => us.clone(),
         Outcome::Theirs(other) => other,
     })
 }

@@ -90,6 +90,8 @@ impl Applier<'_> {
         };
 
         self.context.board.table_works(&self.table.uid, TablePhase::Replicating);
+        let rows = target.progress(&self.target).await?.map_or(0, |progress| progress.rows);
+        self.context.board.table(&self.table.uid, |report| report.rows = rows);
         let mut seen = at;
         self.context.applied(self.id, seen);
         let mut states = self.context.journal.subscribe();

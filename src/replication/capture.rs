@@ -141,6 +141,7 @@ struct Pending {
 
 impl Reign<'_> {
     async fn run(mut self, mut capture: Box<dyn Capture>, mut inbox: mpsc::Receiver<Order>) -> Result<(), Error> {
+        let began = Timestamp::now();
         let mut pending = Pending { barrier: self.context.setup.source.heartbeat().await?, ..Pending::default() };
         let mut last_cut = Instant::now();
         let mut last_nudge = Instant::now();
@@ -156,7 +157,8 @@ impl Reign<'_> {
             let idle = if pending.events.is_empty() { IDLE } else { Duration::ZERO };
             let cut = capture.next_cut(Limits { not_before: last_cut + flush_interval, idle, bytes: BATCH_BYTES }).await?;
             self.to = cut.to.clone().max(self.to);
-            self.time = cut.time.or(self.time);
+            // Until the source tells a time: what it had committed when the reign began is passed.
+            self.time = cut.time.or(self.time).or((self.to >= pending.barrier).then_some(began));
             let has_data = !cut.tables.is_empty() || !cut.broken.is_empty();
             if has_data {
                 last_cut = Instant::now();

@@ -152,6 +152,8 @@ pub struct Progress {
     pub record: u64,
     /// Whether the table is complete and in place under its name.
     pub exact: bool,
+    /// Rows written since the incarnation began: loaded, inserted, updated and deleted.
+    pub rows: u64,
 }
 
 /// A move of a table's progress, made in the transaction that moves the rows.

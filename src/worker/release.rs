@@ -11,7 +11,7 @@ use crate::{
         plan::Plan,
         report::Report,
     },
-    landing,
+    landing::{self, log},
     secrets::Secrets,
     source, target,
 };
@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub async fn release(plan: &Plan, secrets: &Secrets, volume: &Path) -> Report {
     let systems = Systems::open(plan, secrets, volume);
     let whole = !plan.stop_only;
+    if let Some(check) = not_ours(&systems, plan).await {
+        let released = check.fault.is_none();
+        return Report { plan_revision: plan.revision, released, checks: vec![check], ..reports::empty(super::pod_name()) };
+    }
     let (source, target, zone) = tokio::join!(
         async { Some(free_source(&systems).await) },
         async { if whole { Some(free_target(&systems, plan).await) } else { None } },
@@ -40,6 +44,23 @@ pub async fn release(plan: &Plan, secrets: &Secrets, volume: &Path) -> Report {
         .collect();
     let released = checks.iter().all(|check| check.fault.is_none());
     Report { plan_revision: plan.revision, released, checks, ..reports::empty(super::pod_name()) }
+}
+
+/// A link whose folder another one owns made nothing and must remove nothing: slot, progress and folder bear the id that both
+/// have. A zone that does not answer does not say whose they are.
+async fn not_ours(systems: &Systems, plan: &Plan) -> Option<Check> {
+    let name = "ZoneOwned";
+    let zone = match &systems.zone {
+        Ok(zone) => zone,
+        Err(fault) => return Some(Check::failed(name, fault.clone())),
+    };
+    match within(log::owner(zone), landing::Error::ZoneUnreachable).await {
+        Ok(Some(owner)) if owner.uid != plan.link.uid => {
+            Some(Check::passed(name, format!("belongs to LinkConnection {}/{}: nothing to remove", owner.namespace, owner.name)))
+        }
+        Ok(_) => None,
+        Err(error) => Some(Check::failed(name, error.fault())),
+    }
 }
 
 async fn free_source(systems: &Systems) -> Result<(), Fault> {
@@ -63,6 +84,6 @@ async fn free_zone(systems: &Systems) -> Result<(), Fault> {
     within(zone.delete_folder(""), landing::Error::ZoneUnreachable).await.map_err(|error| error.fault())
 }
 
-async fn within<E>(work: impl Future<Output = Result<(), E>>, silent: fn(String) -> E) -> Result<(), E> {
+async fn within<T, E>(work: impl Future<Output = Result<T, E>>, silent: fn(String) -> E) -> Result<T, E> {
     time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(silent(format!("no answer within {} s", PATIENCE.as_secs()))))
 }

@@ -103,7 +103,9 @@ impl Target for Postgresql {
         Ok(transaction!(self, |transaction| {
             progress::advance(&transaction, table, &advance, false, false).await?;
             let build = ddl::build_name(table, advance.incarnation);
-            merge::apply(&transaction, &build, schema, &steps, Place::Aside).await?
+            let rows = merge::apply(&transaction, &build, schema, &steps, Place::Aside).await?;
+            progress::count(&transaction, table, rows).await?;
+            rows
         }))
     }
 
@@ -116,7 +118,9 @@ impl Target for Postgresql {
     async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error> {
         Ok(transaction!(self, |transaction| {
             progress::advance(&transaction, table, &advance, true, false).await?;
-            merge::apply(&transaction, &table.name, schema, &steps, Place::InPlace).await?
+            let rows = merge::apply(&transaction, &table.name, schema, &steps, Place::InPlace).await?;
+            progress::count(&transaction, table, rows).await?;
+            rows
         }))
     }
 

@@ -28,12 +28,13 @@ const CREATE_TABLES: &str = "
         link_id text NOT NULL, source_schema text NOT NULL, source_table text NOT NULL,
         target_schema text NOT NULL, target_table text NOT NULL,
         run bigint, incarnation bigint, record bigint, exact boolean NOT NULL DEFAULT false,
-        as_of timestamp with time zone, placed oid, updated_at timestamp with time zone NOT NULL DEFAULT now(),
+        as_of timestamp with time zone, rows bigint NOT NULL DEFAULT 0, placed oid,
+        updated_at timestamp with time zone NOT NULL DEFAULT now(),
         PRIMARY KEY (link_id, source_schema, source_table), UNIQUE (target_schema, target_table)
     ) WITH (fillfactor = 50);
     CREATE TABLE link_operator.link_chunks (
         link_id text NOT NULL, source_schema text NOT NULL, source_table text NOT NULL,
-        run bigint NOT NULL, incarnation bigint NOT NULL, chunk bigint NOT NULL,
+        run bigint NOT NULL, incarnation bigint NOT NULL, chunk bigint NOT NULL, rows bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (link_id, source_schema, source_table, run, incarnation, chunk)
     );
     COMMENT ON TABLE link_operator.link_progress IS
@@ -148,7 +149,7 @@ pub(super) struct Claimed {
 
 /// Reads a claim and holds its row until the transaction ends, so that nobody loads or moves the table meanwhile.
 pub(super) async fn claimed(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Option<Claimed>, Error> {
-    let sql = "SELECT target_schema, target_table, placed, run, incarnation, record, exact FROM link_operator.link_progress
+    let sql = "SELECT target_schema, target_table, placed, run, incarnation, record, exact, rows FROM link_operator.link_progress
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3 FOR UPDATE";
     let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
     Ok(row.map(|row| Claimed {
@@ -160,18 +161,18 @@ pub(super) async fn claimed(transaction: &Transaction<'_>, table: &TargetTable) 
 
 /// How far the table is.
 pub(super) async fn read(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Option<Progress>, Error> {
-    let sql = "SELECT run, incarnation, record, exact FROM link_operator.link_progress
+    let sql = "SELECT run, incarnation, record, exact, rows FROM link_operator.link_progress
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3";
     let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
     Ok(row.and_then(|row| progress_of(&row, 0)))
 }
 
-/// From four columns: run, incarnation, record, exact.
+/// From five columns: run, incarnation, record, exact, rows.
 fn progress_of(row: &Row, at: usize) -> Option<Progress> {
     let (run, incarnation, record) =
         (row.get::<_, Option<i64>>(at)?, row.get::<_, Option<i64>>(at + 1)?, row.get::<_, Option<i64>>(at + 2)?);
     let incarnation = Incarnation { run: run as u32, record: incarnation as u64 };
-    Some(Progress { incarnation, record: record as u64, exact: row.get(at + 3) })
+    Some(Progress { incarnation, record: record as u64, exact: row.get(at + 3), rows: row.get::<_, i64>(at + 4) as u64 })
 }
 
 /// Begins an incarnation: no chunk, nothing caught up. The table before stays in its place.
@@ -186,7 +187,7 @@ pub(super) async fn begin(transaction: &Transaction<'_>, table: &TargetTable, in
     transaction
         .execute(
             "UPDATE link_operator.link_progress
-             SET run = $4, incarnation = $5, record = $5, exact = false, as_of = NULL, updated_at = now()
+             SET run = $4, incarnation = $5, record = $5, exact = false, as_of = NULL, rows = 0, updated_at = now()
              WHERE link_id = $1 AND source_schema = $2 AND source_table = $3",
             &[link_id, &source.schema_name, &source.table_name, &i64::from(incarnation.run), &(incarnation.record as i64)],
         )
@@ -227,6 +228,44 @@ pub(super) async fn add_chunk(
     if transaction.execute(insert, &values).await? == 0 {
         return Err(moved(table, &format!("chunk {chunk} is loaded already")));
     }
+    Ok(())
+}
+
+/// Notes how many rows a chunk had, in the transaction that loads it.
+pub(super) async fn count_chunk(
+    transaction: &Transaction<'_>,
+    table: &TargetTable,
+    incarnation: Incarnation,
+    chunk: u32,
+    rows: u64,
+) -> Result<(), Error> {
+    let TargetTable { link_id, source, .. } = table;
+    let sql = "UPDATE link_operator.link_chunks SET rows = $7 WHERE link_id = $1 AND source_schema = $2 AND source_table = $3
+               AND run = $4 AND incarnation = $5 AND chunk = $6";
+    let (run, record) = (i64::from(incarnation.run), incarnation.record as i64);
+    let values: [&(dyn ToSql + Sync); 7] =
+        [link_id, &source.schema_name, &source.table_name, &run, &record, &i64::from(chunk), &(rows as i64)];
+    transaction.execute(sql, &values).await?;
+    Ok(())
+}
+
+/// Adds to the rows written, in the transaction that writes them.
+pub(super) async fn count(transaction: &Transaction<'_>, table: &TargetTable, rows: u64) -> Result<(), Error> {
+    let TargetTable { link_id, source, .. } = table;
+    let sql = "UPDATE link_operator.link_progress SET rows = rows + $4 WHERE link_id = $1 AND source_schema = $2 AND source_table = $3";
+    transaction.execute(sql, &[link_id, &source.schema_name, &source.table_name, &(rows as i64)]).await?;
+    Ok(())
+}
+
+/// Adds the rows of all chunks to the rows written.
+pub(super) async fn count_chunks(transaction: &Transaction<'_>, table: &TargetTable) -> Result<(), Error> {
+    let TargetTable { link_id, source, .. } = table;
+    let sql = "UPDATE link_operator.link_progress p
+               SET rows = p.rows + (SELECT coalesce(sum(c.rows), 0)::bigint FROM link_operator.link_chunks c
+                                    WHERE c.link_id = p.link_id AND c.source_schema = p.source_schema AND c.source_table = p.source_table
+                                      AND c.run = p.run AND c.incarnation = p.incarnation)
+               WHERE link_id = $1 AND source_schema = $2 AND source_table = $3";
+    transaction.execute(sql, &[link_id, &source.schema_name, &source.table_name]).await?;
     Ok(())
 }
 

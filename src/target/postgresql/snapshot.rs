@@ -82,7 +82,9 @@ pub(super) async fn load(
         let exact = exact_texts(&batch)?;
         copy.write(&Rows::new(schema, &columns, &batch, &exact, &[])?).await?;
     }
-    copy.finish().await
+    let rows = copy.finish().await?;
+    progress::count_chunk(transaction, table, incarnation, chunk, rows).await?;
+    Ok(rows)
 }
 
 /// Makes the key of the table aside unique and gathers its statistics. In a transaction of its own, before the one that
@@ -119,6 +121,7 @@ pub(super) async fn swap(
     on_existing: OnExistingTable,
 ) -> Result<(), Error> {
     progress::advance(transaction, table, advance, false, true).await?;
+    progress::count_chunks(transaction, table).await?;
     let build = ddl::build_name(table, advance.incarnation);
     let oid = oid_of(transaction, &build).await?;
     if let Some(before) = progress::existing(transaction, &table.name).await? {
