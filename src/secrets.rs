@@ -3,7 +3,10 @@
 //! A value is read when it is needed and never kept, so a rotated Secret is in use at the next connection. Values have no
 //! `Debug` and no `Display`: they cannot reach a log.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// A folder that holds one folder for each mounted Secret, one file for each of its keys.
 #[derive(Clone, Debug)]
@@ -52,11 +55,7 @@ impl Secrets {
         match tokio::fs::read_to_string(folder.join(key)).await {
             Ok(text) => Ok(SecretValue(text.trim_end_matches(['\r', '\n']).to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // An optional mount of a missing Secret is an empty folder.
-                let empty = match tokio::fs::read_dir(&folder).await {
-                    Ok(mut entries) => entries.next_entry().await.ok().flatten().is_none(),
-                    Err(_) => true,
-                };
+                let empty = is_empty(&folder).await;
                 Err(if empty {
                     Error::SecretMissing(name.to_owned())
                 } else {
@@ -66,6 +65,18 @@ impl Secrets {
             Err(error) => Err(Error::SecretUnreadable { name: name.to_owned(), key: key.to_owned(), kind: error.kind() }),
         }
     }
+}
+
+/// Whether the mount has no key. An optional mount of a missing Secret is not quite empty: the kubelet keeps its own `..data`
+/// in it.
+async fn is_empty(folder: &Path) -> bool {
+    let Ok(mut entries) = tokio::fs::read_dir(folder).await else { return true };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        if !entry.file_name().to_string_lossy().starts_with("..") {
+            return false;
+        }
+    }
+    true
 }
 
 impl SecretValue {
@@ -83,7 +94,8 @@ mod tests {
     async fn names_what_is_missing_and_never_the_value() {
         let root = tempfile::tempdir().unwrap();
         let secrets = Secrets::new(root.path());
-        std::fs::create_dir(root.path().join("empty")).unwrap();
+        std::fs::create_dir_all(root.path().join("empty/..2026_11_21")).unwrap();
+        std::fs::write(root.path().join("empty/..data"), "").unwrap();
         std::fs::create_dir(root.path().join("there")).unwrap();
         std::fs::write(root.path().join("there/password"), "s3cret\n").unwrap();
 
