@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
         ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccount, Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -156,8 +156,23 @@ pub fn one_shot(base: &PodBase, ask: OneShot<'_>) -> Pod {
     }
 }
 
-/// The ServiceAccount of these pods.
-pub fn service_account(base: &PodBase) -> String {
+/// The ServiceAccount of these pods: one for all links of a runtime, so that one trust entry serves a cloud identity.
+pub fn service_account(base: &PodBase, namespace: Option<String>) -> ServiceAccount {
+    let annotations = base.runtime.as_ref().map(|runtime| runtime.service_account.annotations.clone());
+    ServiceAccount {
+        metadata: ObjectMeta {
+            name: Some(service_account_name(base)),
+            namespace,
+            labels: Some(names::common_labels()),
+            annotations: annotations.filter(|annotations| !annotations.is_empty()),
+            ..Default::default()
+        },
+        automount_service_account_token: Some(false),
+        ..Default::default()
+    }
+}
+
+fn service_account_name(base: &PodBase) -> String {
     base.runtime.as_ref().map_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned(), |runtime| runtime.service_account.name.clone())
 }
 
@@ -231,7 +246,7 @@ fn pod_spec(base: &PodBase, container: Container, own: &BTreeMap<String, String>
     PodSpec {
         containers: vec![container],
         volumes: Some(volumes),
-        service_account_name: Some(service_account(base)),
+        service_account_name: Some(service_account_name(base)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         security_context: Some(PodSecurityContext {

@@ -197,11 +197,15 @@ spec:
         }
     }
 
+    /// A number that the source's database answers.
+    pub async fn count(&self, sql: &str) -> i64 {
+        self.source.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
     /// Slots and publications that links left in the source's database.
     pub async fn leftovers(&self) -> (i64, i64) {
-        let count = |sql: String| async move { self.source.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0) };
-        let slots = count(format!("SELECT count(*) FROM pg_replication_slots WHERE database = '{}'", self.database)).await;
-        (slots, count("SELECT count(*) FROM pg_publication".to_owned()).await)
+        let slots = self.count(&format!("SELECT count(*) FROM pg_replication_slots WHERE database = '{}'", self.database)).await;
+        (slots, self.count("SELECT count(*) FROM pg_publication").await)
     }
 
     /// Names of the link's pods.

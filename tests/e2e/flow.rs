@@ -1,6 +1,6 @@
 //! A link from its first manifest to changes that arrive.
 
-use crate::cluster::Place;
+use crate::cluster::{Place, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_starts_loads_and_follows() {
@@ -18,7 +18,10 @@ async fn a_link_starts_loads_and_follows() {
     place.table_is("orders", "Replicating", "Replicating").await;
     let link = place.link_is("Running", "True", "Replicating").await;
     assert_eq!(link["status"]["tables"]["summary"], "2/2");
-    assert!(link["status"]["consistentAsOf"].is_string(), "{link:#}");
+    until(&place.namespace, "the link says as of when it is consistent", || {
+        place.get("lc/link")?["status"]["consistentAsOf"].is_string().then_some(())
+    })
+    .await;
     let table = place.table("orders").unwrap();
     assert_eq!(table["status"]["snapshot"]["rowsDone"], 100_000);
     for table in ["orders", "empty"] {
@@ -54,10 +57,11 @@ spec: {linkConnectionRef: {name: link}, source: {schemaName: public, tableName: 
         place.table_is(table, "Replicating", "").await;
     }
     crate::cluster::kubectl(&["delete", "lt", "goes", "-n", &place.namespace]);
-    crate::cluster::until(&place.namespace, "the link has one table", || {
-        (place.get("lc/link")?["status"]["tables"]["summary"] == "1/1").then_some(())
-    })
-    .await;
+    until(&place.namespace, "the link has one table", || (place.get("lc/link")?["status"]["tables"]["summary"] == "1/1").then_some(()))
+        .await;
+    while place.count("SELECT count(*) FROM pg_publication_tables WHERE tablename = 'goes'").await > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
     place.source.batch_execute("INSERT INTO goes VALUES (2); INSERT INTO stays VALUES (2)").await.unwrap();
     place.converged("stays").await;
     let left: i64 = place.target.query_one("SELECT count(*) FROM goes", &[]).await.unwrap().get(0);

@@ -5,6 +5,7 @@ mod status;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 use sha2::{Digest, Sha256};
 
@@ -16,7 +17,7 @@ use super::{
     pods::{self, OneShot, PodBase},
     status as shared,
 };
-use crate::api::{conditions::mark::IN_USE_FINALIZER, landing_zone::LandingZone, plan::ProbeRequest};
+use crate::api::{conditions::mark::IN_USE_FINALIZER, landing_zone::LandingZone, link_connection::LinkConnection, plan::ProbeRequest};
 use status::Findings;
 
 /// Brings a LandingZone's finalizer, probe and status up to date.
@@ -29,7 +30,8 @@ pub async fn reconcile(zone: Arc<LandingZone>, context: Arc<Context>) -> Result<
     }
     let now = Timestamp::now();
     let before = zone.status.clone().unwrap_or_default();
-    let probe = probe(&zone, &context, &users)?;
+    let base = pod_base(&zone, &context, &users);
+    let probe = probe(&zone, &base)?;
     let asked = probe.metadata.annotations.as_ref().and_then(|annotations| annotations.get(names::ASKED)).cloned().unwrap_or_default();
     let pod = context.pod(&namespace, &names::zone_probe(&name));
     let progress = oneshot::progress(pod.as_deref(), &asked, now);
@@ -43,10 +45,19 @@ pub async fn reconcile(zone: Arc<LandingZone>, context: Arc<Context>) -> Result<
                 oneshot::remove(&context.client, pod).await?;
             }
         }
-        Step::Create => match oneshot::create(&context.client, &probe).await? {
-            Made::Yes | Made::NamespaceTerminating => {}
-            Made::Refused(fault) => obstacle = Some(fault),
-        },
+        Step::Create => {
+            // A zone may be there before the first link.
+            let account = pods::service_account(&base, Some(namespace.clone()));
+            context.applier.apply(&account).await?;
+            match oneshot::create(&context.client, &probe).await? {
+                Made::Yes | Made::NamespaceTerminating => {}
+                Made::Refused(fault) => {
+                    // A namespace of the same name may have been made again, without the account.
+                    context.applier.forget::<ServiceAccount>(&namespace, &account.name_any());
+                    obstacle = Some(fault);
+                }
+            }
+        }
     }
     let findings = Findings { generation: zone.metadata.generation, report: progress.report(), obstacle: obstacle.as_ref(), deleting };
     let after = status::status(&before, &findings, now);
@@ -56,21 +67,22 @@ pub async fn reconcile(zone: Arc<LandingZone>, context: Arc<Context>) -> Result<
     Ok(Action::requeue(requeue))
 }
 
-/// The pod that asks. It runs where the links that use the zone run, as far as they agree.
-fn probe(
-    zone: &LandingZone,
-    context: &Context,
-    users: &[Arc<crate::api::link_connection::LinkConnection>],
-) -> Result<k8s_openapi::api::core::v1::Pod, Error> {
+/// What the pod that asks has in common with others. It runs where the links that use the zone run, as far as they agree.
+fn pod_base(zone: &LandingZone, context: &Context, users: &[Arc<LinkConnection>]) -> PodBase {
     let namespace = zone.namespace().unwrap_or_default();
     let runtime = users.first().and_then(|link| link.spec.compute.integration_runtime_ref.as_ref());
     let runtime = runtime.and_then(|named| super::watch::get(&context.stores.runtimes, &namespace, &named.name));
-    let base = PodBase {
+    PodBase {
         secrets: pods::secret_names(None, None, Some(&zone.spec.store)),
         claim: zone.spec.store.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
         runtime: runtime.and_then(|runtime| runtime.spec.kubernetes.clone()),
         ..context.pod_base()
-    };
+    }
+}
+
+/// The pod that asks.
+fn probe(zone: &LandingZone, base: &PodBase) -> Result<Pod, Error> {
+    let namespace = zone.namespace().unwrap_or_default();
     let request = serde_json::to_string(&ProbeRequest { zone: Some(zone.spec.store.clone()), ..Default::default() })?;
     let wish = zone.annotations().get(names::TEST_REQUESTED).map_or("", String::as_str);
     let asked = question(&[&request, &zone.metadata.generation.unwrap_or_default().to_string(), wish, &base.image]);
@@ -83,7 +95,7 @@ fn probe(
         asked,
         request,
     };
-    Ok(pods::one_shot(&base, one_shot))
+    Ok(pods::one_shot(base, one_shot))
 }
 
 /// Identifies a question by all that it depends on.

@@ -86,21 +86,7 @@ pub fn children(link: &LinkConnection, validated: &Validated, base: &PodBase, ru
     let replicas = if running { compute.workers() } else { 0 };
     let cores = compute.worker_cores().try_into().unwrap_or(i32::MAX);
     Children {
-        service_account: ServiceAccount {
-            metadata: ObjectMeta {
-                name: Some(pods::service_account(base)),
-                namespace: link.namespace(),
-                labels: Some(names::common_labels()),
-                annotations: base
-                    .runtime
-                    .as_ref()
-                    .map(|runtime| runtime.service_account.annotations.clone())
-                    .filter(|annotations| !annotations.is_empty()),
-                ..Default::default()
-            },
-            automount_service_account_token: Some(false),
-            ..Default::default()
-        },
+        service_account: pods::service_account(base, link.namespace()),
         service: Service {
             metadata: meta(names::workers(&name)),
             spec: Some(ServiceSpec {

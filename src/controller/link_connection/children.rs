@@ -7,7 +7,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Pod, ServiceAccount},
+};
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -85,13 +88,15 @@ pub async fn apply(
     let children = build::children(link, validated, &base, course.workers, context.options.pod_namespace.as_deref());
     let credentials = credentials::ensure(link, own, context).await?;
     let applier = &context.applier;
+    if crate::controller::watch::get(&context.stores.workers, &namespace, &names::workers(&link.name_any())).is_none() {
+        applier.forget::<StatefulSet>(&namespace, &names::workers(&link.name_any()));
+        // It has no owner: it may have gone with a namespace of the same name.
+        applier.forget::<ServiceAccount>(&namespace, &children.service_account.name_any());
+    }
     applier.apply(&children.service_account).await?;
     applier.apply(&children.service).await?;
     applier.apply(&children.network_policy).await?;
     applier.apply(&children.disruption_budget).await?;
-    if crate::controller::watch::get(&context.stores.workers, &namespace, &names::workers(&link.name_any())).is_none() {
-        applier.forget::<StatefulSet>(&namespace, &names::workers(&link.name_any()));
-    }
     applier.apply(&children.workers).await?;
     if let Some(stored) = &own.plan {
         let plan: &StoredPlan = &stored.pushed;
