@@ -1,6 +1,7 @@
 //! Whether a landing zone can do what a link needs, tried and not assumed.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Created, Error, Zone};
@@ -33,6 +34,10 @@ impl Zone {
             checks.push(match (credential, fault) {
                 (Err(error), _) => Check::failed(CREDENTIAL, error.fault()),
                 (Ok(_), Some(error)) => Check::failed(CREDENTIAL, error.fault()),
+                // Whatever else the store complains of.
+                (Ok(token), None) if token.expiry.is_some_and(|expiry| expiry < Timestamp::now()) => {
+                    Check::failed(CREDENTIAL, Error::CredentialExpired(token.expiry.unwrap_or_default()).fault())
+                }
                 (Ok(token), None) => Check::passed(
                     CREDENTIAL,
                     token.expiry.map_or("its end is not in the token".to_owned(), |expiry| format!("valid until {expiry}")),

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     api::{
-        fault::Explain,
+        fault::{Explain, Fault},
         report::{PositionTime, SourceReport},
     },
     data::{Identity, Position, TableName},
@@ -85,12 +85,25 @@ pub async fn reign(context: &Context) -> Result<(), Error> {
         setup.source.check_continuity(&state.to, state.source.as_ref().unwrap_or(&identity)).await?;
     }
 
-    let mut reign =
-        Reign { context, identity, term: state.number + 1, to: state.to.clone(), time: state.time, last_record: Instant::now() };
+    let mut reign = Reign {
+        context,
+        identity,
+        number: state.number,
+        term: state.number + 1,
+        to: state.to.clone(),
+        time: state.time,
+        last_record: Instant::now(),
+    };
     reign.commit(vec![], vec![]).await?;
     if reign.to.0.is_empty() {
         // The source cannot begin while older transactions are open; who they are is for the user to see.
         setup.source.settle(&|whom| join::show_waiting(context, whom.as_deref())).await?;
+        // It may have waited long: a slot that a successor made meanwhile must stay.
+        journal.catch_up().await?;
+        let newest = journal.state();
+        if newest.number != reign.number {
+            return Err(Error::TermLost { ours: reign.term, theirs: newest.term });
+        }
         reign.to = setup.source.begin_run().await?;
         reign.commit(vec![], vec![]).await?;
     }
@@ -120,6 +133,9 @@ async fn measure(context: &Context) -> Result<(), Error> {
 struct Reign<'a> {
     context: &'a Context,
     identity: Identity,
+    /// The newest record that this reign knows to be its own or its beginning. The next is numbered after it, whatever others
+    /// wrote: then two captures meet at the same number, and one of them loses.
+    number: u64,
     term: u64,
     to: Position,
     time: Option<Timestamp>,
@@ -222,9 +238,24 @@ impl Reign<'_> {
                 .entries;
             for segment in table.segments {
                 match segment {
-                    Segment::Truncate => entries.push(Entry::Truncate),
+                    Segment::Truncate => {
+                        if let Some(filling) = pending.fillings.get_mut(&(table.id, known.incarnation)) {
+                            filling.truncate();
+                        }
+                        entries.push(Entry::Truncate);
+                    }
                     Segment::Rows(rows) => {
-                        let rows = if known.exact.is_none() { self.filled(table.id, known, rows, pending).await? } else { rows };
+                        let filled = if known.exact.is_none() { self.filled(table.id, known, rows, pending).await } else { Ok(rows) };
+                        let rows = match filled {
+                            Ok(rows) => rows,
+                            // The table changed before its changes were read: it starts over, and the others go on.
+                            Err(Error::Source(error)) if error.is_of_table() => {
+                                let fault = Fault { heals: true, ..error.fault() };
+                                pending.events.push(Event::Fail { table: table.id, incarnation: known.incarnation, fault });
+                                break;
+                            }
+                            Err(error) => return Err(error),
+                        };
                         let path = layout::data(state.run, table.id, known.incarnation, self.term);
                         files.push((table.id, entries.len(), path.clone(), rows));
                         // Its size is known once it is written.
@@ -261,13 +292,13 @@ impl Reign<'_> {
         };
         let Some(lacking) = filling.lacking(&rows)? else { return Ok(filling.fill(rows, None)?) };
         let found = self.context.setup.source.fetch(&table.schema, &lacking.keys).await?;
-        Ok(filling.fill(rows, Some((&lacking, &found.rows)))?)
+        Ok(filling.fill(rows, Some((&lacking, &found.rows, &found.read_at)))?)
     }
 
     /// The commit point: creates the next record. Returns its number.
     async fn commit(&mut self, events: Vec<Event>, data: Vec<TableData>) -> Result<u64, Error> {
         let state = self.context.journal.state();
-        let number = state.number + 1;
+        let number = self.number + 1;
         let record = Record {
             format_version: RECORD_FORMAT,
             run: state.run,
@@ -283,6 +314,7 @@ impl Reign<'_> {
             data,
         };
         self.context.journal.append(record).await?;
+        self.number = number;
         self.last_record = Instant::now();
         Ok(number)
     }
@@ -327,13 +359,14 @@ impl Pending {
         };
         unfinished.retain(|life, _| current(life).is_some());
         fillings.retain(|life, _| current(life).is_some());
+        fillings.values_mut().for_each(|filling| filling.forget(to));
         unfinished.retain(|life, read_at| {
             let (table, incarnation) = *life;
             let passed = current(life).is_some_and(|known| known.passed.is_some());
             if *to < *read_at || *to < *barrier {
                 return true;
             }
-            if fillings.get_mut(life).is_none_or(Filling::pass) {
+            if fillings.get_mut(life).is_none_or(|filling| filling.pass(to)) {
                 events.push(Event::Exact { table, incarnation });
                 return false;
             }

@@ -38,6 +38,12 @@ pub enum Error {
         /// The newer one.
         theirs: u64,
     },
+    /// Another capture was faster by one record.
+    #[error("record {number} was created by the capture before")]
+    RecordTaken {
+        /// The record.
+        number: u64,
+    },
     /// The source is not the database that the run began with.
     #[error("the source is {found}, the link began with {expected}")]
     SourceIdentityChanged {
@@ -92,7 +98,7 @@ impl Explain for Error {
             Self::DataFileUnreadable(_) | Self::RecordMissing { .. } => {
                 "objects of the landing zone were changed or removed: start the link over by setting spec.state to Stopped, then to Running".to_owned()
             }
-            Self::TermLost { .. } | Self::PlanOutdated { .. } => "none needed: the newer worker goes on".to_owned(),
+            Self::TermLost { .. } | Self::RecordTaken { .. } | Self::PlanOutdated { .. } => "none needed: the newer worker goes on".to_owned(),
             Self::SourceIdentityChanged { .. } => {
                 "point spec.source at the database that the link began with, or start the link over by setting spec.state to Stopped, then to Running".to_owned()
             }
@@ -106,7 +112,7 @@ impl Explain for Error {
             Self::Source(error) => error.heals(),
             Self::Target(error) => error.heals(),
             Self::Zone(error) => error.heals(),
-            Self::TermLost { .. } | Self::PlanOutdated { .. } | Self::Internal(_) => true,
+            Self::TermLost { .. } | Self::RecordTaken { .. } | Self::PlanOutdated { .. } | Self::Internal(_) => true,
             Self::DataFileUnreadable(_) | Self::RecordMissing { .. } | Self::SourceIdentityChanged { .. } | Self::ZoneNotEmpty { .. } => {
                 false
             }

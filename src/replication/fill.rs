@@ -3,9 +3,10 @@
 //! PostgreSQL does not send a large value that an update left unchanged. A row that no chunk holds (it moved while the
 //! chunks were read) is carried by its change alone, so until all chunks are passed such values are read by key from the
 //! source. A row that is not found was deleted or got another key since, and the change that did it is still to come: it is
-//! an *orphan* until then. The table is exact once all chunks are passed and there is no orphan (DESIGN 5.3, step 5, where
-//! the rule is "after every fill that found no row"; under steady writing there is always one more, and a table would
-//! never become exact. So past the chunks only orphans are filled: every other row is right by then).
+//! an *orphan* until then. One that is found may be another row that took the key since: it is doubtful until the capture
+//! has passed the read. The table is exact once all chunks are passed and there is neither (DESIGN 5.3, step 5, where the
+//! rule is "after every fill that found no row"; under steady writing there is always one more, and a table would never
+//! become exact. So past the chunks only orphans and what doubtful rows become are filled: every other row is right).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,7 +21,7 @@ use arrow::{
 };
 
 use super::net::{Error, links};
-use crate::data::{LinkCell, Op, TableSchema};
+use crate::data::{LinkCell, Op, Position, TableSchema};
 
 /// A row's key: its native values, and the exact texts among them.
 type Key = (OwnedRow, String);
@@ -31,8 +32,17 @@ pub struct Filling {
     converter: RowConverter,
     /// Whether the capture has passed all chunks.
     passed: bool,
-    /// Keys of rows that lack a value which could not be found.
-    orphans: HashSet<Key>,
+    /// Keys of rows that are not surely right.
+    unsure: HashMap<Key, Doubt>,
+}
+
+/// Why a row is not surely right.
+#[derive(Clone)]
+enum Doubt {
+    /// It lacks a value that could not be found.
+    Orphan,
+    /// What was found may be of another row, until this position is passed.
+    Until(Position),
 }
 
 /// What is to be read for one change batch.
@@ -47,13 +57,25 @@ impl Filling {
     /// Nothing is filled yet.
     pub fn new(schema: TableSchema) -> Result<Self, Error> {
         let fields = schema.key.iter().map(|&column| SortField::new(schema.columns[column].travel.arrow())).collect();
-        Ok(Self { schema, converter: RowConverter::new(fields)?, passed: false, orphans: HashSet::new() })
+        Ok(Self { schema, converter: RowConverter::new(fields)?, passed: false, unsure: HashMap::new() })
     }
 
-    /// All chunks are passed: from here on only orphans are filled. Returns whether there are none.
-    pub fn pass(&mut self) -> bool {
+    /// The capture is at `to`, and all chunks are passed: from here on only unsure rows are filled. Returns whether there are
+    /// none.
+    pub fn pass(&mut self, to: &Position) -> bool {
         self.passed = true;
-        self.orphans.is_empty()
+        self.forget(to);
+        self.unsure.is_empty()
+    }
+
+    /// The capture is at `to`: what was found before is of the row that it was found for.
+    pub fn forget(&mut self, to: &Position) {
+        self.unsure.retain(|_, doubt| !matches!(doubt, Doubt::Until(read_at) if *read_at <= *to));
+    }
+
+    /// All rows are gone.
+    pub fn truncate(&mut self) {
+        self.unsure.clear();
     }
 
     /// The rows of a change batch that must be filled; none if all is there.
@@ -65,8 +87,8 @@ impl Filling {
         let mut rows: Vec<usize> = cells.iter().filter(|(_, cell)| !cell.unchanged.is_empty()).map(|(row, _)| *row).collect();
         rows.sort_unstable();
         if self.passed {
-            let orphans = self.may_be_orphans(changes, &cells)?;
-            rows.retain(|row| orphans.contains(row));
+            let needed = self.needed(changes, &cells)?;
+            rows.retain(|row| needed.contains(row));
         }
         if rows.is_empty() {
             return Ok(None);
@@ -79,70 +101,76 @@ impl Filling {
         Ok(Some(Lacking { rows, keys }))
     }
 
-    /// The rows that are orphans if nothing is found.
-    fn may_be_orphans(&self, changes: &RecordBatch, cells: &HashMap<usize, LinkCell>) -> Result<HashSet<usize>, Error> {
-        let mut orphans = self.orphans.clone();
+    /// The rows that must be filled past the chunks, if nothing is found for any of them.
+    fn needed(&self, changes: &RecordBatch, cells: &HashMap<usize, LinkCell>) -> Result<HashSet<usize>, Error> {
         let mut rows = HashSet::new();
-        if !orphans.is_empty() {
-            self.walk(
-                changes,
-                cells,
-                |row, orphan| {
-                    if orphan {
-                        rows.insert(row);
-                    }
-                    orphan
-                },
-                &mut orphans,
-            )?;
+        if !self.unsure.is_empty() {
+            let mut unsure = self.unsure.clone();
+            let judge = |row: usize, before: Option<Doubt>, moved: bool| match before {
+                // Under its own key it holds what was found for it.
+                Some(Doubt::Until(read_at)) if !moved => Some(Doubt::Until(read_at)),
+                Some(_) => {
+                    rows.insert(row);
+                    Some(Doubt::Orphan)
+                }
+                None => None,
+            };
+            self.walk(changes, cells, judge, &mut unsure)?;
         }
         Ok(rows)
     }
 
-    /// Puts the values of `found` (of `TableSchema::arrow_rows`) into the rows that lack them; what was not found is NULL,
-    /// and its row an orphan. Without `lacking`, only follows what becomes of the orphans.
-    pub fn fill(&mut self, changes: RecordBatch, found: Option<(&Lacking, &RecordBatch)>) -> Result<RecordBatch, Error> {
-        if found.is_none() && self.orphans.is_empty() {
+    /// Puts the values that were `found` (of `TableSchema::arrow_rows`, as of a position) into the rows that lack them; what
+    /// was not found is NULL. Without them, only follows what becomes of the unsure rows.
+    pub fn fill(&mut self, changes: RecordBatch, found: Option<(&Lacking, &RecordBatch, &Position)>) -> Result<RecordBatch, Error> {
+        if found.is_none() && self.unsure.is_empty() {
             return Ok(changes);
         }
         let mut cells = links(link_column(&changes)?)?;
         let mut missing = HashSet::new();
         let filled = match found {
-            Some((lacking, found)) => self.complete(&changes, &mut cells, lacking, found, &mut missing)?,
+            Some((lacking, rows, _)) => self.complete(&changes, &mut cells, lacking, rows, &mut missing)?,
             None => changes,
         };
-        let mut orphans = std::mem::take(&mut self.orphans);
+        let mut unsure = std::mem::take(&mut self.unsure);
         let cells = links(link_column(&filled)?)?;
-        self.walk(
-            &filled,
-            &cells,
-            |row, orphan| missing.contains(&row) || (orphan && cells.get(&row).is_some_and(|cell| !cell.unchanged.is_empty())),
-            &mut orphans,
-        )?;
-        self.orphans = orphans;
+        let asked: HashSet<usize> = found.iter().flat_map(|(lacking, ..)| lacking.rows.iter().copied()).collect();
+        let judge = |row: usize, before: Option<Doubt>, _| {
+            if missing.contains(&row) {
+                Some(Doubt::Orphan)
+            } else if asked.contains(&row) {
+                found.map(|(_, _, read_at)| Doubt::Until(read_at.clone()))
+            } else {
+                // A change that carries the whole row leaves no doubt.
+                before.filter(|_| cells.get(&row).is_some_and(|cell| !cell.unchanged.is_empty()))
+            }
+        };
+        self.walk(&filled, &cells, judge, &mut unsure)?;
+        self.unsure = unsure;
         Ok(filled)
     }
 
-    /// Follows keys through a batch. `stays` is told of each new state of a row whether the row was an orphan before, and
-    /// says whether it is one now.
+    /// Follows keys through a batch. `judge` is told of each new state of a row what was doubted of the one before and whether
+    /// its key changed, and says what is doubted now.
     fn walk(
         &self,
         changes: &RecordBatch,
         cells: &HashMap<usize, LinkCell>,
-        mut stays: impl FnMut(usize, bool) -> bool,
-        orphans: &mut HashSet<Key>,
+        mut judge: impl FnMut(usize, Option<Doubt>, bool) -> Option<Doubt>,
+        unsure: &mut HashMap<Key, Doubt>,
     ) -> Result<(), Error> {
         let keys = self.keys(changes, cells)?;
         let ops = changes.column(self.schema.columns.len()).as_primitive_opt::<UInt8Type>().ok_or(Error::Columns)?;
-        let mut moved = false;
+        let mut moved: Option<Option<Doubt>> = None;
         for (row, key) in keys.into_iter().enumerate() {
-            let was = orphans.remove(&key);
+            let before = unsure.remove(&key);
             match Op::from_u8(ops.value(row)).ok_or(Error::Operation)? {
                 Op::Insert | Op::Delete => {}
-                Op::Move => moved = was,
+                Op::Move => moved = Some(before),
                 Op::Update => {
-                    if stays(row, was || std::mem::take(&mut moved)) {
-                        orphans.insert(key);
+                    let (before, has_moved) = moved.take().map_or((before, false), |before| (before, true));
+                    if let Some(doubt) = judge(row, before, has_moved) {
+                        unsure.insert(key, doubt);
                     }
                 }
             }

@@ -76,7 +76,7 @@ impl Journal {
         }
     }
 
-    /// Creates the next record; `TermLost` if another capture created it.
+    /// Creates a record; `TermLost` or `RecordTaken` if another capture created it.
     pub async fn append(&self, record: Record) -> Result<(), Error> {
         let (number, term) = (record.number, record.term);
         match self.log.append(&record).await? {
@@ -84,7 +84,8 @@ impl Journal {
             Outcome::Theirs(theirs) => {
                 let theirs = theirs.term;
                 self.catch_up().await?;
-                return Err(Error::TermLost { ours: term, theirs });
+                // A record of a lower term: its capture was faster by one, and meets ours at its next.
+                return Err(if theirs > term { Error::TermLost { ours: term, theirs } } else { Error::RecordTaken { number } });
             }
         }
         if number % CHECKPOINT_EVERY == 0 {

@@ -3,7 +3,7 @@
 //! A chunk's record in the zone says that it was read, its row in the target that it was loaded: each is its own
 //! checkpoint, and a killed worker loses only the chunks in flight. Chunks are spread over all workers.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
@@ -25,6 +25,9 @@ use crate::{
 
 /// Batches between decoding a file and writing it to the target.
 const BATCHES_AHEAD: usize = 2;
+
+/// How often a worker looks whether chunks have fallen to it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// One incarnation of a table whose chunks are read and loaded.
 pub struct Snapshot<'a> {
@@ -49,26 +52,29 @@ impl Snapshot<'_> {
         Ok(self.context.setup.target.begin_snapshot(&target_table, &self.table.schema, self.incarnation()).await?)
     }
 
-    /// Reads and loads this worker's share of the chunks.
+    /// Reads and loads this worker's share of the chunks, until all are loaded: the share changes with the workers.
     pub async fn work(&self) -> Result<(), Error> {
         let Context { setup, permits, .. } = self.context;
-        let progress = setup.target.progress(&self.context.target_table(self.table)).await?;
-        if progress.is_some_and(|progress| progress.exact && progress.incarnation >= self.incarnation()) {
-            return Ok(());
+        loop {
+            let progress = setup.target.progress(&self.context.target_table(self.table)).await?;
+            if progress.is_some_and(|progress| progress.exact && progress.incarnation >= self.incarnation()) {
+                return Ok(());
+            }
+            let loaded = self.loaded().await?;
+            let workers = self.context.plan.borrow().workers;
+            let mine = (0..self.plan.chunks.len() as u32)
+                .filter(|chunk| !loaded.contains(chunk))
+                .filter(|chunk| share::reader(workers, self.id, self.table.incarnation, *chunk) == setup.ordinal);
+            stream::iter(mine)
+                .map(|chunk| async move {
+                    let _permit = permits.acquire().await.map_err(|_| Error::Internal("the engine ends".to_owned()))?;
+                    self.chunk(chunk).await
+                })
+                .buffer_unordered(self.context.chunks_at_once())
+                .try_collect::<()>()
+                .await?;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        let loaded = self.loaded().await?;
-        let workers = self.context.plan.borrow().workers;
-        let mine = (0..self.plan.chunks.len() as u32)
-            .filter(|chunk| !loaded.contains(chunk))
-            .filter(|chunk| share::reader(workers, self.id, self.table.incarnation, *chunk) == setup.ordinal);
-        stream::iter(mine)
-            .map(|chunk| async move {
-                let _permit = permits.acquire().await.map_err(|_| Error::Internal("the engine ends".to_owned()))?;
-                self.chunk(chunk).await
-            })
-            .buffer_unordered(self.context.chunks_at_once())
-            .try_collect()
-            .await
     }
 
     async fn chunk(&self, chunk: u32) -> Result<(), Error> {

@@ -162,7 +162,7 @@ impl<'a> Supervisor<'a> {
         if !captures && self.capture.take().is_some() {
             context.board.link(|report| report.term = None);
         }
-        if captures && self.capture.is_none() {
+        if captures && self.capture.as_ref().is_none_or(|task| task.0.is_finished()) {
             self.capture = Some(Task::spawn(capture(context.clone())));
         }
 

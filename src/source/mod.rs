@@ -84,6 +84,22 @@ pub enum Error {
     SourceError(String),
 }
 
+impl Error {
+    /// Whether it concerns one table, and not the way to the source.
+    pub fn is_of_table(&self) -> bool {
+        matches!(
+            self,
+            Self::SourcePermissionDenied { .. }
+                | Self::SourceTableMissing(_)
+                | Self::NoPrimaryKey(_)
+                | Self::TableNotSupported { .. }
+                | Self::SchemaChanged(_)
+                | Self::TableRewritten(_)
+                | Self::SourceError(_)
+        )
+    }
+}
+
 impl Explain for Error {
     fn remedy(&self) -> String {
         match self {

@@ -137,10 +137,14 @@ fn background(work: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHan
 /// Marks the process ready, and the revision in the metrics, once there is a plan.
 async fn note_plan(plans: Plans, readiness: Readiness) {
     let mut plans = plans.subscribe();
-    while plans.changed().await.is_ok() {
+    // The first plan may be there before this task runs.
+    loop {
         if let Some(plan) = plans.borrow_and_update().as_ref() {
             metrics::PLAN_REVISION.with_label_values::<&str>(&[]).set(plan.revision as i64);
             readiness.has("plan");
+        }
+        if plans.changed().await.is_err() {
+            return;
         }
     }
 }

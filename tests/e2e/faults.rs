@@ -104,10 +104,12 @@ spec:
     account: {}
     container: {container}
     folder: links
-    endpoint: http://azurite.{SERVERS}:10000/{}
+    endpoint: http://{}:10000/{}
     auth: {{sasToken: {{secretKeyRef: {{name: sas, key: token}}}}}}
 ",
         azurite::ACCOUNT,
+        // By its address: Azurite takes the first word of a name for the account.
+        address.trim(),
         azurite::ACCOUNT
     ));
     // While no worker runs: the zone's own probe finds it.

@@ -62,8 +62,9 @@ pub fn net(schema: &TableSchema, batches: &[RecordBatch]) -> Result<NetChanges, 
     let mut fates: Vec<Fate> = Vec::new();
     let mut by_key: HashMap<Cow<'_, [u8]>, usize> = HashMap::new();
 
+    // A file may be read in batches that end between a move and the row's new state.
+    let mut moved: Option<(Place, Option<Row>)> = None;
     for (batch, ops) in input.ops.iter().enumerate() {
-        let mut moved: Option<(Place, Option<Row>)> = None;
         for index in 0..ops.len() {
             let place = (batch, index);
             let op = Op::from_u8(ops.value(index)).ok_or(Error::Operation)?;
@@ -87,9 +88,9 @@ pub fn net(schema: &TableSchema, batches: &[RecordBatch]) -> Result<NetChanges, 
                 Op::Move => moved = Some((place, fates[fate].row.take())),
             }
         }
-        if moved.is_some() {
-            return Err(Error::Operation);
-        }
+    }
+    if moved.is_some() {
+        return Err(Error::Operation);
     }
     input.output(&fates)
 }

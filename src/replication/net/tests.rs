@@ -9,7 +9,7 @@ use arrow::{
 
 use super::*;
 use crate::{
-    data::{Column, TableName, Travel},
+    data::{Column, Position, TableName, Travel},
     replication::fill::Filling,
 };
 
@@ -123,8 +123,8 @@ fn leaves_the_target_as_the_source_whatever_the_changes() {
         mutate(&mut source, &mut random, 12);
         let mut target = source.clone();
         let changes = mutate(&mut source, &mut random, 25);
-        // A move and the row's new state are never in two batches.
-        let cut = (0..changes.len()).find(|&at| at > 9 && changes[at - 1].0 != Op::Move).unwrap_or(0);
+        // Also between a move and the row's new state.
+        let cut = (1..changes.len()).find(|&at| changes[at - 1].0 == Op::Move).unwrap_or(changes.len() / 2);
         let net = net(&schema(), &[batch(&changes[..cut]), batch(&changes[cut..])]).unwrap();
         apply(&mut target, &net);
         assert_eq!(target, source, "seed {seed}");
@@ -189,14 +189,46 @@ fn fills_what_a_change_did_not_carry() {
     assert_eq!(lacking.keys.column(0).as_primitive::<Int32Type>().values(), &[1, 2]);
 
     // Row 2 is gone from the source by now.
-    let filled = filling.fill(changes, Some((&lacking, &found(1, "newer", "large")))).unwrap();
+    let filled = filling.fill(changes, Some((&lacking, &found(1, "newer", "large"), &at(5)))).unwrap();
     let net = net(&schema(), &[filled]).unwrap();
     assert!(net.unresolved.is_empty());
     let (a, b) = (net.upserts.column(0).as_string::<i32>(), net.upserts.column(2).as_string::<i32>());
     assert_eq!((a.value(0), b.value(0)), ("x", "large"), "what the change carried stays");
     assert!(b.is_null(1));
     assert_eq!(b.value(2), "j");
-    assert!(!filling.pass(), "row 2 is an orphan");
+    assert!(!filling.pass(&at(9)), "row 2 is an orphan");
+}
+
+fn at(position: u32) -> Position {
+    Position(format!("{position:08}"))
+}
+
+#[test]
+fn what_was_found_under_a_key_that_another_row_took_is_not_handed_on() {
+    // Update of row 1; when it is read, row 1 has become row 2, and there is a new row 1.
+    let update = batch(&[Change(Op::Update, 1, [Some("x".into()), None])]);
+    let mut filling = Filling::new(schema()).unwrap();
+    let lacking = filling.lacking(&update).unwrap().unwrap();
+    filling.fill(update, Some((&lacking, &found(1, "new", "of the new row"), &at(9)))).unwrap();
+    assert!(!filling.pass(&at(5)));
+    let moves = [
+        Change(Op::Move, 1, [None, None]),
+        Change(Op::Update, 2, [Some("x".into()), None]),
+        Change(Op::Insert, 1, [Some("new".into()), Some("of the new row".into())]),
+    ];
+    let lacking = filling.lacking(&batch(&moves)).unwrap().expect("row 2 is read by its own key");
+    assert_eq!(lacking.keys.column(0).as_primitive::<Int32Type>().values(), &[2]);
+}
+
+#[test]
+fn a_truncation_leaves_no_orphans() {
+    let nothing = RecordBatch::new_empty(schema().arrow_rows());
+    let update = batch(&[Change(Op::Update, 1, [Some("x".into()), None])]);
+    let mut filling = Filling::new(schema()).unwrap();
+    let lacking = filling.lacking(&update).unwrap().unwrap();
+    filling.fill(update, Some((&lacking, &nothing, &at(5)))).unwrap();
+    filling.truncate();
+    assert!(filling.pass(&at(6)));
 }
 
 /// A row as it is found in the source.
@@ -216,21 +248,22 @@ fn past_the_chunks_only_orphans_are_filled_under_whatever_key() {
     let update = |id| batch(&[Change(Op::Update, id, [Some("x".into()), None])]);
     let mut filling = Filling::new(schema()).unwrap();
     let lacking = filling.lacking(&update(1)).unwrap().unwrap();
-    filling.fill(update(1), Some((&lacking, &nothing))).unwrap();
-    assert!(!filling.pass());
+    filling.fill(update(1), Some((&lacking, &nothing, &at(5)))).unwrap();
+    assert!(!filling.pass(&at(6)));
 
     assert!(filling.lacking(&update(7)).unwrap().is_none(), "any other row is right by now");
     let moves = [Change(Op::Move, 1, [None, None]), Change(Op::Update, 2, [Some("y".into()), None])];
     let lacking = filling.lacking(&batch(&moves)).unwrap().expect("the orphan under its new key");
     assert_eq!(lacking.keys.column(0).as_primitive::<Int32Type>().values(), &[2]);
-    filling.fill(batch(&moves), Some((&lacking, &nothing))).unwrap();
-    assert!(!filling.pass(), "it is gone from there too");
+    filling.fill(batch(&moves), Some((&lacking, &nothing, &at(5)))).unwrap();
+    assert!(!filling.pass(&at(6)), "it is gone from there too");
 
     let again = [Change(Op::Move, 2, [None, None]), Change(Op::Update, 3, [Some("y".into()), None])];
     let lacking = filling.lacking(&batch(&again)).unwrap().unwrap();
-    let filled = filling.fill(batch(&again), Some((&lacking, &found(3, "y", "large")))).unwrap();
+    let filled = filling.fill(batch(&again), Some((&lacking, &found(3, "y", "large"), &at(7)))).unwrap();
     assert_eq!(filled.column(2).as_string::<i32>().value(1), "large");
-    assert!(filling.pass());
+    assert!(!filling.pass(&at(6)), "until what was found is passed, it may be another row's");
+    assert!(filling.pass(&at(7)));
 }
 
 #[test]
@@ -239,8 +272,8 @@ fn an_orphan_that_is_deleted_is_none_any_more() {
     let update = batch(&[Change(Op::Update, 1, [Some("x".into()), None])]);
     let mut filling = Filling::new(schema()).unwrap();
     let lacking = filling.lacking(&update).unwrap().unwrap();
-    filling.fill(update, Some((&lacking, &nothing))).unwrap();
-    assert!(!filling.pass());
+    filling.fill(update, Some((&lacking, &nothing, &at(5)))).unwrap();
+    assert!(!filling.pass(&at(6)));
     filling.fill(batch(&[Change(Op::Delete, 1, [None, None])]), None).unwrap();
-    assert!(filling.pass());
+    assert!(filling.pass(&at(6)));
 }

@@ -16,7 +16,8 @@ use crate::{
 pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Result<ChunkPlan, Error> {
     let row = client
         .query_opt(
-            "SELECT pg_relation_filenode(oid) AS filenode, pg_relation_size(oid) AS bytes, current_setting('block_size')::int8 AS block, \
+            "SELECT pg_relation_filenode(oid) AS filenode, pg_relation_size(oid) AS bytes, pg_table_size(oid) AS with_large_values, \
+                    current_setting('block_size')::int8 AS block, \
                     reltuples::float8 AS rows FROM pg_class WHERE oid = $1",
             &[&schema.object_id],
         )
@@ -26,7 +27,10 @@ pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Re
     let file_id: u32 = row.get::<_, Option<u32>>("filenode").ok_or_else(missing)?;
     let bytes = row.get::<_, Option<i64>>("bytes").ok_or_else(missing)? as u64;
     let block = (row.get::<_, i64>("block") as u64).max(1);
-    let starts = starts(bytes.div_ceil(block), (chunk_bytes / block).max(1));
+    // Large values are kept beside the blocks that are counted, and are read with them.
+    let with_large_values = (row.get::<_, Option<i64>>("with_large_values").ok_or_else(missing)? as u64).max(bytes).max(1);
+    let chunk_blocks = u128::from(chunk_bytes / block) * u128::from(bytes) / u128::from(with_large_values);
+    let starts = starts(bytes.div_ceil(block), (chunk_blocks as u64).max(1));
     let ends = starts.iter().skip(1).copied().map(Some).chain([None]);
     let chunks = starts.iter().zip(ends).map(|(&start, end)| Chunk { object_id: schema.object_id, file_id, start, end }).collect();
     let rows: f64 = row.get("rows");

@@ -69,7 +69,9 @@ pub async fn drop(client: &Client, name: &str, table: &TableName) -> Result<(), 
     if published.is_none() {
         return Ok(());
     }
-    let statement = format!("ALTER PUBLICATION {} DROP TABLE ONLY {}", quote::identifier(name), quote::table(table));
+    // Not for long: a drop that is still waiting when the table joins again would silence it.
+    let statement =
+        format!("SET lock_timeout = '3s'; ALTER PUBLICATION {} DROP TABLE ONLY {}", quote::identifier(name), quote::table(table));
     match client.batch_execute(&statement).await {
         Err(error) if errors::class(&error) == Class::ObjectMissing => Ok(()),
         other => Ok(other?),
