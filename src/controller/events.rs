@@ -5,6 +5,7 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use sha2::{Digest, Sha256};
 
 /// The longest note that the API takes is 1 kB.
 const LONGEST_NOTE: usize = 1000;
@@ -51,11 +52,18 @@ impl Events {
             type_: if happened.warning { EventType::Warning } else { EventType::Normal },
             reason: happened.reason.clone(),
             note: Some(note),
-            action: happened.reason.clone(),
+            action: action(happened),
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, object).await {
             tracing::warn!(reason = happened.reason, message = happened.message, %error, "an Event cannot be published");
         }
     }
+}
+
+/// The recorder takes Events that differ in their note alone for one that happened again, and drops the newer note: what was
+/// done is told apart by its note.
+fn action(happened: &Happened) -> String {
+    let digest = Sha256::digest(&happened.message);
+    format!("{}-{}", happened.reason, hex::encode(&digest[..4]))
 }

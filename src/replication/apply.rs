@@ -53,7 +53,7 @@ pub async fn table(context: Context, id: u32, table: TableState) {
         let began = Instant::now();
         let Err(error) = applier.work().await else { return };
         // Work that went well for a while is not the same trouble going on.
-        attempt = if began.elapsed() > Duration::from_secs(60) { 1 } else { attempt + 1 };
+        attempt = if began.elapsed() > Duration::from_mins(1) { 1 } else { attempt + 1 };
         let delay = retry::delay(attempt);
         context.board.table_failed(&table.uid, error.fault(), attempt, delay);
         tokio::time::sleep(delay).await;

@@ -45,7 +45,7 @@ const BATCH_BYTES: usize = 32 * 1024 * 1024;
 /// Longest wait for a change before the loop looks at its orders.
 const IDLE: Duration = Duration::from_millis(200);
 /// An idle link commits an empty record this often: its proof of life, and what lets the source drop its log.
-const PROOF_OF_LIFE: Duration = Duration::from_secs(60);
+const PROOF_OF_LIFE: Duration = Duration::from_mins(1);
 /// While a table waits to become exact, the source's log is moved on this often.
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
 /// How often the source is asked how much log it keeps.
@@ -56,7 +56,7 @@ const PUTS_AT_ONCE: usize = 8;
 /// What the tables' side asks of the capture.
 pub enum Order {
     /// Commit an event, and say in which record. The number of a joining table is set at the commit.
-    Commit(Event, oneshot::Sender<u64>),
+    Commit(Box<Event>, oneshot::Sender<u64>),
     /// All chunks of a table were read, the last of them as of `read_at`.
     ChunksRead {
         /// The table.
@@ -326,12 +326,14 @@ fn numbered(state: &RunState, mut events: Vec<Event>) -> Vec<Event> {
     let mut given: HashMap<TableName, u32> = HashMap::new();
     for event in &mut events {
         if let Event::Join { table, schema, .. } = event {
-            *table = *given.entry(schema.name.clone()).or_insert_with(|| match state.table(&schema.name) {
-                Some((known, _)) => known,
-                None => {
-                    next += 1;
-                    next - 1
-                }
+            *table = *given.entry(schema.name.clone()).or_insert_with(|| {
+                state.table(&schema.name).map_or_else(
+                    || {
+                        next += 1;
+                        next - 1
+                    },
+                    |(known, _)| known,
+                )
             });
         }
     }
@@ -342,7 +344,7 @@ impl Pending {
     fn take(&mut self, order: Order) {
         match order {
             Order::Commit(event, reply) => {
-                self.events.push(event);
+                self.events.push(*event);
                 self.replies.push(reply);
             }
             Order::ChunksRead { table, incarnation, read_at } => {
@@ -359,7 +361,9 @@ impl Pending {
         };
         unfinished.retain(|life, _| current(life).is_some());
         fillings.retain(|life, _| current(life).is_some());
-        fillings.values_mut().for_each(|filling| filling.forget(to));
+        for filling in fillings.values_mut() {
+            filling.forget(to);
+        }
         unfinished.retain(|life, read_at| {
             let (table, incarnation) = *life;
             let passed = current(life).is_some_and(|known| known.passed.is_some());

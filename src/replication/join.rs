@@ -42,7 +42,7 @@ const CHUNKS_EVERY: Duration = Duration::from_millis(300);
 /// What a table of the plan needs before it can be loaded.
 enum Need {
     /// To join, under this incarnation's state if it was there before.
-    Join(Option<TableState>),
+    Join(Option<Box<TableState>>),
     /// A chunk plan; it has joined.
     Plan,
 }
@@ -102,7 +102,7 @@ fn need(planned: &PlannedTable, state: &RunState) -> Option<Need> {
     let other = table.left || table.uid != planned.uid || table.reseed != planned.reseed || table.target != planned.target;
     let void = table.fault.as_ref().is_some_and(|fault| fault.heals);
     if other || void {
-        return Some(Need::Join(Some(table.clone())));
+        return Some(Need::Join(Some(Box::new(table.clone()))));
     }
     (table.plan.is_none() && table.followed()).then_some(Need::Plan)
 }
@@ -115,7 +115,7 @@ async fn join(context: Context, group: Vec<(PlannedTable, Need)>, orders: mpsc::
         context.board.table_works(&planned.uid, TablePhase::Waiting);
         let result = match need {
             Need::Plan => Ok(()),
-            Need::Join(before) => admit(&context, &planned, before.as_ref(), &orders).await,
+            Need::Join(before) => admit(&context, &planned, before.as_deref(), &orders).await,
         };
         match result {
             Ok(()) => joined.push(planned),
@@ -205,7 +205,7 @@ async fn leave(context: Context, id: u32, table: TableState, orders: mpsc::Sende
 async fn commit(orders: &mpsc::Sender<Order>, event: Event) -> Result<u64, Error> {
     let (reply, answer) = oneshot::channel();
     let ended = || Error::Internal("the capture ended".to_owned());
-    orders.send(Order::Commit(event, reply)).await.map_err(|_| ended())?;
+    orders.send(Order::Commit(Box::new(event), reply)).await.map_err(|_| ended())?;
     answer.await.map_err(|_| ended())
 }
 

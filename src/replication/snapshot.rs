@@ -80,14 +80,13 @@ impl Snapshot<'_> {
     async fn chunk(&self, chunk: u32) -> Result<(), Error> {
         let log = self.context.journal.log();
         let incarnation = self.table.incarnation;
-        let (record, bytes) = match log.chunk(self.id, incarnation, chunk).await? {
-            Some(record) => (record, None),
-            None => {
-                let (record, bytes) = self.read(chunk).await?;
-                match log.create_chunk(self.id, incarnation, chunk, &record).await? {
-                    Outcome::Ours => (record, bytes),
-                    Outcome::Theirs(theirs) => (theirs, None),
-                }
+        let (record, bytes) = if let Some(record) = log.chunk(self.id, incarnation, chunk).await? {
+            (record, None)
+        } else {
+            let (record, bytes) = self.read(chunk).await?;
+            match log.create_chunk(self.id, incarnation, chunk, &record).await? {
+                Outcome::Ours => (record, bytes),
+                Outcome::Theirs(theirs) => (theirs, None),
             }
         };
         // A void plan: the capture ends this incarnation.

@@ -229,7 +229,7 @@ async fn capture(context: Context) {
         let fault = error.fault();
         tracing::warn!(reason = fault.reason, message = fault.message, "capture ended");
         context.board.check("CapturePrepared", Some(fault));
-        attempt = if began.elapsed() > Duration::from_secs(60) { 1 } else { attempt + 1 };
+        attempt = if began.elapsed() > Duration::from_mins(1) { 1 } else { attempt + 1 };
         let lost = matches!(error, Error::TermLost { .. } | Error::PlanOutdated { .. });
         if lost {
             let newer = plan.wait_for(|plan| plan.revision > revision).await.is_ok();

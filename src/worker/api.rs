@@ -108,7 +108,7 @@ impl Api {
         let stopping = async {
             stop.cancelled().await;
             handle.graceful_shutdown(Some(CLOSE));
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             result = server => result,

@@ -154,7 +154,7 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
         // Nobody has had the time to answer since this controller began to ask: what was said before stands.
         None if kept => {}
         None => {
-            Ready::unknown(reason::NEW_GENERATION, "the workers have not reported yet").write(&mut conditions, findings.generation, now)
+            Ready::unknown(reason::NEW_GENERATION, "the workers have not reported yet").write(&mut conditions, findings.generation, now);
         }
         Some(ready) => ready.write(&mut conditions, findings.generation, now),
     }

@@ -35,13 +35,13 @@ fn batch(changes: &[Change]) -> RecordBatch {
         let unchanged: Vec<u16> = [(0, 0), (1, 2)].iter().filter(|(at, _)| unsent(*at)).map(|(_, column)| *column).collect();
         (!unchanged.is_empty()).then(|| serde_json::to_string(&LinkCell { unchanged, exact: vec![] }).unwrap())
     };
-    let text = |at: usize| StringArray::from_iter(changes.iter().map(|change| change.2[at].clone()));
+    let text = |at: usize| changes.iter().map(|change| change.2[at].clone()).collect::<StringArray>();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(text(0)),
         Arc::new(Int32Array::from_iter_values(changes.iter().map(|change| change.1))),
         Arc::new(text(1)),
         Arc::new(UInt8Array::from_iter_values(changes.iter().map(|change| change.0 as u8))),
-        Arc::new(StringArray::from_iter(changes.iter().map(link))),
+        Arc::new(changes.iter().map(link).collect::<StringArray>()),
     ];
     RecordBatch::try_new(schema().arrow_changes(), columns).unwrap()
 }
