@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio_postgres::{Client, NoTls};
 
 /// Longest wait for anything; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// Namespace of the servers that all tests share.
 pub const SERVERS: &str = "e2e-servers";
 /// Password of the servers' superuser.
@@ -70,7 +70,7 @@ pub struct Place {
 
 impl Place {
     pub async fn new(name: &str) -> Self {
-        servers().await;
+        servers();
         let namespace = format!("e2e-{name}");
         // What a run before left; its own tests showed how it goes.
         kubectl(&["delete", "namespace", &namespace, "--ignore-not-found", "--timeout=180s"]);
@@ -247,7 +247,7 @@ pub async fn client(server: &str, database: &str) -> Client {
 }
 
 /// Starts the servers that all tests share, once.
-async fn servers() {
+fn servers() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
         if try_kubectl(&["get", "namespace", SERVERS], "").is_err() {

@@ -2,6 +2,7 @@
 //!
 //! Everything is done as a user does it, by kubectl and SQL. A namespace a test; one source server, one target server and one
 //! Azurite for all of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests may fail as tests do
 
 #[path = "../support/azurite.rs"]
 #[allow(dead_code)] // only its tokens: here Azurite runs in a pod

@@ -55,7 +55,7 @@ impl Azurite {
             .spawn()
             .expect("Azurite starts");
         let azurite = Self { process, port };
-        let patience = Instant::now() + Duration::from_secs(60);
+        let patience = Instant::now() + Duration::from_mins(1);
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(Instant::now() < patience, "Azurite does not answer on port {port}");
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -159,6 +159,7 @@ fn second(time: Timestamp) -> Timestamp {
 
 /// The command that starts Azurite: where the local cluster keeps its parts, else installed with npm beside them.
 fn installed() -> Command {
+    static INSTALL: std::sync::Once = std::sync::Once::new();
     let cache = std::env::var_os("LINK_CACHE")
         .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/link-operator"), PathBuf::from);
     let bundled = cache.join("azurite/azurite-blob");
@@ -167,7 +168,6 @@ fn installed() -> Command {
     }
     let folder = cache.join("azurite-npm");
     let script = folder.join("node_modules/azurite/dist/src/blob/main.js");
-    static INSTALL: std::sync::Once = std::sync::Once::new();
     INSTALL.call_once(|| {
         if !script.is_file() {
             let install = ["install", "--no-audit", "--no-fund", "azurite@3.37", "--prefix"];

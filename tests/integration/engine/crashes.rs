@@ -61,7 +61,7 @@ async fn an_engine_that_is_cut_off_again_and_again_loses_and_doubles_nothing() {
         stop.cancel();
         engine
     };
-    let (mut engine, ()) = tokio::join!(work, workload(&link.source, &tables, stop.clone()));
+    let (engine, ()) = tokio::join!(work, workload(&link.source, &tables, stop.clone()));
     engine.replicating(2).await;
     for table in tables {
         link.converged(table).await;
@@ -103,7 +103,7 @@ async fn a_slot_that_was_made_again_behind_our_back_is_a_lost_position() {
     let server = Server::start();
     let link = Link::new(&server, &["t"]).await;
     create(&link.source, &["t"], 100).await;
-    let mut engine = link.start();
+    let engine = link.start();
     engine.replicating(1).await;
     engine.kill().await;
 
@@ -117,7 +117,7 @@ async fn a_slot_that_was_made_again_behind_our_back_is_a_lost_position() {
     connection.batch_execute("DELETE FROM t WHERE id < 10").await.unwrap();
     connection.batch_execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await.unwrap();
 
-    let mut engine = link.start();
+    let engine = link.start();
     engine
         .until("the position is lost", |report| {
             report.checks.iter().any(|check| check.fault.as_ref().is_some_and(|fault| fault.reason == "PositionLost" && !fault.heals))
@@ -137,7 +137,7 @@ async fn a_slot_that_was_made_again_behind_our_back_is_a_lost_position() {
 async fn a_drained_link_goes_on_where_it_was() {
     let link = Link::new(Server::shared(), &["paused", "other"]).await;
     create(&link.source, &["paused", "other"], 1_000).await;
-    let mut engine = link.start();
+    let engine = link.start();
     engine.replicating(2).await;
     link.replan(|plan| plan.intent = link_operator::api::plan::Intent::Drain);
     engine.until("drained", |report| report.drained).await;
@@ -151,7 +151,7 @@ async fn a_drained_link_goes_on_where_it_was() {
         plan.tables.push(planned("later", 1));
     });
     link.source.execute("CREATE TABLE later (id int PRIMARY KEY)").await;
-    let mut engine = link.start();
+    let engine = link.start();
     engine.replicating(3).await;
     for table in ["paused", "other"] {
         link.converged(table).await;

@@ -39,7 +39,7 @@ const EVERY_TYPE: &str = r#"
 async fn every_type_arrives_exactly_by_snapshot_and_by_change() {
     let link = Link::new(Server::shared(), &["every_type"]).await;
     link.source.execute(EVERY_TYPE).await;
-    let mut engine = link.start();
+    let engine = link.start();
     engine.replicating(1).await;
     link.converged("every_type").await;
 
@@ -71,7 +71,7 @@ async fn tables_are_loaded_and_then_follow_every_change() {
         plan.tables[2].source = link_operator::data::TableName::new("odd \"schema", "Ünïcode table");
         plan.tables[2].target = plan.tables[2].source.clone();
     });
-    let mut engine = link.start();
+    let engine = link.start();
     engine.replicating(4).await;
     let tables = ["big", "empty", "pair", r#""odd ""schema"."Ünïcode table""#];
     for table in tables {
@@ -119,7 +119,7 @@ async fn large_values_that_an_update_left_alone_stay() {
              INSERT INTO doc SELECT i, 'title ' || i, {body} FROM generate_series(1, 500) i"
         ))
         .await;
-    let mut engine = link.start();
+    let engine = link.start();
     // While the snapshot is under way, and after.
     link.source.execute("UPDATE doc SET title = 'early' WHERE id % 3 = 0; UPDATE doc SET id = id + 1000 WHERE id % 5 = 0").await;
     engine.replicating(1).await;
@@ -140,7 +140,7 @@ async fn a_table_that_changes_its_shape_fails_alone_and_a_reseed_cures_it() {
             "CREATE TABLE shaped (id int PRIMARY KEY, a int); INSERT INTO shaped VALUES (1, 1); CREATE TABLE other (id int PRIMARY KEY)",
         )
         .await;
-    let mut engine = link.start();
+    let engine = link.start();
     engine.replicating(2).await;
     link.source.execute("ALTER TABLE shaped ALTER a TYPE text; INSERT INTO shaped VALUES (2, 'two'); INSERT INTO other VALUES (1)").await;
     let failed = engine.table("public.shaped", TablePhase::Failed, Some("SchemaChanged")).await;

@@ -13,7 +13,7 @@ async fn a_table_waits_for_transactions_that_were_open_when_it_joined() {
     let open = link.source.connect().await;
     open.batch_execute("BEGIN; INSERT INTO busy VALUES (1000)").await.unwrap();
 
-    let mut engine = link.start();
+    let engine = link.start();
     let waits = engine.table("public.busy", TablePhase::Waiting, Some("OpenTransaction")).await;
     assert!(waits.waiting.unwrap().message.contains("test"), "names who is waited for");
     open.batch_execute("INSERT INTO busy VALUES (1001); COMMIT").await.unwrap();
@@ -31,7 +31,7 @@ async fn tables_join_and_leave_without_effect_on_the_others() {
     link.source
         .execute("CREATE TABLE comes (id int PRIMARY KEY, v int); INSERT INTO comes SELECT i, i FROM generate_series(1, 1000) i")
         .await;
-    let mut engine = link.start();
+    let engine = link.start();
     engine.replicating(1).await;
 
     link.replan(|plan| plan.tables.push(planned("comes", 1)));
@@ -58,7 +58,7 @@ async fn a_table_that_cannot_be_linked_says_why_and_heals_once_mended() {
     let link = Link::new(Server::shared(), &["absent", "keyless", "taken"]).await;
     link.source.execute("CREATE TABLE keyless (id int); INSERT INTO keyless VALUES (1); CREATE TABLE taken (id int PRIMARY KEY)").await;
     link.target.execute("CREATE TABLE taken (x int)").await;
-    let mut engine = link.start();
+    let engine = link.start();
     for (table, reason) in [("absent", "SourceTableMissing"), ("keyless", "NoPrimaryKey"), ("taken", "TargetTableExists")] {
         let report = engine.table(&format!("public.{table}"), TablePhase::Failed, Some(reason)).await;
         assert!(report.error.is_some_and(|fault| !fault.remedy.is_empty()));
@@ -76,7 +76,7 @@ async fn a_rewrite_between_two_chunks_starts_the_snapshot_over() {
     let link = Link::new(&server, &["moved"]).await;
     link.source.execute("CREATE TABLE moved (id int PRIMARY KEY, pad text); INSERT INTO moved SELECT i, repeat('x', 500) FROM generate_series(1, 20000) i").await;
     link.source.execute("DELETE FROM moved WHERE id % 2 = 0").await;
-    let mut engine = link.start();
+    let engine = link.start();
     // The first chunks are in, more are to come: VACUUM FULL moves rows from those to these.
     engine
         .until("some chunks are loaded", |report| {
@@ -94,12 +94,12 @@ async fn a_rewrite_between_two_chunks_starts_the_snapshot_over() {
 async fn a_folder_of_another_link_is_left_alone() {
     let link = Link::new(Server::shared(), &["mine"]).await;
     link.source.execute("CREATE TABLE mine (id int PRIMARY KEY)").await;
-    let mut engine = link.start();
+    let engine = link.start();
     engine.replicating(1).await;
     engine.kill().await;
 
     link.replan(|plan| plan.link.uid = "another".into());
-    let mut engine = link.start();
+    let engine = link.start();
     let refused = |report: &link_operator::replication::EngineReport| {
         report.checks.iter().any(|check| check.fault.as_ref().is_some_and(|fault| fault.reason == "ZoneNotEmpty" && !fault.heals))
     };

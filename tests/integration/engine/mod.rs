@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::postgres::{Database, Server};
 
 /// Longest wait for anything in these tests; all of it takes seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A link of this process: two databases, a zone, and any number of engines.
 pub struct Link {
@@ -47,7 +47,6 @@ pub struct Link {
 pub struct Engine {
     task: JoinHandle<()>,
     pub report: watch::Receiver<EngineReport>,
-    pub stop: CancellationToken,
 }
 
 impl Link {
@@ -109,9 +108,8 @@ impl Link {
             chunk_bytes: self.chunk_bytes,
         };
         let (sender, report) = watch::channel(EngineReport::default());
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(replication::run(setup, self.plan.subscribe(), sender, stop.clone()));
-        Engine { task, report, stop }
+        let task = tokio::spawn(replication::run(setup, self.plan.subscribe(), sender, CancellationToken::new()));
+        Engine { task, report }
     }
 
     /// All rows of a table as text, in an order of its own.

@@ -24,6 +24,7 @@ fn text(kind: &'static str, printed: [Option<&'static str>; 3]) -> Case {
 }
 
 /// Types with a binary form.
+#[allow(clippy::too_many_lines)] // a table
 fn native() -> Vec<Case> {
     let decimal = |precision, scale| Travel::Decimal { precision, scale };
     let decimals =
