@@ -103,11 +103,13 @@ spec:
   azure:
     account: {}
     container: {container}
-    folder: links
+    folder: links-{}
     endpoint: http://{}:10000/{}
     auth: {{sasToken: {{secretKeyRef: {{name: sas, key: token}}}}}}
 ",
         azurite::ACCOUNT,
+        // A folder of a run before belongs to a link that is no more, and is refused.
+        jiff::Timestamp::now().as_second(),
         // By its address: Azurite takes the first word of a name for the account.
         address.trim(),
         azurite::ACCOUNT
