@@ -8,6 +8,7 @@ use std::{
         BTreeMap, HashMap,
         hash_map::Entry::{Occupied, Vacant},
     },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -69,7 +70,8 @@ pub enum Order {
 }
 
 /// One reign: until the log is lost to another, the source fails, or the future is dropped.
-pub async fn reign(context: &Context) -> Result<(), Error> {
+/// Its term is in `own` once it has one.
+pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     let Context { setup, journal, board, .. } = context;
     journal.catch_up().await?;
     let identity = setup.source.identity().await?;
@@ -95,6 +97,7 @@ pub async fn reign(context: &Context) -> Result<(), Error> {
         last_record: Instant::now(),
     };
     reign.commit(vec![], vec![]).await?;
+    own.store(reign.term, Ordering::Relaxed);
     if reign.to.0.is_empty() {
         // The source cannot begin while older transactions are open; who they are is for the user to see.
         setup.source.settle(&|whom| join::show_waiting(context, whom.as_deref())).await?;

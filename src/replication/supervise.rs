@@ -1,6 +1,11 @@
 //! Starts and ends the engine's tasks as the plan and the log ask.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tokio::{
     sync::{Semaphore, watch},
@@ -224,7 +229,14 @@ async fn capture(context: Context) {
     loop {
         let revision = plan.borrow_and_update().revision;
         let began = tokio::time::Instant::now();
-        let Err(error) = capture::reign(&context).await else { return };
+        let own = AtomicU64::new(0);
+        let Err(mut error) = capture::reign(&context, &own).await else { return };
+        // A successor ends our stream before we meet its record: that is the loss of the term, and no fault of the source.
+        let ours = own.into_inner();
+        let theirs = if context.journal.catch_up().await.is_ok() { context.journal.state().term } else { 0 };
+        if ours > 0 && theirs > ours {
+            error = Error::TermLost { ours, theirs };
+        }
         context.board.link(|report| report.term = None);
         let fault = error.fault();
         tracing::warn!(reason = fault.reason, message = fault.message, "capture ended");

@@ -102,13 +102,6 @@ impl Source for Postgresql {
 
     async fn begin_run(&self) -> Result<Position, Error> {
         let session = self.session().await?;
-        // A run that begins has no reader yet: whoever reads is another link of the same id, staged in another zone.
-        if let Some(pid) = slot::find(&session, &self.name).await?.and_then(|slot| slot.active_pid) {
-            return Err(Error::SlotInUse(format!(
-                "replication slot {} is read by process {pid} of the server: is there another link of the same id to this database?",
-                self.name
-            )));
-        }
         slot::remove(&session, &self.name).await?;
         publication::remove(&session, &self.name).await?;
         publication::create(&session, &self.name).await?;
@@ -157,13 +150,6 @@ impl Source for Postgresql {
 
     async fn release(&self) -> Result<(), Error> {
         let session = self.session().await?;
-        // A run that begins has no reader yet: whoever reads is another link of the same id, staged in another zone.
-        if let Some(pid) = slot::find(&session, &self.name).await?.and_then(|slot| slot.active_pid) {
-            return Err(Error::SlotInUse(format!(
-                "replication slot {} is read by process {pid} of the server: is there another link of the same id to this database?",
-                self.name
-            )));
-        }
         slot::remove(&session, &self.name).await?;
         publication::remove(&session, &self.name).await
     }
