@@ -116,19 +116,6 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
     let all = watcher::Config::default;
     let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGER}"));
 
-    let q = queues.clone();
-    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), move |link, change, _| {
-        let namespace = link.namespace().unwrap_or_default();
-        q.links.wake(ObjectRef::from_obj(link));
-        if change != Change::Status {
-            q.zones.wake_named(&namespace, &link.spec.landing_zone_ref.name);
-            if let Some(runtime) = &link.spec.compute.integration_runtime_ref {
-                q.runtimes.wake_named(&namespace, &runtime.name);
-            }
-        }
-    });
-    tasks.spawn(work);
-
     let (q, b) = (queues.clone(), budget.clone());
     let (tables, work) = watch::watch(api::<LinkTable>(client, namespace), all(), move |table, change, store| {
         if change == Change::Status {
@@ -145,6 +132,24 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
             |other: &LinkTable| other.spec.link_connection_ref == table.spec.link_connection_ref && other.spec.source == table.spec.source;
         for rival in watch::list(store, &namespace, rival) {
             q.tables.wake(ObjectRef::from_obj(rival.as_ref()));
+        }
+    });
+    tasks.spawn(work);
+
+    let (q, t) = (queues.clone(), tables.clone());
+    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), move |link, change, _| {
+        let namespace = link.namespace().unwrap_or_default();
+        q.links.wake(ObjectRef::from_obj(link));
+        if change != Change::Status {
+            q.zones.wake_named(&namespace, &link.spec.landing_zone_ref.name);
+            if let Some(runtime) = &link.spec.compute.integration_runtime_ref {
+                q.runtimes.wake_named(&namespace, &runtime.name);
+            }
+            // Whether their link is there, and stays, concerns its tables.
+            let name = link.name_any();
+            for table in watch::list(&t, &namespace, |table: &LinkTable| table.spec.link_connection_ref.name == name) {
+                q.tables.wake(ObjectRef::from_obj(table.as_ref()));
+            }
         }
     });
     tasks.spawn(work);

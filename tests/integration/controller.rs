@@ -64,12 +64,7 @@ async fn a_missing_zone_is_named_and_heals() {
     let link = stage.link_where("shop", |link| reason(link) == "LandingZoneNotFound").await;
     assert_eq!(ready(&link), "False");
     stage.table("lost", "nowhere", "t").await;
-    stage
-        .becomes::<LinkTable>("lost", |table| {
-            let conditions = table.status.iter().flat_map(|status| &status.conditions);
-            conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.reason == "LinkConnectionNotFound")
-        })
-        .await;
+    stage.becomes::<LinkTable>("lost", |table| table_reason(table) == "LinkConnectionNotFound").await;
     stage.zone("staging").await;
     let link = stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Starting)).await;
     assert_eq!(link.status.unwrap().run_id, Some(1));
@@ -130,9 +125,11 @@ async fn a_link_starts_pauses_resumes_and_is_deleted() {
     assert!(stage.api::<Pod>().get_opt("shop-release").await.unwrap().is_none(), "released while a worker lives");
     stage.stop_worker(worker).await;
     let release = stage.appears::<Pod>("shop-release").await;
+    stage.becomes::<LinkTable>(&table, |table| table_reason(table) == "LinkConnectionDeleted").await;
     stage.ends(&release, &stage::answer(&[], true)).await;
     stage.disappears::<LinkConnection>("shop").await;
     stage.disappears::<Pod>("shop-release").await;
+    stage.becomes::<LinkTable>(&table, |table| table_reason(table) == "LinkConnectionNotFound").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,6 +148,30 @@ async fn stop_releases_and_the_next_start_is_a_new_run() {
     stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Stopped)).await;
     stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Running"}})).await;
     assert_eq!(stage.plan_where("shop", |plan| plan.intent == Intent::Run).await.run, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_lost_its_zone_pauses_and_stops_all_the_same() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    stage.plan_where("shop", |_| true).await;
+    // By force, past the finalizer that says it is in use.
+    stage.becomes::<LandingZone>("staging", |zone| !zone.finalizers().is_empty()).await;
+    stage.api::<LandingZone>().delete("staging", &DeleteParams::default()).await.unwrap();
+    stage.merge::<LandingZone>("staging", json!({"metadata": {"finalizers": null}})).await;
+    stage.link_where("shop", |link| reason(link) == "LandingZoneNotFound").await;
+
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Paused"}})).await;
+    stage.becomes::<StatefulSet>("shop", |set| set.spec.as_ref().unwrap().replicas == Some(0)).await;
+    stage.observe_set("shop").await;
+    let link = stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Paused)).await;
+    assert_eq!((ready(&link).as_str(), reason(&link).as_str()), ("False", "LandingZoneNotFound"));
+
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Stopped"}})).await;
+    let release = stage.appears::<Pod>("shop-release").await;
+    stage.ends(&release, &stage::answer(&[], true)).await;
+    stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Stopped)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,4 +262,9 @@ async fn a_zone_is_asked_by_a_probe_again_until_it_is_well() {
         .await
         .unwrap();
     stage.becomes::<Pod>("staging-zone-probe", |pod| pod.uid() != again.uid()).await;
+}
+
+fn table_reason(table: &LinkTable) -> String {
+    let conditions = table.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|ready| ready.reason.clone()).unwrap_or_default()
 }

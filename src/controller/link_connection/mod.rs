@@ -47,7 +47,7 @@ use crate::api::{
         reason,
     },
     fault::{Explain, Fault},
-    link_connection::{LinkConnection, LinkConnectionStatus, LinkPhase},
+    link_connection::{LinkConnection, LinkConnectionStatus, LinkPhase, LinkState},
     link_table::LinkTable,
     plan::Intent,
 };
@@ -83,9 +83,14 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     children::recall(&link, &mut own, &context).await?;
 
     let references = dereference::dereference(&link, &context).await?;
-    let validated = validate::validate(&link, &references);
+    let verdict = validate::validate(&link, &references);
+    // To rest takes no more than the workers have: whoever asks for it gets it, whatever has become of the rest of the spec.
+    let validated = verdict.as_ref().ok().cloned().or_else(|| {
+        let stored = own.plan.as_ref().filter(|_| link.spec.state != LinkState::Running)?;
+        Some(validate::as_planned(&link, &stored.plan, &references))
+    });
     let mut seen = look(&link, &own, &context).await?;
-    let course = course(&link, validated.is_ok(), &seen, &mut own, &context).await?;
+    let course = course(&link, validated.is_some(), &seen, &mut own, &context).await?;
     // Many wanted now may be another number than before.
     seen.crew.desired = if course.workers { link.spec.compute.workers() } else { 0 };
 
@@ -96,7 +101,7 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     if let Err(error) = children::own_tables(&link, &seen.tables, &context).await {
         trouble = Some(note(&link, error)?);
     }
-    if let (Ok(validated), true) = (&validated, course.phase != LinkPhase::Initial) {
+    if let (Some(validated), true) = (&validated, course.phase != LinkPhase::Initial) {
         match carry_out(&link, validated, &course, &seen, &mut own, &context).await {
             Ok(done) => (soon, released, release_obstacle) = (done.soon, done.released, done.obstacle),
             Err(error) => trouble = Some(note(&link, error)?),
@@ -108,7 +113,7 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     } else {
         course
     };
-    let probed = probe::step(&link, validated.as_ref().ok(), &course, &seen, &context).await?;
+    let probed = probe::step(&link, verdict.as_ref().ok(), &course, &seen, &context).await?;
     let reported = crew::reported(&seen.crew.reports);
     let probe_before = memory.probe();
     let findings = Findings {
@@ -116,7 +121,7 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         spec: &link.spec,
         link_id: validate::link_id(&link),
         course,
-        refusal: validated.as_ref().err().cloned(),
+        refusal: verdict.err(),
         trouble: trouble.clone(),
         crew: seen.crew.clone(),
         probe: probed.report.as_ref(),

@@ -17,7 +17,7 @@ use kube::{
 };
 use prometheus::IntCounter;
 
-use super::{build, dereference, plan, status, validate};
+use super::{build, dereference, lifecycle::Course, plan, status, validate};
 use crate::{
     api::{
         conditions::{
@@ -27,7 +27,7 @@ use crate::{
         },
         fault::Fault,
         link_connection::{LinkConnection, LinkPhase, TargetDeletion, ZoneDeletion},
-        plan::Plan,
+        plan::{Intent, Plan},
     },
     controller::{
         Error,
@@ -37,7 +37,7 @@ use crate::{
         landing_zone::question,
         names::{self, Component},
         oneshot::{self, Made, Progress, Step},
-        pods::OneShot,
+        pods::{self, OneShot, PodBase},
         status::{self as shared, Ready},
     },
     secrets::Secrets,
@@ -71,12 +71,7 @@ pub enum Released {
 
 /// Lets a release pod carry out `plan`, one step. The pod is told everything by its argument: under foreground deletion
 /// the ConfigMap goes before the link does. Call only when no worker is left.
-pub async fn step(
-    link: &LinkConnection,
-    plan: &Plan,
-    base: &crate::controller::pods::PodBase,
-    context: &Context,
-) -> Result<Released, Error> {
+pub async fn step(link: &LinkConnection, plan: &Plan, base: &PodBase, context: &Context) -> Result<Released, Error> {
     let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
     let request = serde_json::to_string(plan)?;
     let pod = context.pod(&namespace, &names::release(&name));
@@ -115,7 +110,7 @@ pub async fn step(
                 asked,
                 request,
             };
-            match oneshot::create(&context.client, &crate::controller::pods::one_shot(base, one_shot)).await? {
+            match oneshot::create(&context.client, &pods::one_shot(base, one_shot)).await? {
                 Made::Yes => {}
                 Made::Refused(fault) => return Ok(Released::NotYet(Some(fault))),
                 Made::NamespaceTerminating => return Ok(Released::NamespaceTerminating),
@@ -242,33 +237,20 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
     Ok(Action::requeue(LOOK))
 }
 
-/// Plan and pods of a release: by the link's spec, or else by the plan that was stored last.
-async fn prepared(link: &LinkConnection, context: &Context) -> Result<Option<(Plan, crate::controller::pods::PodBase)>, Error> {
+/// Plan and pods of a release: by the link's spec, or by the plan that was stored last.
+async fn prepared(link: &LinkConnection, context: &Context) -> Result<Option<(Plan, PodBase)>, Error> {
     let references = dereference::dereference(link, context).await?;
+    let validated = match validate::validate(link, &references) {
+        Ok(validated) => validated,
+        Err(_) => match plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await? {
+            Some(stored) => validate::as_planned(link, &stored.plan, &references),
+            None => return Ok(None),
+        },
+    };
     let run = link.status.as_ref().and_then(|status| status.run_id).unwrap_or_default();
-    if let Ok(validated) = validate::validate(link, &references) {
-        let course = super::lifecycle::Course {
-            phase: LinkPhase::Stopping,
-            run,
-            workers: false,
-            intent: crate::api::plan::Intent::Drain,
-            release: true,
-        };
-        let plan = plan::plan(link, &validated, &course, &[]);
-        let base = build::pod_base(link, &validated, context.pod_base());
-        return Ok(Some((release_plan(link, plan, false), base)));
-    }
-    let Some(stored) = plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await? else {
-        return Ok(None);
-    };
-    let plan = release_plan(link, Plan { revision: 0, ..stored.plan }, false);
-    let base = crate::controller::pods::PodBase {
-        secrets: crate::controller::pods::secret_names(Some(&plan.source), Some(&plan.target), Some(&plan.zone)),
-        claim: plan.zone.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
-        runtime: references.runtime.as_ref().and_then(|runtime| runtime.spec.kubernetes.clone()),
-        ..context.pod_base()
-    };
-    Ok(Some((plan, base)))
+    let course = Course { phase: LinkPhase::Stopping, run, workers: false, intent: Intent::Drain, release: true };
+    let plan = plan::plan(link, &validated, &course, &[]);
+    Ok(Some((release_plan(link, plan, false), build::pod_base(link, &validated, context.pod_base()))))
 }
 
 async fn is_terminating(namespace: &str, context: &Context) -> Result<bool, Error> {

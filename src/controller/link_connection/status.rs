@@ -119,10 +119,11 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
         Some(fault) => mark(kind::ACCEPTED, Truth::False, &fault.reason, &explain(fault)),
     }
     let at_rest = rests(course) && findings.spec.state != LinkState::Running;
-    match (at_rest, course.phase) {
-        (true, LinkPhase::Paused) => mark(kind::SUSPENDED, Truth::True, reason::PAUSED, "the position is kept"),
-        (true, _) => mark(kind::SUSPENDED, Truth::True, reason::STOPPED, "the next start is a full load"),
-        (false, _) => mark(kind::SUSPENDED, Truth::False, reason::AS_REQUESTED, ""),
+    if at_rest {
+        let (word, text) = rest(course.phase, findings.spec.state);
+        mark(kind::SUSPENDED, Truth::True, word, text);
+    } else {
+        mark(kind::SUSPENDED, Truth::False, reason::AS_REQUESTED, "");
     }
     let complete = !findings.tables.is_empty() && findings.tables.iter().all(|table| table.complete);
     let word = if complete { reason::AS_REQUESTED } else { reason::PROGRESSING };
@@ -165,6 +166,16 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
 
 fn rests(course: Course) -> bool {
     matches!(course.phase, LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped)
+}
+
+/// How a link rests, in one word, and what its next start will do.
+fn rest(phase: LinkPhase, state: LinkState) -> (&'static str, &'static str) {
+    match (phase, state) {
+        (LinkPhase::Paused, _) => (reason::PAUSED, "its position is kept"),
+        // What never started has no position to keep.
+        (_, LinkState::Paused) => (reason::PAUSED, "it has no position yet; the next start is a full load"),
+        _ => (reason::STOPPED, "the next start is a full load"),
+    }
 }
 
 /// The answers to ask: workers' before the probe's, a failed one before a passed one of the same name.
@@ -231,8 +242,8 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
         if conditions.iter().all(|condition| OURS.contains(&condition.type_.as_str())) && findings.probe.is_none() {
             return Some(Ready::unknown(reason::NOT_CHECKED, "connections are being tested"));
         }
-        let word = if course.phase == LinkPhase::Paused { reason::PAUSED } else { reason::STOPPED };
-        return Some(Ready::yes(word, "the link rests, as asked"));
+        let (word, text) = rest(course.phase, findings.spec.state);
+        return Some(Ready::yes(word, format!("the link rests, as asked: {text}")));
     }
     if let Some(fault) = &findings.release_obstacle {
         return Some(Ready::fault(fault));

@@ -92,7 +92,7 @@ fn ready_says_whether_the_link_does_what_its_spec_asks() {
     let failed = |heals| vec![Check::failed("SourceReachable", fault("SourceUnreachable", heals))];
     let fine = || vec![Check::passed("SourceReachable", "")];
     let with = |tables: Vec<TableView>| Case { tables, ..running() };
-    let cases = [
+    let cases = vec![
         ("all replicate", running(), ["True", "Replicating", "False", "False", "False"]),
         (
             "one loads",
@@ -137,6 +137,8 @@ fn ready_says_whether_the_link_does_what_its_spec_asks() {
         ("pausing", Case { phase: P::Pausing, state: S::Paused, ..running() }, ["False", "Pausing", "True", "False", "False"]),
         ("paused", resting(P::Paused, S::Paused, fine()), ["True", "Paused", "False", "False", "True"]),
         ("stopped", resting(P::Stopped, S::Stopped, fine()), ["True", "Stopped", "False", "False", "True"]),
+        ("paused at creation", resting(P::Initial, S::Paused, fine()), ["True", "Paused", "False", "False", "True"]),
+        ("paused after a stop", resting(P::Stopped, S::Paused, fine()), ["True", "Paused", "False", "False", "True"]),
         ("never started", resting(P::Initial, S::Stopped, fine()), ["True", "Stopped", "False", "False", "True"]),
         ("paused, password wrong", resting(P::Paused, S::Paused, failed(true)), ["False", "SourceUnreachable", "True", "False", "True"]),
         (

@@ -11,8 +11,12 @@ use crate::api::{
     integration_runtime::{IntegrationRuntime, KubernetesRuntime},
     landing_zone::LandingZone,
     link_connection::LinkConnection,
+    plan::Plan,
     zone::ZoneStore,
 };
+
+/// Memory of a worker that is only to end, where the spec names none that could be.
+const LEAST_MEMORY: &str = "512Mi";
 
 /// What a link refers to.
 #[derive(Clone, Default)]
@@ -98,6 +102,18 @@ pub fn validate(link: &LinkConnection, references: &References) -> Result<Valida
         flush_interval_ms: flush_interval.as_millis().try_into().unwrap_or(u64::MAX),
         memory,
     })
+}
+
+/// What the last plan tells of a link whose spec cannot be carried out now: enough to pause, stop or release it.
+pub fn as_planned(link: &LinkConnection, plan: &Plan, references: &References) -> Validated {
+    let compute = &link.spec.compute;
+    Validated {
+        link_id: plan.link.link_id.clone(),
+        zone: plan.zone.clone(),
+        runtime: references.runtime.as_ref().and_then(|runtime| runtime.spec.kubernetes.clone()),
+        flush_interval_ms: plan.flush_interval_ms,
+        memory: times(&compute.memory_per_core, compute.worker_cores()).unwrap_or_else(|| Quantity(LEAST_MEMORY.to_owned())),
+    }
 }
 
 /// A quantity of memory, so many times.

@@ -42,11 +42,19 @@ pub fn winners(tables: &[Arc<LinkTable>]) -> HashMap<TableName, Arc<LinkTable>> 
 /// Why this table is not linked, if it is not; `tables` are all of its link.
 pub fn refusal(table: &LinkTable, tables: &[Arc<LinkTable>], link: Option<&LinkConnection>) -> Option<Fault> {
     let name = &table.spec.link_connection_ref.name;
-    if link.is_none() {
+    let Some(link) = link else {
         return Some(Fault {
             reason: "LinkConnectionNotFound".to_owned(),
             message: format!("LinkConnection {name} does not exist in this namespace"),
             remedy: format!("create LinkConnection {name}, or delete this LinkTable"),
+            heals: true,
+        });
+    };
+    if link.metadata.deletion_timestamp.is_some() {
+        return Some(Fault {
+            reason: "LinkConnectionDeleted".to_owned(),
+            message: format!("LinkConnection {name} is being deleted"),
+            remedy: format!("create LinkConnection {name} anew once it is gone, or delete this LinkTable"),
             heals: true,
         });
     }
@@ -98,5 +106,8 @@ mod tests {
         assert!(fault.message.contains("LinkTable old"), "{}", fault.message);
         assert_eq!(refusal(&tables[1], &tables, Some(&link)), None);
         assert_eq!(refusal(&tables[1], &tables, None).unwrap().reason, "LinkConnectionNotFound");
+        let mut leaving = link;
+        leaving.metadata.deletion_timestamp = tables[0].metadata.creation_timestamp.clone();
+        assert_eq!(refusal(&tables[1], &tables, Some(&leaving)).unwrap().reason, "LinkConnectionDeleted");
     }
 }
