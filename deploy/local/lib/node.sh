@@ -57,6 +57,14 @@ load_image() {
   done
 }
 
+# what demo and tests run, as far as it was built
+load_built() {
+  local name
+  for name in postgres link-operator; do
+    [[ ! -f $IMAGES/$name.tar ]] || load_image "$IMAGES/$name.tar"
+  done
+}
+
 load_known() {
   local file
   [[ -e $DIR/loaded ]] || return 0

@@ -29,15 +29,15 @@ up() {
   local runtime=$!
   control_plane_up
   wait $runtime
+  # beside what follows, which waits more than it works
+  load_built &
+  local images=$!
   kubelet_up 1
   dns_up
   storage_up
   until_ok 60 "the cluster" ready
+  wait $images
   say "The cluster is ready: $(took "$since"). KUBECONFIG=$KUBECONFIG"
-  local name
-  for name in postgres azurite link-operator; do
-    [[ ! -f $IMAGES/$name.tar ]] || load_image "$IMAGES/$name.tar"
-  done
   [[ $nodes == 1 ]] || node_add
 }
 
