@@ -1,5 +1,7 @@
 //! LandingZone: a folder in object storage, or in a volume, that links stage their files in.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -78,6 +80,51 @@ pub struct LandingZoneSpec {
     /// The store.
     #[serde(flatten)]
     pub store: ZoneStore,
+    /// How long what was staged stays.
+    #[serde(default)]
+    pub retention: Retention,
+}
+
+/// How long what was staged stays.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.committedFiles.matches('^[0-9]{1,5}(m|h)$') && duration(self.committedFiles) >= duration('1h') \
+         && duration(self.committedFiles) <= duration('8760h')")
+        .message("committedFiles is a whole number of m or h from 1h to 8760h, such as 24h")
+        .field_path(".committedFiles"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retention {
+    /// Files whose changes are in the target stay this long after they were committed, then they are removed; files that a
+    /// table has yet to apply stay in any case. From 1h to 8760h. Default: 24h.
+    #[schemars(length(min = 2, max = 8))]
+    #[serde(default = "default_committed_files")]
+    pub committed_files: String,
+}
+
+fn default_committed_files() -> String {
+    "24h".to_owned()
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { committed_files: default_committed_files() }
+    }
+}
+
+impl Retention {
+    /// How long committed files stay; none if the field is not such a time.
+    pub fn committed_files(&self) -> Option<Duration> {
+        let (digits, unit) = self.committed_files.split_at_checked(self.committed_files.len().checked_sub(1)?)?;
+        let number: u64 = digits.parse().ok()?;
+        let seconds = match unit {
+            "m" => 60,
+            "h" => 3600,
+            _ => return None,
+        };
+        let time = Duration::from_secs(number.checked_mul(seconds)?);
+        (Duration::from_hours(1)..=Duration::from_hours(8760)).contains(&time).then_some(time)
+    }
 }
 
 /// What is known of the zone.
@@ -112,4 +159,19 @@ pub enum ZonePhase {
     Ready,
     /// It was not.
     Degraded,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn committed_files_is_minutes_or_hours() {
+        let parse = |text: &str| Retention { committed_files: text.to_owned() }.committed_files();
+        assert_eq!(parse("24h"), Some(Duration::from_hours(24)));
+        assert_eq!(parse("90m"), Some(Duration::from_mins(90)));
+        for refused in ["", "h", "59m", "8761h", "1d", "-1h", "1.5h", "99999999999999999999h", "24ü"] {
+            assert_eq!(parse(refused), None, "{refused}");
+        }
+    }
 }

@@ -23,6 +23,8 @@ pub const SECRETS_DIR: &str = "/etc/link-operator/secrets";
 pub const ZONE_DIR: &str = "/var/lib/link-operator/zone";
 /// Where the worker API's certificate, key, authority and token are mounted.
 pub const API_DIR: &str = "/etc/link-operator/api";
+/// Environment variable of a worker: its container's memory limit, bytes.
+pub const MEMORY_LIMIT: &str = "MEMORY_LIMIT";
 /// The name that the worker API's certificate bears, whatever the address that it is reached by.
 pub const API_SERVER_NAME: &str = "worker.link-operator.internal";
 /// Port of the worker's HTTPS API.
@@ -50,6 +52,8 @@ pub struct Plan {
     pub cores_per_worker: u32,
     /// Shortest time between two batches, milliseconds.
     pub flush_interval_ms: u64,
+    /// Committed files that every table has applied stay this long, seconds.
+    pub retention_seconds: u64,
     /// The operational database.
     pub source: Source,
     /// The analytical target.

@@ -7,7 +7,8 @@ use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
         ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccount, Toleration, Volume, VolumeMount,
+        ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccount, Toleration,
+        Volume, VolumeMount,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -22,7 +23,7 @@ use crate::api::{
     conditions::mark::ROLE,
     database::{PostgresqlDatabase, Source, Target},
     integration_runtime::{DEFAULT_SERVICE_ACCOUNT, KubernetesRuntime},
-    plan::{API_DIR, API_PORT, HEALTH_PORT, PLAN_DIR, SECRETS_DIR, ZONE_DIR},
+    plan::{API_DIR, API_PORT, HEALTH_PORT, MEMORY_LIMIT, PLAN_DIR, SECRETS_DIR, ZONE_DIR},
     zone::ZoneStore,
 };
 
@@ -95,6 +96,14 @@ pub fn worker_template(base: &PodBase, link: &str, cores: i32, memory: &Quantity
         [("cpu".to_owned(), Quantity(cores.to_string())), ("memory".to_owned(), memory.clone())].into();
     let mut container = container(base, vec!["worker".to_owned()]);
     container.resources = Some(ResourceRequirements { limits: Some(resources.clone()), requests: Some(resources), ..Default::default() });
+    container.env.get_or_insert_default().push(EnvVar {
+        name: MEMORY_LIMIT.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            resource_field_ref: Some(ResourceFieldSelector { resource: "limits.memory".to_owned(), ..Default::default() }),
+            ..Default::default()
+        }),
+    });
     container.ports = Some(vec![port("api", API_PORT), port("http", HEALTH_PORT)]);
     container.readiness_probe = Some(http_probe("/readyz", 2, 3));
     container.startup_probe = Some(http_probe("/healthz", 1, 60));

@@ -17,12 +17,22 @@ pub fn run(run: u32) -> String {
 
 /// A record of a run's log.
 pub fn record(run: u32, number: u64) -> String {
-    format!("_link/{run:010}/log/{number:020}.json")
+    format!("{}{number:020}.json", records(run))
+}
+
+/// The folder of a run's log.
+pub fn records(run: u32) -> String {
+    format!("{}log/", folder(run))
+}
+
+/// All that a run has written.
+pub fn folder(run: u32) -> String {
+    format!("_link/{run:010}/")
 }
 
 /// The folder of a run's checkpoints.
 pub fn checkpoints(run: u32) -> String {
-    format!("_link/{run:010}/checkpoints/")
+    format!("{}checkpoints/", folder(run))
 }
 
 /// The state at a record.
@@ -30,9 +40,14 @@ pub fn checkpoint(run: u32, number: u64) -> String {
     format!("{}{number:020}.json", checkpoints(run))
 }
 
-/// The folder of the records of chunks that were read.
+/// The folder of the records of all chunks of a run that were read.
+pub fn all_chunks(run: u32) -> String {
+    format!("{}chunks/", folder(run))
+}
+
+/// The folder of the records of an incarnation's chunks that were read.
 pub fn chunks(run: u32, table: u32, incarnation: u64) -> String {
-    format!("_link/{run:010}/chunks/{table}/{incarnation}/")
+    format!("{}{table}/{incarnation}/", all_chunks(run))
 }
 
 /// The record of one chunk that was read.
@@ -40,9 +55,43 @@ pub fn chunk(run: u32, table: u32, incarnation: u64, chunk: u32) -> String {
     format!("{}{chunk:010}.json", chunks(run, table, incarnation))
 }
 
+/// The folder of a run's data files.
+pub fn data_files(run: u32) -> String {
+    format!("{}data/", folder(run))
+}
+
 /// A data file, under a name that nobody else can choose. Term 0: a chunk of a snapshot, which needs no term.
 pub fn data(run: u32, table: u32, incarnation: u64, term: u64) -> String {
-    format!("_link/{run:010}/data/{table}/{incarnation}/{term}-{}.parquet", uuid::Uuid::new_v4().simple())
+    format!("{}{table}/{incarnation}/{term}-{}.parquet", data_files(run), uuid::Uuid::new_v4().simple())
+}
+
+/// What an object below [`data_files`] or [`all_chunks`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// Changes, put in a term.
+    Changes {
+        /// The term.
+        term: u64,
+    },
+    /// Rows of a chunk, or the record that it was read.
+    Chunk {
+        /// The table.
+        table: u32,
+        /// Its incarnation.
+        incarnation: u64,
+    },
+}
+
+/// What an object is, by its path; none if it is none of ours.
+pub fn object(path: &str) -> Option<Object> {
+    let mut parts = path.rsplit('/');
+    let (name, incarnation, table, folder) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (table, incarnation) = (table.parse().ok()?, incarnation.parse().ok()?);
+    match (folder, name.split_once('-')) {
+        ("chunks", None) | ("data", Some(("0", _))) => Some(Object::Chunk { table, incarnation }),
+        ("data", Some((term, _))) => Some(Object::Changes { term: term.parse().ok()? }),
+        _ => None,
+    }
 }
 
 /// The number in the last part of a path: `…/0000000042.json` is 42.
@@ -61,5 +110,14 @@ mod tests {
         assert_eq!(number(&chunk(1, 2, 3, 7)), Some(7));
         assert_eq!(number("_link/owner/x"), None);
         assert_ne!(data(1, 2, 3, 4), data(1, 2, 3, 4));
+    }
+
+    #[test]
+    fn objects_are_known_by_their_paths() {
+        assert_eq!(object(&data(1, 2, 3, 4)), Some(Object::Changes { term: 4 }));
+        assert_eq!(object(&data(1, 2, 3, 0)), Some(Object::Chunk { table: 2, incarnation: 3 }));
+        assert_eq!(object(&chunk(1, 2, 3, 7)), Some(Object::Chunk { table: 2, incarnation: 3 }));
+        assert_eq!(object(&record(1, 7)), None);
+        assert_eq!(object("_link/0000000001/data/2/3/readme.txt"), None);
     }
 }

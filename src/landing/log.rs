@@ -54,12 +54,25 @@ impl Log {
         create(&self.zone, &layout::record(self.run, record.number), record).await
     }
 
+    /// The numbers of the records that are there, in order.
+    pub async fn numbers(&self) -> Result<Vec<u64>, Error> {
+        Ok(self.zone.list(&layout::records(self.run)).await?.iter().filter_map(|path| layout::number(path)).collect())
+    }
+
     /// The newest checkpoint, if any.
     pub async fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
-        match self.zone.list(&layout::checkpoints(self.run)).await?.last() {
-            Some(path) => read(&self.zone, path).await,
-            None => Ok(None),
+        loop {
+            let Some(newest) = self.checkpoints().await?.last().copied() else { return Ok(None) };
+            // One that is gone since has made room for a newer one; a log without its checkpoint would seem to be empty.
+            if let Some(found) = read(&self.zone, &layout::checkpoint(self.run, newest)).await? {
+                return Ok(Some(found));
+            }
         }
+    }
+
+    /// The numbers of the records that have a checkpoint, in order.
+    pub async fn checkpoints(&self) -> Result<Vec<u64>, Error> {
+        Ok(self.zone.list(&layout::checkpoints(self.run)).await?.iter().filter_map(|path| layout::number(path)).collect())
     }
 
     /// Writes the state at a record, and removes all but the newest checkpoints.
@@ -121,6 +134,18 @@ pub async fn newest_run(zone: &Zone) -> Result<u32, Error> {
 /// Says that a run began; the same run may be begun twice.
 pub async fn begin_run(zone: &Zone, run: &Run) -> Result<(), Error> {
     create(zone, &layout::run(run.run), run).await.map(|_| ())
+}
+
+/// Removes what runs before this one have left.
+pub async fn remove_runs_before(zone: &Zone, run: u32) -> Result<(), Error> {
+    for path in zone.list(layout::RUNS).await? {
+        let Some(over) = layout::number(&path).and_then(|number| u32::try_from(number).ok()).filter(|number| *number < run) else {
+            continue;
+        };
+        zone.delete_folder(&layout::folder(over)).await?;
+        zone.delete(&[path]).await?;
+    }
+    Ok(())
 }
 
 async fn read<T: DeserializeOwned>(zone: &Zone, path: &str) -> Result<Option<T>, Error> {

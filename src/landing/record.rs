@@ -141,6 +141,8 @@ pub struct DataFile {
     pub path: String,
     /// Size.
     pub bytes: u64,
+    /// About as many bytes its rows take in memory.
+    pub memory: u64,
     /// Rows.
     pub rows: u64,
 }

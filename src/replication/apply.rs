@@ -11,6 +11,7 @@ use std::{
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::{
@@ -25,13 +26,14 @@ use crate::{
         fault::Explain,
         report::{SnapshotProgress, TablePhase},
     },
-    data::Step,
-    landing::record::Entry,
-    target::{Advance, Incarnation, TargetTable},
+    data::{NetChanges, Step},
+    landing::record::{DataFile, Entry},
+    target::{self, Advance, Incarnation, Steps, TargetTable},
 };
 
-/// Consecutive records are applied as one up to this many bytes of files.
-const BATCH_BYTES: u64 = 32 * 1024 * 1024;
+/// Consecutive records are applied as one up to this many bytes of rows in memory; one that is larger is netted and staged
+/// piece by piece, in one transaction of the target.
+const PIECE_BYTES: u64 = 64 * 1024 * 1024;
 /// Files read at once.
 const READS_AT_ONCE: usize = 8;
 /// How often the target is asked which chunks it holds, while others may load them.
@@ -73,7 +75,9 @@ struct Batch {
     /// All of these records are in it.
     upto: u64,
     entries: Vec<Entry>,
+    /// Of the files, and of their rows in memory.
     bytes: u64,
+    memory: u64,
     /// The source's time of the last record.
     as_of: Option<Timestamp>,
     position: String,
@@ -103,7 +107,7 @@ impl Applier<'_> {
                 let rows = if idle && batch.upto - at < IDLE_RECORDS {
                     0
                 } else {
-                    let steps = self.steps(&batch.entries).await?;
+                    let steps = self.steps(&batch.entries);
                     let advance = Advance { incarnation: self.incarnation, from: at, to: batch.upto, as_of: batch.as_of };
                     let rows = target.apply(&self.target, &self.table.schema, advance, steps).await?;
                     at = batch.upto;
@@ -155,7 +159,7 @@ impl Applier<'_> {
         while at < exact {
             // Not across `passed`: only from there on the rows aside hold what a change leaves out.
             let batch = self.gather(at, passed.filter(|passed| at < *passed).unwrap_or(exact)).await?;
-            let steps = self.steps(&batch.entries).await?;
+            let steps = self.steps(&batch.entries);
             let advance = Advance { incarnation: self.incarnation, from: at, to: batch.upto, as_of: batch.as_of };
             self.context.setup.target.catch_up(&self.target, &self.table.schema, advance, steps).await?;
             at = batch.upto;
@@ -226,17 +230,19 @@ impl Applier<'_> {
 
     /// What the records after `after` hold for this table: up to `newest`, or to the record that fills the batch.
     async fn gather(&self, after: u64, newest: u64) -> Result<Batch, Error> {
-        let mut batch = Batch { upto: after, entries: vec![], bytes: 0, as_of: None, position: String::new() };
+        let mut batch = Batch { upto: after, entries: vec![], bytes: 0, memory: 0, as_of: None, position: String::new() };
         for number in after + 1..=newest {
             let record = self.context.journal.record(number).await?;
             let ours = record.data.iter().filter(|data| data.table == self.id && data.incarnation == self.table.incarnation);
             let entries: Vec<Entry> = ours.flat_map(|data| data.entries.iter().cloned()).collect();
-            let bytes: u64 = entries.iter().map(|entry| if let Entry::File(file) = entry { file.bytes } else { 0 }).sum();
-            if !batch.entries.is_empty() && batch.bytes + bytes > BATCH_BYTES {
+            let files = entries.iter().filter_map(|entry| if let Entry::File(file) = entry { Some(file) } else { None });
+            let (bytes, memory) = files.fold((0, 0), |(bytes, memory), file| (bytes + file.bytes, memory + file.memory));
+            if !batch.entries.is_empty() && batch.memory + memory > PIECE_BYTES {
                 break;
             }
             batch.entries.extend(entries);
             batch.bytes += bytes;
+            batch.memory += memory;
             batch.upto = number;
             batch.as_of = record.time.or(batch.as_of);
             batch.position = record.to.to_string();
@@ -244,34 +250,76 @@ impl Applier<'_> {
         Ok(batch)
     }
 
-    /// Reads the files and nets what lies between two truncations.
-    async fn steps(&self, entries: &[Entry]) -> Result<Vec<Step>, Error> {
-        let files: Vec<Option<Vec<RecordBatch>>> = stream::iter(entries.to_vec())
-            .map(|entry| async move {
-                let Entry::File(file) = entry else { return Ok(None) };
-                let bytes = self.context.data_file(&file.path).await?;
+    /// What is to be done: read and netted piece by piece as the target asks for it, so that no more than one piece is in
+    /// memory, and not before the budget that all tables share has room for it.
+    fn steps<'e>(&'e self, entries: &'e [Entry]) -> Steps<'e> {
+        let (truncated, pieces) = pieces(entries);
+        let truncate = truncated.then_some(Ok(Step::Truncate));
+        let merges = stream::try_unfold((pieces.into_iter(), None), move |(mut pieces, before)| async move {
+            drop::<Option<OwnedSemaphorePermit>>(before);
+            let Some(piece) = pieces.next() else { return Ok(None) };
+            let room = self.context.memory.room(piece.iter().map(|file| file.memory).sum()).await?;
+            let changes = self.net(&piece).await?;
+            Ok(Some((Step::Merge(changes), (pieces, Some(room)))))
+        });
+        let merges = merges.map_err(|error: Error| target::Error::StepFailed(error.fault()));
+        stream::iter(truncate).chain(merges).boxed()
+    }
+
+    /// Reads files and nets their changes.
+    async fn net(&self, files: &[&DataFile]) -> Result<NetChanges, Error> {
+        let batches: Vec<Vec<RecordBatch>> = stream::iter(files.iter().map(|file| file.path.clone()).collect::<Vec<_>>())
+            .map(|path| async move {
+                let bytes = self.context.data_file(&path).await?;
                 let schema = self.table.schema.arrow_changes();
-                let batches = tokio::task::spawn_blocking(move || file::decode(bytes, schema)?.collect::<Result<Vec<_>, _>>()).await??;
-                Ok::<_, Error>(Some(batches))
+                Ok::<_, Error>(tokio::task::spawn_blocking(move || file::decode(bytes, schema)?.collect::<Result<_, _>>()).await??)
             })
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
         let schema = self.table.schema.clone();
-        tokio::task::spawn_blocking(move || steps_of(&schema, files)).await?
+        Ok(tokio::task::spawn_blocking(move || net::net(&schema, &batches.concat())).await??)
     }
 }
 
-/// None in `files` is a truncation: what came before it need not be done.
-fn steps_of(schema: &crate::data::TableSchema, files: Vec<Option<Vec<RecordBatch>>>) -> Result<Vec<Step>, Error> {
-    let truncated = files.iter().rposition(Option::is_none);
-    let batches: Vec<RecordBatch> = files.into_iter().skip(truncated.map_or(0, |last| last + 1)).flatten().flatten().collect();
-    let mut steps = Vec::new();
-    if truncated.is_some() {
-        steps.push(Step::Truncate);
+/// Whether the table is truncated, and the files of what comes after the last truncation, in pieces that fit into memory.
+/// What came before it need not be done.
+fn pieces(entries: &[Entry]) -> (bool, Vec<Vec<&DataFile>>) {
+    let truncated = entries.iter().rposition(|entry| matches!(entry, Entry::Truncate));
+    let mut pieces: Vec<Vec<&DataFile>> = Vec::new();
+    let mut room = 0;
+    for entry in &entries[truncated.map_or(0, |last| last + 1)..] {
+        let Entry::File(file) = entry else { continue };
+        if file.memory <= room
+            && let Some(piece) = pieces.last_mut()
+        {
+            piece.push(file);
+        } else {
+            pieces.push(vec![file]);
+            room = PIECE_BYTES;
+        }
+        room = room.saturating_sub(file.memory);
     }
-    if !batches.is_empty() {
-        steps.push(Step::Merge(net::net(schema, &batches)?));
+    (truncated.is_some(), pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_fit_into_memory_and_begin_after_the_last_truncation() {
+        let file = |memory: u64| Entry::File(DataFile { path: memory.to_string(), bytes: 1, memory, rows: 1 });
+        let (big, small) = (PIECE_BYTES, PIECE_BYTES / 2);
+        let sizes = |entries: &[Entry]| {
+            let (truncated, pieces) = pieces(entries);
+            let sizes = pieces.iter().map(|piece| piece.iter().map(|file| file.memory).collect::<Vec<_>>()).collect::<Vec<_>>();
+            (truncated, sizes)
+        };
+        assert_eq!(sizes(&[]), (false, vec![]));
+        assert_eq!(sizes(&[file(small), file(small), file(1)]), (false, vec![vec![small, small], vec![1]]));
+        assert_eq!(sizes(&[file(big * 2), file(1), file(big)]), (false, vec![vec![big * 2], vec![1], vec![big]]));
+        assert_eq!(sizes(&[file(1), Entry::Truncate, file(2), Entry::Truncate, file(3)]), (true, vec![vec![3]]));
+        assert_eq!(sizes(&[file(1), Entry::Truncate]), (true, vec![]));
     }
-    Ok(steps)
 }

@@ -27,6 +27,7 @@ use super::{
     fill::Filling,
     join,
     state::{RunState, TableState},
+    sweep,
 };
 use crate::{
     api::{
@@ -41,12 +42,15 @@ use crate::{
     source::{Capture, CapturedTable, Cut, Limits, Segment},
 };
 
-/// A batch ends with the transaction that makes it this large.
+/// A batch ends with the transaction that makes it this large; of a larger one, files are written at every so many bytes.
 const BATCH_BYTES: usize = 32 * 1024 * 1024;
 /// Longest wait for a change before the loop looks at its orders.
 const IDLE: Duration = Duration::from_millis(200);
 /// An idle link commits an empty record this often: its proof of life, and what lets the source drop its log.
 const PROOF_OF_LIFE: Duration = Duration::from_mins(1);
+/// Who has not committed for so long may have slept while others went on, and their records were swept since. Far below the
+/// shortest retention.
+const LONG_PAUSE: Duration = Duration::from_mins(5);
 /// While a table waits to become exact, the source's log is moved on this often.
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
 /// How often the source is asked how much log it keeps.
@@ -74,6 +78,7 @@ pub enum Order {
 pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     let Context { setup, journal, board, .. } = context;
     journal.catch_up().await?;
+    journal.is_newest().await?;
     let identity = setup.source.identity().await?;
     let state = journal.state();
     let revision = context.plan.borrow().revision;
@@ -95,6 +100,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         to: state.to.clone(),
         time: state.time,
         last_record: Instant::now(),
+        last_commit: Timestamp::now(),
     };
     reign.commit(vec![], vec![]).await?;
     own.store(reign.term, Ordering::Relaxed);
@@ -120,6 +126,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         result = join::manage(context, orders.clone()) => result,
         result = join::watch_chunks(context, orders) => result,
         result = measure(context) => result,
+        result = sweep::keep_sweeping(context) => result,
     }
 }
 
@@ -143,7 +150,12 @@ struct Reign<'a> {
     to: Position,
     time: Option<Timestamp>,
     last_record: Instant,
+    /// The same by the clock, which goes on while a machine sleeps.
+    last_commit: Timestamp,
 }
+
+/// What the next record holds for each table, by number.
+type Batch = BTreeMap<u32, TableData>;
 
 /// What waits for the next record.
 #[derive(Default)]
@@ -164,7 +176,7 @@ impl Reign<'_> {
         let mut pending = Pending { barrier: self.context.setup.source.heartbeat().await?, ..Pending::default() };
         let mut last_cut = Instant::now();
         let mut last_nudge = Instant::now();
-        let flush_interval = Duration::from_millis(self.context.plan.borrow().flush_interval_ms);
+        let mut batch = Batch::new();
         self.follow(&mut *capture);
         // Not before the capture stands: what it needs was made, and the checks of the source hold.
         self.context.board.check("CapturePrepared", None);
@@ -173,22 +185,28 @@ impl Reign<'_> {
             while let Ok(order) = inbox.try_recv() {
                 pending.take(order);
             }
+            let flush_interval = Duration::from_millis(self.context.plan.borrow().flush_interval_ms);
             let idle = if pending.events.is_empty() { IDLE } else { Duration::ZERO };
             let cut = capture.next_cut(Limits { not_before: last_cut + flush_interval, idle, bytes: BATCH_BYTES }).await?;
+            if !cut.whole {
+                self.write(cut, &mut batch, &mut pending).await?;
+                continue;
+            }
             self.to = cut.to.clone().max(self.to);
             // Until the source tells a time: what it had committed when the reign began is passed.
             self.time = cut.time.or(self.time).or((self.to >= pending.barrier).then_some(began));
-            let has_data = !cut.tables.is_empty() || !cut.broken.is_empty();
+            self.write(cut, &mut batch, &mut pending).await?;
+            let has_data = !batch.is_empty();
             if has_data {
                 last_cut = Instant::now();
             }
-            let data = self.write(cut, &mut pending).await?;
             pending.finish(&self.to, &self.context.journal.state());
             if has_data || !pending.events.is_empty() || self.last_record.elapsed() > PROOF_OF_LIFE {
                 if !has_data && pending.events.is_empty() {
                     self.context.setup.source.heartbeat().await?;
                 }
                 let changes_tables = !pending.events.is_empty();
+                let data = std::mem::take(&mut batch).into_values().collect();
                 let number = self.commit(std::mem::take(&mut pending.events), data).await?;
                 for reply in pending.replies.drain(..) {
                     // Whoever asked may have gone.
@@ -223,19 +241,18 @@ impl Reign<'_> {
         });
     }
 
-    /// Writes a cut's files; adds an event for each table that broke.
-    async fn write(&self, cut: Cut, pending: &mut Pending) -> Result<Vec<TableData>, Error> {
+    /// Writes a cut's files and adds them to the batch, and an event for each table that broke.
+    async fn write(&self, cut: Cut, batch: &mut Batch, pending: &mut Pending) -> Result<(), Error> {
         let state = self.context.journal.state();
         for (table, error) in cut.broken {
             if let Some(known) = state.tables.get(&table) {
                 pending.events.push(Event::Fail { table, incarnation: known.incarnation, fault: error.fault() });
             }
         }
-        let mut data: BTreeMap<u32, TableData> = BTreeMap::new();
         let mut files = Vec::new();
         for table in cut.tables {
             let Some(known) = state.tables.get(&table.id) else { continue };
-            let entries = &mut data
+            let entries = &mut batch
                 .entry(table.id)
                 .or_insert_with(|| TableData { table: table.id, incarnation: known.incarnation, entries: vec![] })
                 .entries;
@@ -262,7 +279,7 @@ impl Reign<'_> {
                         let path = layout::data(state.run, table.id, known.incarnation, self.term);
                         files.push((table.id, entries.len(), path.clone(), rows));
                         // Its size is known once it is written.
-                        entries.push(Entry::File(DataFile { path, bytes: 0, rows: 0 }));
+                        entries.push(Entry::File(DataFile { path, bytes: 0, memory: 0, rows: 0 }));
                     }
                 }
             }
@@ -270,21 +287,21 @@ impl Reign<'_> {
         let zone = &self.context.setup.zone;
         let written: Vec<_> = stream::iter(files)
             .map(|(table, entry, path, rows)| async move {
-                let count = rows.num_rows() as u64;
+                let (count, memory) = (rows.num_rows() as u64, rows.get_array_memory_size() as u64);
                 let bytes = tokio::task::spawn_blocking(move || file::encode(&rows)).await??;
                 let size = bytes.len() as u64;
                 zone.put(&path, bytes).await?;
-                Ok::<_, Error>((table, entry, DataFile { path, bytes: size, rows: count }))
+                Ok::<_, Error>((table, entry, DataFile { path, bytes: size, memory, rows: count }))
             })
             .buffer_unordered(PUTS_AT_ONCE)
             .try_collect()
             .await?;
         for (table, entry, file) in written {
-            if let Some(place) = data.get_mut(&table).and_then(|table| table.entries.get_mut(entry)) {
+            if let Some(place) = batch.get_mut(&table).and_then(|table| table.entries.get_mut(entry)) {
                 *place = Entry::File(file);
             }
         }
-        Ok(data.into_values().collect())
+        Ok(())
     }
 
     /// Fills in what the changes of a table that is not exact yet did not carry.
@@ -300,6 +317,9 @@ impl Reign<'_> {
 
     /// The commit point: creates the next record. Returns its number.
     async fn commit(&mut self, events: Vec<Event>, data: Vec<TableData>) -> Result<u64, Error> {
+        if Timestamp::now().duration_since(self.last_commit).unsigned_abs() > LONG_PAUSE {
+            self.context.journal.is_newest().await?;
+        }
         let state = self.context.journal.state();
         let number = self.number + 1;
         let record = Record {
@@ -319,6 +339,7 @@ impl Reign<'_> {
         self.context.journal.append(record).await?;
         self.number = number;
         self.last_record = Instant::now();
+        self.last_commit = Timestamp::now();
         Ok(number)
     }
 }

@@ -30,6 +30,14 @@ pub enum Error {
         /// The record.
         number: u64,
     },
+    /// Others went on while this worker slept, and what it had yet to read is swept: it opens the log anew.
+    #[error("the log is at record {newest} or after, this worker knows it up to {ours}")]
+    LogMovedOn {
+        /// The newest record that we know.
+        ours: u64,
+        /// The record of the newest checkpoint.
+        newest: u64,
+    },
     /// A newer capture took over.
     #[error("another worker captures in term {theirs}, this one's was {ours}")]
     TermLost {
@@ -98,7 +106,7 @@ impl Explain for Error {
             Self::DataFileUnreadable(_) | Self::RecordMissing { .. } => {
                 "objects of the landing zone were changed or removed: start the link over by setting spec.state to Stopped, then to Running".to_owned()
             }
-            Self::TermLost { .. } | Self::RecordTaken { .. } | Self::PlanOutdated { .. } => "none needed: the newer worker goes on".to_owned(),
+            Self::LogMovedOn { .. } | Self::TermLost { .. } | Self::RecordTaken { .. } | Self::PlanOutdated { .. } => "none needed: the newer worker goes on".to_owned(),
             Self::SourceIdentityChanged { .. } => {
                 "point spec.source at the database that the link began with, or start the link over by setting spec.state to Stopped, then to Running".to_owned()
             }
@@ -112,7 +120,9 @@ impl Explain for Error {
             Self::Source(error) => error.heals(),
             Self::Target(error) => error.heals(),
             Self::Zone(error) => error.heals(),
-            Self::TermLost { .. } | Self::RecordTaken { .. } | Self::PlanOutdated { .. } | Self::Internal(_) => true,
+            Self::LogMovedOn { .. } | Self::TermLost { .. } | Self::RecordTaken { .. } | Self::PlanOutdated { .. } | Self::Internal(_) => {
+                true
+            }
             Self::DataFileUnreadable(_) | Self::RecordMissing { .. } | Self::SourceIdentityChanged { .. } | Self::ZoneNotEmpty { .. } => {
                 false
             }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -18,6 +18,8 @@ use crate::landing::{
 const RECORDS_KEPT: usize = 4096;
 /// Longest wait between two looks for the next record.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
+/// How often somebody who finds no next record looks whether the log has moved on without him.
+const LOOK_FOR_GAPS: Duration = Duration::from_mins(1);
 /// A checkpoint is made with every so many records.
 const CHECKPOINT_EVERY: u64 = 1000;
 
@@ -60,9 +62,20 @@ impl Journal {
         Ok(())
     }
 
+    /// Makes sure that the log does not go on after a gap: records that everybody has applied are swept, so one that is not there
+    /// may have been there long ago. Above every gap is a checkpoint.
+    pub async fn is_newest(&self) -> Result<(), Error> {
+        let ours = self.state().number;
+        match self.log.checkpoints().await?.last() {
+            Some(newest) if *newest > ours => Err(Error::LogMovedOn { ours, newest: *newest }),
+            _ => Ok(()),
+        }
+    }
+
     /// Looks for records of others, for ever.
     pub async fn follow(&self) -> Result<(), Error> {
         let mut wait = Duration::from_millis(50);
+        let mut last_look = Instant::now();
         loop {
             let before = self.state().number;
             self.catch_up().await?;
@@ -72,6 +85,10 @@ impl Journal {
             if wait == FOLLOW_EVERY && self.log.read(state.number + 2).await?.is_some() && self.log.read(state.number + 1).await?.is_none()
             {
                 return Err(Error::RecordMissing { run: state.run, number: state.number + 1 });
+            }
+            if last_look.elapsed() > LOOK_FOR_GAPS {
+                last_look = Instant::now();
+                self.is_newest().await?;
             }
         }
     }

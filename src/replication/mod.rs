@@ -3,7 +3,8 @@
 //! - [`state`] folds the log's records to the state of the run, the same in every worker; [`journal`] is a worker's view of it
 //! - [`capture`] is one worker's reign over the log; [`join`] lets tables join and leave; [`fill`] completes changes
 //! - [`snapshot`] reads and loads chunks, [`apply`] brings a table to the present; [`net`] and [`file`] are their pure parts
-//! - [`share`] says who does what, [`board`] gathers what is known for the report
+//! - [`share`] says who does what, [`board`] gathers what is known for the report, [`memory`] bounds what is held at once;
+//!   [`sweep`] removes what nobody needs any more
 
 pub mod apply;
 pub mod board;
@@ -13,22 +14,25 @@ pub mod file;
 pub mod fill;
 pub mod join;
 pub mod journal;
+pub mod memory;
 pub mod net;
 pub mod retry;
 pub mod share;
 pub mod snapshot;
 pub mod state;
 mod supervise;
+mod sweep;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
-use self::{board::Board, error::Error, journal::Journal, state::TableState};
+use self::{board::Board, error::Error, journal::Journal, memory::Memory, state::TableState};
 use crate::{
     api::{
         fault::Check,
@@ -57,10 +61,17 @@ pub struct Setup {
     pub target: Arc<dyn Target>,
     /// Size of a snapshot's chunks in the source, bytes: [`CHUNK_BYTES`] but in tests.
     pub chunk_bytes: u64,
+    /// Memory that the process may have, bytes.
+    pub memory: u64,
+    /// How often the landing zone is swept: [`SWEEP_EVERY`] but in tests.
+    pub sweep_every: Duration,
 }
 
 /// Size of a snapshot's chunks in the source: a few seconds of reading, and what a killed worker does again at most.
 pub const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How often the landing zone is swept.
+pub const SWEEP_EVERY: Duration = Duration::from_mins(5);
 
 /// What an engine knows of its share of the link; becomes part of the worker's report.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -94,6 +105,8 @@ pub struct Context {
     pub board: Arc<Board>,
     /// One permit a chunk that is read or loaded.
     pub permits: Arc<Semaphore>,
+    /// Room for the rows that all tables hold.
+    pub memory: Arc<Memory>,
     /// By table: the record that its applier has seen.
     applied: Arc<Mutex<HashMap<u32, u64>>>,
 }

@@ -68,6 +68,7 @@ impl Snapshot<'_> {
             stream::iter(mine)
                 .map(|chunk| async move {
                     let _permit = permits.acquire().await.map_err(|_| Error::Internal("the engine ends".to_owned()))?;
+                    let _room = self.context.memory.room(setup.chunk_bytes).await?;
                     self.chunk(chunk).await
                 })
                 .buffer_unordered(self.context.chunks_at_once())
@@ -114,14 +115,16 @@ impl Snapshot<'_> {
             Err(error) => return Err(error.into()),
         };
         let mut writer = file::Writer::new(self.table.schema.arrow_rows())?;
+        let mut memory = 0;
         while let Some(batch) = chunk_rows.rows.next().await {
             let batch = batch?;
+            memory += batch.get_array_memory_size() as u64;
             writer = tokio::task::spawn_blocking(move || writer.write(&batch).map(|()| writer)).await??;
         }
         let (bytes, rows) = tokio::task::spawn_blocking(move || writer.finish()).await??;
         let path = layout::data(journal.log().run(), self.id, self.table.incarnation, 0);
         setup.zone.put(&path, bytes.clone()).await?;
-        let file = DataFile { path, bytes: bytes.len() as u64, rows };
+        let file = DataFile { path, bytes: bytes.len() as u64, memory, rows };
         Ok((ChunkRecord { token, file: Some(file), read_at: chunk_rows.read_at, void: None }, Some(bytes)))
     }
 

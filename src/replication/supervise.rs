@@ -19,6 +19,7 @@ use super::{
     capture,
     error::Error,
     journal::Journal,
+    memory::Memory,
     retry, share,
     snapshot::Snapshot,
     state::{RunState, TableState},
@@ -86,6 +87,7 @@ async fn open_and_work(setup: &Setup, plan: &watch::Receiver<Arc<Plan>>, board: 
         journal,
         board: board.clone(),
         permits: Arc::new(Semaphore::new(planned.cores_per_worker as usize + 1)),
+        memory: Arc::new(Memory::new(setup.memory)),
         applied: Arc::default(),
     };
     tokio::select! {

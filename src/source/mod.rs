@@ -167,13 +167,16 @@ pub struct Limits {
     pub not_before: tokio::time::Instant,
     /// Return by then even without a change.
     pub idle: Duration,
-    /// End at the next transaction's end once the batch holds this many bytes.
+    /// End at the next transaction's end once the cut holds this many bytes, or within a transaction that is larger.
     pub bytes: usize,
 }
 
-/// All that the source committed since the cut before.
+/// All that the source committed since the cut before, or a part of it.
 #[derive(Debug)]
 pub struct Cut {
+    /// Whether a batch may end here. If not, a transaction that is larger than [`Limits::bytes`] goes on in the next cut;
+    /// nothing of it may be committed before its end has come.
+    pub whole: bool,
     /// End of the last transaction in it, or how far the log is known to hold nothing for us.
     pub to: Position,
     /// The source's commit time of the last transaction; of an empty cut: the time at which the source said so.
@@ -208,7 +211,8 @@ pub trait Capture: Send {
     /// The tables to deliver from now on; changes of others are dropped. Called between cuts.
     fn follow(&mut self, tables: Vec<CapturedTable>);
 
-    /// Reads to the next place where a batch may end. Dropping the future loses the capture.
+    /// Reads to the next place where a batch may end, or as much of a large transaction as `limits` allows. Dropping the future
+    /// loses the capture.
     async fn next_cut(&mut self, limits: Limits) -> Result<Cut, Error>;
 
     /// Nothing up to here is needed from the source any more.

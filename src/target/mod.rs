@@ -5,7 +5,10 @@
 
 pub mod postgresql;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -15,7 +18,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         database,
-        fault::{Check, Explain},
+        fault::{Check, Explain, Fault},
     },
     data::{Step, TableName, TableSchema},
     secrets::Secrets,
@@ -78,6 +81,9 @@ pub enum Error {
     /// A chunk's or batch's file could not be read while it was written to the target.
     #[error("{0}")]
     InputFailed(String),
+    /// What was to be written could not be made: the fault of whoever makes it.
+    #[error("{}", .0.message)]
+    StepFailed(Fault),
     /// Any other error that the target reports.
     #[error("{0}")]
     TargetError(String),
@@ -94,6 +100,7 @@ impl Explain for Error {
             Self::TargetTableExists(table) => format!("drop or rename {table}, or set spec.target.….onExistingTable"),
             Self::TargetTableOwned { .. } => "name another target table, or remove the table from the other link".to_owned(),
             Self::ProgressMoved(_) | Self::InputFailed(_) => "none needed: the work starts again where it was".to_owned(),
+            Self::StepFailed(fault) => fault.remedy.clone(),
             Self::TargetInconsistent(_) => "reseed the table: annotate the LinkTable with link-operator.io/reseed-requested-at".to_owned(),
             Self::ValueNotSupported(_) => "exclude the value in the source or give the target a type that holds it".to_owned(),
             Self::TargetError(_) => "read the message; the link goes on trying".to_owned(),
@@ -101,6 +108,9 @@ impl Explain for Error {
     }
 
     fn heals(&self) -> bool {
+        if let Self::StepFailed(fault) = self {
+            return fault.heals;
+        }
         !matches!(
             self,
             Self::TargetPermissionDenied { .. }
@@ -110,6 +120,14 @@ impl Explain for Error {
                 | Self::TargetInconsistent(_)
                 | Self::ValueNotSupported(_)
         )
+    }
+
+    fn fault(&self) -> Fault {
+        if let Self::StepFailed(fault) = self {
+            return fault.clone();
+        }
+        let reason: &'static str = self.into();
+        Fault { reason: reason.to_owned(), message: self.to_string(), remedy: self.remedy(), heals: self.heals() }
     }
 }
 
@@ -169,6 +187,9 @@ pub struct Advance {
     pub as_of: Option<Timestamp>,
 }
 
+/// What is to be done to a table, step by step: a batch that is too large for memory comes in several.
+pub type Steps<'a> = BoxStream<'a, Result<Step, Error>>;
+
 /// An analytical store that holds copies of linked tables. Cheap to clone behind an `Arc`; opens connections as needed.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -182,6 +203,9 @@ pub trait Target: Send + Sync {
 
     /// How far the table is; none if nothing was begun.
     async fn progress(&self, table: &TargetTable) -> Result<Option<Progress>, Error>;
+
+    /// How far each table of a link is, by its name in the source.
+    async fn link_progress(&self, link_id: &str) -> Result<HashMap<TableName, Progress>, Error>;
 
     /// Makes an empty table aside to load the snapshot of this incarnation into (what lower ones left is removed; a higher
     /// one: `ProgressMoved`), unless that was done before. Returns the chunks that are loaded already.
@@ -201,14 +225,14 @@ pub trait Target: Send + Sync {
 
     /// Applies changes to the table aside, where a row may be missing or there twice: deletes all rows of every key that
     /// occurs in the steps, then inserts. `unresolved` comes only once no row is missing or there twice.
-    async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error>;
+    async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error>;
 
     /// All chunks are loaded and caught up to `advance.to`: makes the key unique and puts the table in place of the one
     /// before, in one transaction. Readers never see it empty or half.
     async fn finish_snapshot(&self, table: &TargetTable, schema: &TableSchema, advance: Advance) -> Result<(), Error>;
 
     /// Applies changes to the table in place, in one transaction with its progress. Returns the rows written.
-    async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error>;
+    async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error>;
 
     /// The table left the link: forget progress and claim, remove what stands aside, and drop the table itself if `delete`.
     /// Idempotent.

@@ -22,6 +22,8 @@ const OPEN_AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Supervisor<Open> {
     pub worker: String,
     pub ordinal: u32,
+    /// Memory that the process may have, bytes.
+    pub memory: u64,
     /// Opens a plan's systems.
     pub open: Open,
     pub plans: watch::Receiver<Option<Arc<Plan>>>,
@@ -54,8 +56,16 @@ impl<Open: Fn(&Plan) -> Systems> Supervisor<Open> {
                 }
                 continue;
             };
-            let setup =
-                Setup { worker: self.worker.clone(), ordinal: self.ordinal, zone, source, target, chunk_bytes: replication::CHUNK_BYTES };
+            let setup = Setup {
+                worker: self.worker.clone(),
+                ordinal: self.ordinal,
+                zone,
+                source,
+                target,
+                chunk_bytes: replication::CHUNK_BYTES,
+                memory: self.memory,
+                sweep_every: replication::SWEEP_EVERY,
+            };
             match self.run_engine(setup, plan, &stop).await? {
                 Stopped::ForGood => return Ok(()),
                 Stopped::Moved => {}

@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use self::{api::Api, plans::Plans, systems::Systems};
 pub use self::{probe::probe, release::release};
 use crate::{
-    api::plan::{API_DIR, API_PORT, HEALTH_PORT, PLAN_DIR, PLAN_KEY, SECRETS_DIR, ZONE_DIR},
+    api::plan::{API_DIR, API_PORT, HEALTH_PORT, MEMORY_LIMIT, PLAN_DIR, PLAN_KEY, SECRETS_DIR, ZONE_DIR},
     replication::EngineReport,
     secrets::Secrets,
     telemetry::{self, Readiness},
@@ -32,6 +32,8 @@ use crate::{
 
 /// How long the API goes on after the engine's end, so that the last report is heard.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Memory to reckon with where nobody says how much there is, bytes.
+const LEAST_MEMORY: u64 = 512 << 20;
 
 /// Where a worker finds what it works with. The paths are those of the pod; tests have others.
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ pub struct Options {
     pub api_port: u16,
     /// Port of the health endpoints.
     pub health_port: u16,
+    /// Memory that the process may have, bytes.
+    pub memory: u64,
 }
 
 /// Why a worker cannot start or go on: nothing that it could wait out.
@@ -85,6 +89,7 @@ impl Options {
             api: API_DIR.into(),
             api_port: API_PORT,
             health_port: HEALTH_PORT,
+            memory: std::env::var(MEMORY_LIMIT).ok().and_then(|bytes| bytes.parse().ok()).unwrap_or(LEAST_MEMORY),
         })
     }
 }
@@ -113,8 +118,15 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let mut api = tokio::spawn(api.serve(readiness.clone(), serving.clone()));
     let mut health = tokio::spawn(telemetry::serve_health(options.health_port, telemetry::registry(), readiness, serving.clone()));
     let open = move |plan: &_| Systems::open(plan, &secrets, &options.volume);
-    let engine =
-        engine::Supervisor { worker: options.worker, ordinal: options.ordinal, open, plans: plans.subscribe(), systems, report: engine };
+    let engine = engine::Supervisor {
+        worker: options.worker,
+        ordinal: options.ordinal,
+        memory: options.memory,
+        open,
+        plans: plans.subscribe(),
+        systems,
+        report: engine,
+    };
 
     let result = tokio::select! {
         result = engine.run(stop) => result,

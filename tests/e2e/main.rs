@@ -13,4 +13,5 @@ mod crash;
 mod faults;
 mod flow;
 mod lifecycle;
+mod memory;
 mod scale;

@@ -17,7 +17,7 @@ use futures::{StreamExt as _, stream};
 use link_operator::{
     api::database::{OnExistingTable, PostgresqlTarget},
     data::{Column, ExactTexts, NetChanges, Step, TableName, TableSchema, Travel},
-    target::{Advance, Error, Incarnation, Target as _, TargetTable, postgresql::Postgresql},
+    target::{Advance, Error, Incarnation, Steps, Target as _, TargetTable, postgresql::Postgresql},
 };
 
 use crate::support::postgres::{Database, Server};
@@ -125,7 +125,7 @@ impl Link {
     }
 
     async fn apply(&self, advance: Advance, changes: Vec<NetChanges>) -> Result<u64, Error> {
-        self.target.apply(&self.table, &self.schema, advance, changes.into_iter().map(Step::Merge).collect()).await
+        self.target.apply(&self.table, &self.schema, advance, steps(changes.into_iter().map(Step::Merge).collect())).await
     }
 
     /// Rows of a table as text, ordered.
@@ -145,4 +145,9 @@ fn arrays(rows: &[Row<'_>]) -> Vec<ArrayRef> {
         Arc::new(rows.iter().map(|row| row.1).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.2).collect::<StringArray>()),
     ]
+}
+
+/// Steps as a target takes them.
+fn steps(steps: Vec<Step>) -> Steps<'static> {
+    futures::stream::iter(steps.into_iter().map(Ok)).boxed()
 }

@@ -58,6 +58,7 @@ impl Worker {
             api: path("api"),
             api_port: free_port(),
             health_port: free_port(),
+            memory: 512 << 20,
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(worker::run(options.clone(), stop.clone()));
@@ -160,6 +161,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         workers: 1,
         cores_per_worker: 1,
         flush_interval_ms: 1000,
+        retention_seconds: 86_400,
         source: Source { postgresql: Some(database.clone()) },
         target: Target { postgresql: Some(PostgresqlTarget { database: database.clone(), on_existing_table: OnExistingTable::Fail }) },
         zone: claim(),
@@ -303,6 +305,7 @@ async fn a_port_that_is_taken_ends_the_worker_with_a_reason() {
         api: path("api"),
         api_port: taken.local_addr().unwrap().port(),
         health_port: free_port(),
+        memory: 512 << 20,
     };
     let error = worker::run(options, CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, worker::Error::ListenFailed(_)), "{error}");

@@ -49,6 +49,7 @@ pub fn plan() -> Plan {
         workers: 1,
         cores_per_worker: 4,
         flush_interval_ms: 1000,
+        retention_seconds: 86_400,
         source: link.spec.source,
         target: link.spec.target,
         zone: references().zone.unwrap().spec.store.clone(),

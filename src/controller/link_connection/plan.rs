@@ -67,6 +67,7 @@ pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, table
         workers: link.spec.compute.workers(),
         cores_per_worker: link.spec.compute.worker_cores(),
         flush_interval_ms: validated.flush_interval_ms,
+        retention_seconds: validated.retention_seconds,
         source: link.spec.source.clone(),
         target: link.spec.target.clone(),
         zone: validated.zone.clone(),

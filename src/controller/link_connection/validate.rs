@@ -36,6 +36,8 @@ pub struct Validated {
     pub link_id: String,
     /// Where files are staged.
     pub zone: ZoneStore,
+    /// How long committed files stay there, seconds.
+    pub retention_seconds: u64,
     /// Where pods run.
     pub runtime: Option<KubernetesRuntime>,
     /// Shortest time between two batches, milliseconds.
@@ -92,12 +94,20 @@ pub fn validate(link: &LinkConnection, references: &References) -> Result<Valida
     let flush_interval = spec.compute.flush_interval().ok_or_else(|| {
         not_applicable(format!("spec.compute.flushInterval is {}", spec.compute.flush_interval), "set it to 200ms to 60s, such as 1s")
     })?;
+    let retention = zone.spec.retention.committed_files().ok_or_else(|| {
+        let text = &zone.spec.retention.committed_files;
+        not_applicable(
+            format!("spec.retention.committedFiles of LandingZone {} is {text}", zone.name_any()),
+            "set it to 1h to 8760h, such as 24h",
+        )
+    })?;
     let memory = times(&spec.compute.memory_per_core, spec.compute.worker_cores()).ok_or_else(|| {
         not_applicable(format!("spec.compute.memoryPerCore is {}", spec.compute.memory_per_core), "set it to a quantity such as 2Gi")
     })?;
     Ok(Validated {
         link_id: link_id(link),
         zone: zone.spec.store.clone(),
+        retention_seconds: retention.as_secs(),
         runtime,
         flush_interval_ms: flush_interval.as_millis().try_into().unwrap_or(u64::MAX),
         memory,
@@ -110,6 +120,7 @@ pub fn as_planned(link: &LinkConnection, plan: &Plan, references: &References) -
     Validated {
         link_id: plan.link.link_id.clone(),
         zone: plan.zone.clone(),
+        retention_seconds: plan.retention_seconds,
         runtime: references.runtime.as_ref().and_then(|runtime| runtime.spec.kubernetes.clone()),
         flush_interval_ms: plan.flush_interval_ms,
         memory: times(&compute.memory_per_core, compute.worker_cores()).unwrap_or_else(|| Quantity(LEAST_MEMORY.to_owned())),

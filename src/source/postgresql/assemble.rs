@@ -20,6 +20,9 @@ use crate::{
 /// How types travel, by what the stream calls them.
 pub type Types = HashMap<TypeId, (Travel, String)>;
 
+/// What happened to each table, and the tables that broke.
+type Gathered = (Vec<CutTable>, Vec<(u32, Error)>);
+
 /// Gathers changes until a cut is taken.
 pub struct Assembler {
     /// Every table that the stream described: it does so only once a session.
@@ -174,6 +177,19 @@ impl Assembler {
 
     /// Everything gathered since the cut before. Call when no transaction is open.
     pub fn cut(&mut self) -> Result<Cut, Error> {
+        let (tables, broken) = self.gathered()?;
+        self.changed = false;
+        Ok(Cut { whole: true, to: self.to.position(), time: self.time.take(), tables, broken })
+    }
+
+    /// What was gathered so far of a transaction that is still arriving. It stays open: [`Self::has_changes`] holds until
+    /// the cut that ends it.
+    pub fn part(&mut self) -> Result<Cut, Error> {
+        let (tables, broken) = self.gathered()?;
+        Ok(Cut { whole: false, to: self.to.position(), time: None, tables, broken })
+    }
+
+    fn gathered(&mut self) -> Result<Gathered, Error> {
         let mut tables = Vec::new();
         let mut broken = Vec::new();
         if self.changed {
@@ -191,8 +207,7 @@ impl Assembler {
         }
         tables.sort_by_key(|table| table.id);
         self.bytes = 0;
-        self.changed = false;
-        Ok(Cut { to: self.to.position(), time: self.time.take(), tables, broken })
+        Ok((tables, broken))
     }
 }
 

@@ -192,6 +192,9 @@ impl Capture for SlotCapture {
             while let Some(frame) = self.frames.pop_front() {
                 self.take(frame).await?;
                 if self.assembler.is_open() {
+                    if self.assembler.bytes() >= limits.bytes {
+                        return self.assembler.part();
+                    }
                     continue;
                 }
                 let now = Instant::now();

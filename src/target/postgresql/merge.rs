@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Int32Array, RecordBatch};
+use futures::TryStreamExt;
 use tokio_postgres::{SimpleQueryMessage, Transaction};
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     data::{ExactTexts, NetChanges, Step, TableName, TableSchema},
     postgresql::quote,
-    target::Error,
+    target::{Error, Steps},
 };
 
 /// What the table is.
@@ -33,14 +34,14 @@ pub(super) async fn apply(
     transaction: &Transaction<'_>,
     name: &TableName,
     schema: &TableSchema,
-    steps: &[Step],
+    mut steps: Steps<'_>,
     place: Place,
 ) -> Result<u64, Error> {
     let merge =
         Merge { transaction, name, table: quote::table(name), schema, columns: ddl::columns(schema), key: ddl::key_columns(schema), place };
     let mut written = 0;
-    for step in steps {
-        match step {
+    while let Some(step) = steps.try_next().await? {
+        match &step {
             // Readers wait until the transaction ends, which a batch bounds; they must not queue behind a long wait for the lock.
             Step::Truncate => {
                 transaction.batch_execute(&format!("SET LOCAL lock_timeout = '5s'; TRUNCATE {}", merge.table)).await?;

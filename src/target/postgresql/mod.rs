@@ -14,7 +14,7 @@ mod preflight;
 mod progress;
 mod snapshot;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -22,13 +22,13 @@ use futures::stream::BoxStream;
 use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
-use super::{Advance, Error, Incarnation, Progress, Target, TargetTable};
+use super::{Advance, Error, Incarnation, Progress, Steps, Target, TargetTable};
 use crate::{
     api::{
         database::{OnExistingTable, PostgresqlTarget},
         fault::Check,
     },
-    data::{Step, TableSchema},
+    data::{TableName, TableSchema},
     postgresql::Connected,
     secrets::Secrets,
 };
@@ -84,6 +84,12 @@ impl Target for Postgresql {
         Ok(progress)
     }
 
+    async fn link_progress(&self, link_id: &str) -> Result<HashMap<TableName, Progress>, Error> {
+        Ok(transaction!(self, |transaction| {
+            if progress::exist(&transaction).await? { progress::of_link(&transaction, link_id).await? } else { HashMap::new() }
+        }))
+    }
+
     async fn begin_snapshot(&self, table: &TargetTable, schema: &TableSchema, incarnation: Incarnation) -> Result<BTreeSet<u32>, Error> {
         Ok(transaction!(self, |transaction| snapshot::begin(&transaction, table, schema, incarnation).await?))
     }
@@ -99,11 +105,11 @@ impl Target for Postgresql {
         Ok(transaction!(self, |transaction| snapshot::load(&transaction, table, schema, incarnation, chunk, rows).await?))
     }
 
-    async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error> {
+    async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error> {
         Ok(transaction!(self, |transaction| {
             progress::advance(&transaction, table, &advance, false, false).await?;
             let build = ddl::build_name(table, advance.incarnation);
-            let rows = merge::apply(&transaction, &build, schema, &steps, Place::Aside).await?;
+            let rows = merge::apply(&transaction, &build, schema, steps, Place::Aside).await?;
             progress::count(&transaction, table, rows).await?;
             rows
         }))
@@ -115,10 +121,10 @@ impl Target for Postgresql {
         Ok(())
     }
 
-    async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Vec<Step>) -> Result<u64, Error> {
+    async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error> {
         Ok(transaction!(self, |transaction| {
             progress::advance(&transaction, table, &advance, true, false).await?;
-            let rows = merge::apply(&transaction, &table.name, schema, &steps, Place::InPlace).await?;
+            let rows = merge::apply(&transaction, &table.name, schema, steps, Place::InPlace).await?;
             progress::count(&transaction, table, rows).await?;
             rows
         }))

@@ -3,7 +3,10 @@
 //! Progress moves by compare-and-set as the first statement of the transaction that moves the rows (DESIGN 5.4): whoever is
 //! late finds no row, and nothing of his transaction happens.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::SystemTime,
+};
 
 use tokio_postgres::{Row, Transaction, types::ToSql};
 
@@ -165,6 +168,15 @@ pub(super) async fn read(transaction: &Transaction<'_>, table: &TargetTable) -> 
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3";
     let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
     Ok(row.and_then(|row| progress_of(&row, 0)))
+}
+
+/// How far each table of a link is, by its name in the source.
+pub(super) async fn of_link(transaction: &Transaction<'_>, link_id: &str) -> Result<HashMap<TableName, Progress>, Error> {
+    let sql =
+        "SELECT source_schema, source_table, run, incarnation, record, exact, rows FROM link_operator.link_progress WHERE link_id = $1";
+    let rows = transaction.query(sql, &[&link_id]).await?;
+    let entry = |row: &Row| Some((TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), progress_of(row, 2)?));
+    Ok(rows.iter().filter_map(entry).collect())
 }
 
 /// From five columns: run, incarnation, record, exact, rows.

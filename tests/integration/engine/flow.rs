@@ -153,3 +153,29 @@ async fn a_table_that_changes_its_shape_fails_alone_and_a_reseed_cures_it() {
     link.converged("shaped").await;
     engine.kill().await;
 }
+
+/// A transaction that is many times larger than what is held at once: in three pieces and more of the capture, in several of
+/// the applier. Values that later statements leave unchanged must be found in the piece before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_larger_than_memory_arrives_whole_and_in_pieces() {
+    let link = Link::new(Server::shared(), &["huge"]).await;
+    link.source
+        .execute(
+            "CREATE TABLE huge (id int PRIMARY KEY, v int, body text); ALTER TABLE huge ALTER body SET STORAGE EXTERNAL;
+             INSERT INTO huge SELECT i, 0, repeat(md5(i::text), 100) FROM generate_series(1, 100) i",
+        )
+        .await;
+    let engine = link.start();
+    engine.replicating(1).await;
+    let before = link.records();
+    link.source
+        .execute(
+            "BEGIN; INSERT INTO huge SELECT i, 0, repeat(md5(i::text), 100) FROM generate_series(101, 30000) i;
+             UPDATE huge SET v = v + 1; UPDATE huge SET id = -id WHERE id % 3 = 0; DELETE FROM huge WHERE id % 7 = 0; COMMIT",
+        )
+        .await;
+    link.converged("huge").await;
+    let (files, commits) = link.files_since(&before);
+    assert!(files > 8 && commits == 1, "{files} files in {commits} records with data");
+    engine.kill().await;
+}

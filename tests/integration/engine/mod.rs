@@ -4,6 +4,7 @@ mod crashes;
 mod flow;
 mod joining;
 mod sharing;
+mod sweeping;
 
 use std::{
     sync::{
@@ -21,7 +22,7 @@ use link_operator::{
         zone::{ClaimZone, ZoneStore},
     },
     data::TableName,
-    landing::Zone,
+    landing::{Zone, layout, record::Record},
     replication::{self, EngineReport, Setup},
     source, target,
 };
@@ -41,6 +42,7 @@ pub struct Link {
     zone: TempDir,
     plan: watch::Sender<Arc<Plan>>,
     chunk_bytes: u64,
+    sweep_every: Duration,
 }
 
 /// A running engine.
@@ -69,6 +71,7 @@ impl Link {
             workers: 1,
             cores_per_worker: 2,
             flush_interval_ms: 50,
+            retention_seconds: 0,
             source: Source { postgresql: Some(source.spec.clone()) },
             target: Target {
                 postgresql: Some(PostgresqlTarget { database: target.spec.clone(), on_existing_table: OnExistingTable::Fail }),
@@ -79,7 +82,14 @@ impl Link {
             delete_target_tables: false,
             retain_zone: false,
         };
-        Self { source, target, zone: TempDir::new().unwrap(), plan: watch::Sender::new(Arc::new(plan)), chunk_bytes: 256 * 1024 }
+        Self {
+            source,
+            target,
+            zone: TempDir::new().unwrap(),
+            plan: watch::Sender::new(Arc::new(plan)),
+            chunk_bytes: 256 * 1024,
+            sweep_every: Duration::from_mins(5),
+        }
     }
 
     /// Changes the plan, one revision up.
@@ -106,6 +116,8 @@ impl Link {
             source: source::open(&plan.source, &self.source.secrets, &plan.link.link_id).unwrap(),
             target: target::open(&plan.target, &self.target.secrets, &plan.link.link_id).unwrap(),
             chunk_bytes: self.chunk_bytes,
+            memory: 512 << 20,
+            sweep_every: self.sweep_every,
         };
         let (sender, report) = watch::channel(EngineReport::default());
         let task = tokio::spawn(replication::run(setup, self.plan.subscribe(), sender, CancellationToken::new()));
@@ -116,6 +128,43 @@ impl Link {
     async fn rows(database: &Database, table: &str) -> Result<Vec<String>, tokio_postgres::Error> {
         let rows = database.connect().await.query(&format!(r#"SELECT "whole row"::text FROM {table} "whole row" ORDER BY 1"#), &[]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Paths in the zone that contain `part`, sorted.
+    pub fn files(&self, part: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.zone.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() { folders.push(path) } else { found.push(path.to_string_lossy().into_owned()) }
+            }
+        }
+        found.retain(|path| path.contains(part));
+        found.sort();
+        found
+    }
+
+    /// Numbers of the log's records.
+    pub fn records(&self) -> Vec<u64> {
+        self.files("/log/").iter().filter_map(|path| layout::number(path)).collect()
+    }
+
+    /// Waits until the zone is as `wanted` says.
+    pub async fn until(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !wanted(self) {
+            assert!(tokio::time::Instant::now() < deadline, "{what}: not within {PATIENCE:?}; records {:?}", self.records());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// How many files the records that came after `before` name, and how many of these records have any.
+    pub fn files_since(&self, before: &[u64]) -> (usize, usize) {
+        let news = self.files("/log/").into_iter().filter(|path| !layout::number(path).is_some_and(|number| before.contains(&number)));
+        let records = news.map(|path| serde_json::from_slice::<Record>(&std::fs::read(path).unwrap()).unwrap());
+        let files: Vec<usize> = records.map(|record| record.data.iter().map(|data| data.entries.len()).sum()).collect();
+        (files.iter().sum(), files.iter().filter(|files| **files > 0).count())
     }
 
     /// Waits until the target's table equals the source's, row by row. The source must be at rest.

@@ -35,7 +35,10 @@ async fn who_is_late_changes_nothing() {
         let error = link.apply(advance, vec![link.net(&[1], &[(3, None, None)])]).await.unwrap_err();
         assert_eq!(reason(&error), "ProgressMoved", "{error}");
         // The table is in place: nothing is caught up and nothing finished.
-        assert_eq!(reason(&link.target.catch_up(&link.table, &link.schema, advance, vec![]).await.unwrap_err()), "ProgressMoved");
+        assert_eq!(
+            reason(&link.target.catch_up(&link.table, &link.schema, advance, super::steps(vec![])).await.unwrap_err()),
+            "ProgressMoved"
+        );
         assert_eq!(reason(&link.target.finish_snapshot(&link.table, &link.schema, advance).await.unwrap_err()), "ProgressMoved");
     }
     assert_eq!(link.rows().await, ["(1,a,)", "(2,b,)"]);
@@ -90,7 +93,7 @@ async fn truncate_keeps_its_place_between_changes() {
         Step::Truncate,
         Step::Merge(link.net(&[], &[(3, Some("after"), None)])),
     ];
-    link.target.apply(&link.table, &link.schema, at(10, 11), steps).await.unwrap();
+    link.target.apply(&link.table, &link.schema, at(10, 11), super::steps(steps)).await.unwrap();
     assert_eq!(link.rows().await, ["(3,after,)"]);
 }
 
@@ -118,7 +121,7 @@ async fn keys_compare_by_value_in_their_own_type() {
         unresolved: Vec::new(),
         origins: RecordBatch::new_empty(schema.arrow_keys()),
     };
-    assert_eq!(link.target.apply(&link.table, &schema, at(10, 11), vec![Step::Merge(changes)]).await.unwrap(), 2);
+    assert_eq!(link.target.apply(&link.table, &schema, at(10, 11), super::steps(vec![Step::Merge(changes)])).await.unwrap(), 2);
     assert_eq!(link.column("SELECT v FROM dw.orders").await, ["uno"]);
 }
 
@@ -137,7 +140,7 @@ async fn a_table_of_keys_only() {
             unresolved: Vec::new(),
             origins: link.keys(&[]),
         };
-        link.target.apply(&link.table, &schema, at(from, from + 1), vec![Step::Merge(changes)]).await.unwrap();
+        link.target.apply(&link.table, &schema, at(from, from + 1), super::steps(vec![Step::Merge(changes)])).await.unwrap();
     }
     assert_eq!(link.rows().await, ["(1)", "(2)", "(3)"]);
 }
@@ -146,8 +149,8 @@ async fn a_table_of_keys_only() {
 async fn as_of_stands_beside_the_rows_and_never_goes_back_to_nothing() {
     let link = Link::with(&[]).await;
     let as_of = "2024-02-29T12:00:00.000001Z".parse().unwrap();
-    link.target.apply(&link.table, &link.schema, Advance { as_of: Some(as_of), ..at(10, 11) }, vec![]).await.unwrap();
-    link.target.apply(&link.table, &link.schema, at(11, 12), vec![]).await.unwrap();
+    link.target.apply(&link.table, &link.schema, Advance { as_of: Some(as_of), ..at(10, 11) }, super::steps(vec![])).await.unwrap();
+    link.target.apply(&link.table, &link.schema, at(11, 12), super::steps(vec![])).await.unwrap();
     let sql = "SELECT format('%s %s', record, as_of) FROM link_operator.link_progress";
     assert_eq!(link.column(sql).await, ["12 2024-02-29 12:00:00.000001+00"]);
 }
@@ -160,7 +163,8 @@ async fn a_call_that_is_dropped_midway_leaves_nothing() {
     let reading = reader.transaction().await.unwrap();
     reading.query("SELECT FROM dw.orders", &[]).await.unwrap();
     let (background, steps) = (link.clone(), vec![Step::Merge(link.net(&[], &[(2, Some("half"), None)])), Step::Truncate]);
-    let call = tokio::spawn(async move { background.target.apply(&background.table, &background.schema, at(10, 11), steps).await });
+    let call =
+        tokio::spawn(async move { background.target.apply(&background.table, &background.schema, at(10, 11), super::steps(steps)).await });
     let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     while link.column(waiting).await != ["1"] {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -52,8 +52,8 @@ async fn catching_up_mends_rows_that_are_doubled_or_missing() {
     assert_eq!(reason(&error), "TargetInconsistent", "{error}");
 
     let steps = vec![Step::Merge(link.net(&[4], &[(1, Some("new"), None), (3, Some("missed"), None)]))];
-    link.target.catch_up(&link.table, &link.schema, at(10, 15), steps).await.unwrap();
-    let error = link.target.catch_up(&link.table, &link.schema, at(10, 15), vec![Step::Truncate]).await.unwrap_err();
+    link.target.catch_up(&link.table, &link.schema, at(10, 15), super::steps(steps)).await.unwrap();
+    let error = link.target.catch_up(&link.table, &link.schema, at(10, 15), super::steps(vec![Step::Truncate])).await.unwrap_err();
     assert_eq!(reason(&error), "ProgressMoved");
     link.target.finish_snapshot(&link.table, &link.schema, at(15, 16)).await.unwrap();
     assert_eq!(link.rows().await, ["(1,new,)", "(2,kept,)", "(3,missed,)"]);

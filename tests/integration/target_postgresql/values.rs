@@ -264,7 +264,7 @@ async fn odd_names_and_many_columns() {
         unresolved: vec![link_operator::data::Unresolved { row: 0, columns: vec![3, 4, 5, 6] }],
         origins: key("one"),
     };
-    target.apply(&table, &schema, at(11, 12), vec![Step::Merge(changes)]).await.unwrap();
+    target.apply(&table, &schema, at(11, 12), super::steps(vec![Step::Merge(changes)])).await.unwrap();
     let sql = "SELECT concat(\"select\", \"we \"\"ird\"\"\", \"__link__\", c0, n, k0, \" \", \"wide 500\") FROM \"d w\".\"we \"\"ird\"\" Tâble.x\"";
     let found: String = database.connect().await.query_one(sql, &[]).await.unwrap().get(0);
     assert_eq!(found, "twotwooneoneoneonetwo499");
