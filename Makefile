@@ -22,13 +22,13 @@ CARGO_DENY := 0.20.2
 IMAGE := localhost/link-operator/link-operator
 BINARY := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/link-operator
 CHARTS := charts/link-operator-crds charts/link-operator
-SCRIPTS := .ci/run deploy/phase deploy/install deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
+SCRIPTS := .ci/run tests/protections deploy/phase deploy/install deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
   deploy/local/with-cluster $(wildcard deploy/local/images/*/*.sh)
 
 CARGO := cargo --locked
 PHASE := deploy/phase
 
-.PHONY: help demo demo-down test check unit integration e2e build crds image install tools
+.PHONY: help demo demo-down test check unit integration soak protections bench e2e build crds image install tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,15 @@ unit: ## tests without anything around them
 
 integration: ## tests against PostgreSQL, Azurite and an API server on loopback
 	@$(PHASE) "Integration tests" $(CARGO) test -j$(JOBS) --test integration
+
+soak: ## kills the real process 200 times, at every failpoint and at odd moments (SOAK=n: n times)
+	@$(PHASE) "Soak" env SOAK=$${SOAK:-200} $(CARGO) test -j$(JOBS) --test integration -- --nocapture process::kills
+
+bench: ## compares with peers on this machine: COPY, pgcopydb, native logical replication (ROWS=n, UPDATES=n)
+	@$(PHASE) "Benchmarks" $(CARGO) bench -j$(JOBS) --bench peers
+
+protections: ## switches each protection of the engine off and sees its test fail
+	@$(PHASE) "Protections" tests/protections
 
 e2e: ## tests on a real cluster; started, and stopped again unless it was up
 	@$(PHASE) "End-to-end tests: build" $(CARGO) test -j$(JOBS) --test e2e --no-run

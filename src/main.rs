@@ -11,9 +11,9 @@ use link_operator::{
         crds,
         plan::{Plan, ProbeRequest, SECRETS_DIR, ZONE_DIR},
     },
-    controller,
+    controller, failpoint,
     secrets::Secrets,
-    telemetry, worker,
+    standalone, telemetry, worker,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,8 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Run the links of a folder of manifests in this process, without a cluster: to try out, to develop, to measure.
+    Run(standalone::Options),
     /// Replicate: the program of a link's pods.
     Worker(WorkerArgs),
 }
@@ -64,7 +66,12 @@ async fn main() -> ExitCode {
     // Before anything speaks TLS: two providers are in the tree, and rustls does not choose.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
-    if let Some(problem) = telemetry::start_logs() {
+    // A person at a terminal is told by bars and lines; the log has but what they cannot show.
+    let quiet = matches!(cli.command, Command::Run(_));
+    if let Some(problem) = telemetry::start_logs(quiet) {
+        tracing::warn!("{problem}");
+    }
+    if let Err(problem) = failpoint::arm() {
         tracing::warn!("{problem}");
     }
     match run(cli.command).await {
@@ -80,6 +87,7 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Controller(options) => Ok(controller::run(options, stop_signal()?).await?),
         Command::Crds { dir } => write_crds(dir.as_deref()),
+        Command::Run(options) => Ok(standalone::run(options, stop_signal()?).await?),
         Command::Worker(arguments) => run_worker(arguments).await,
     }
 }

@@ -63,6 +63,8 @@ pub enum Event {
         target: TableName,
         /// The table as it is; its name in the source too.
         schema: TableSchema,
+        /// From here on all its changes are in the source's stream; those before are in what a chunk reads.
+        from: Position,
     },
     /// How the snapshot of the table is cut.
     #[serde(rename_all = "camelCase")]

@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::{
-    Context,
+    Applied, Context,
     error::Error,
     file, net, retry,
     snapshot::Snapshot,
@@ -38,7 +38,8 @@ const PIECE_BYTES: u64 = 64 * 1024 * 1024;
 const READS_AT_ONCE: usize = 8;
 /// How often the target is asked which chunks it holds, while others may load them.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A table without changes moves its progress on after so many records, so that a restart need not walk them again.
+/// A table without changes moves its progress on after so many records, so that a restart need not walk them again. As of when
+/// it is exact the target is told more often, and of all such tables at once.
 const IDLE_RECORDS: u64 = 500;
 
 /// Works on one incarnation of a table until the future is dropped. Errors are reported, and tried again.
@@ -97,7 +98,7 @@ impl Applier<'_> {
         let rows = target.progress(&self.target).await?.map_or(0, |progress| progress.rows);
         self.context.board.table(&self.table.uid, |report| report.rows = rows);
         let mut seen = at;
-        self.context.applied(self.id, seen);
+        self.context.applied(self.id, self.table.incarnation, Applied { seen, as_of: None, at });
         let mut states = self.context.journal.subscribe();
         loop {
             let newest = states.borrow_and_update().number;
@@ -115,7 +116,7 @@ impl Applier<'_> {
                 };
                 seen = batch.upto;
                 self.advanced(&batch, rows, idle);
-                self.context.applied(self.id, seen);
+                self.context.applied(self.id, self.table.incarnation, Applied { seen, as_of: batch.as_of, at });
             } else if states.changed().await.is_err() {
                 return Ok(());
             }

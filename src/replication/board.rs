@@ -10,9 +10,12 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::EngineReport;
-use crate::api::{
-    fault::{Check, Fault},
-    report::{TablePhase, TableReport},
+use crate::{
+    api::{
+        fault::{Check, Fault},
+        report::{TablePhase, TableReport},
+    },
+    failpoint::{self, Moment, Point},
 };
 
 /// How often the report is made anew, at most.
@@ -103,11 +106,13 @@ impl Board {
         loop {
             tick.tick().await;
             if let Some(next) = self.take_changed() {
+                failpoint::at(Point::Report, Moment::Before).await;
                 report.send_if_modified(|last| {
                     let changed = *last != next;
                     *last = next;
                     changed
                 });
+                failpoint::at(Point::Report, Moment::After).await;
             }
         }
     }

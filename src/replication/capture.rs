@@ -35,10 +35,12 @@ use crate::{
         report::{PositionTime, SourceReport},
     },
     data::{Identity, Position, TableName},
+    failpoint::{self, Point},
     landing::{
         layout,
         record::{DataFile, Entry, Event, RECORD_FORMAT, Record, TableData},
     },
+    protection::Protection,
     source::{Capture, CapturedTable, Cut, Limits, Segment},
 };
 
@@ -88,7 +90,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     if let Some(expected) = state.source.as_ref().filter(|expected| expected.system != identity.system) {
         return Err(Error::SourceIdentityChanged { expected: expected.system.clone(), found: identity.system });
     }
-    if !state.to.0.is_empty() {
+    if !state.to.0.is_empty() && Protection::Continuity.holds() {
         setup.source.check_continuity(&state.to, state.source.as_ref().unwrap_or(&identity)).await?;
     }
 
@@ -124,6 +126,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     tokio::select! {
         result = reign.run(capture, inbox) => result,
         result = join::manage(context, orders.clone()) => result,
+        result = join::watch_stream(context, orders.clone()) => result,
         result = join::watch_chunks(context, orders) => result,
         result = measure(context) => result,
         result = sweep::keep_sweeping(context) => result,
@@ -212,7 +215,7 @@ impl Reign<'_> {
                     // Whoever asked may have gone.
                     let _ = reply.send(number);
                 }
-                capture.acknowledge(&self.to).await?;
+                failpoint::around(Point::Acknowledge, capture.acknowledge(&self.to)).await?;
                 if changes_tables {
                     self.follow(&mut *capture);
                 }
@@ -221,14 +224,14 @@ impl Reign<'_> {
                 last_nudge = Instant::now();
                 self.context.setup.source.heartbeat().await?;
             }
+            self.context.board.link(|report| report.read_to = Some(self.to.clone()));
         }
     }
 
     /// Tells the capture which tables to deliver from here on.
     fn follow(&self, capture: &mut dyn Capture) {
         let state = self.context.journal.state();
-        let followed = state.tables.iter().filter(|(_, table)| table.followed());
-        capture.follow(followed.map(|(id, table)| CapturedTable { id: *id, schema: table.schema.clone() }).collect());
+        capture.follow(state.tables.iter().filter(|(_, table)| table.followed()).map(captured_table).collect());
     }
 
     fn report(&self) {
@@ -265,7 +268,11 @@ impl Reign<'_> {
                         entries.push(Entry::Truncate);
                     }
                     Segment::Rows(rows) => {
-                        let filled = if known.exact.is_none() { self.filled(table.id, known, rows, pending).await } else { Ok(rows) };
+                        let filled = if known.exact.is_none() && Protection::Fills.holds() {
+                            self.filled(table.id, known, rows, &cut.transactions, pending).await
+                        } else {
+                            Ok(rows)
+                        };
                         let rows = match filled {
                             Ok(rows) => rows,
                             // The table changed before its changes were read: it starts over, and the others go on.
@@ -290,7 +297,7 @@ impl Reign<'_> {
                 let (count, memory) = (rows.num_rows() as u64, rows.get_array_memory_size() as u64);
                 let bytes = tokio::task::spawn_blocking(move || file::encode(&rows)).await??;
                 let size = bytes.len() as u64;
-                zone.put(&path, bytes).await?;
+                failpoint::around(Point::DataPut, zone.put(&path, bytes)).await?;
                 Ok::<_, Error>((table, entry, DataFile { path, bytes: size, memory, rows: count }))
             })
             .buffer_unordered(PUTS_AT_ONCE)
@@ -305,13 +312,20 @@ impl Reign<'_> {
     }
 
     /// Fills in what the changes of a table that is not exact yet did not carry.
-    async fn filled(&self, id: u32, table: &TableState, rows: RecordBatch, pending: &mut Pending) -> Result<RecordBatch, Error> {
+    async fn filled(
+        &self,
+        id: u32,
+        table: &TableState,
+        rows: RecordBatch,
+        transactions: &[u32],
+        pending: &mut Pending,
+    ) -> Result<RecordBatch, Error> {
         let filling = match pending.fillings.entry((id, table.incarnation)) {
             Occupied(known) => known.into_mut(),
             Vacant(vacant) => vacant.insert(Filling::new(table.schema.clone())?),
         };
         let Some(lacking) = filling.lacking(&rows)? else { return Ok(filling.fill(rows, None)?) };
-        let found = self.context.setup.source.fetch(&table.schema, &lacking.keys).await?;
+        let found = self.context.setup.source.fetch(&table.schema, &lacking.keys, transactions).await?;
         Ok(filling.fill(rows, Some((&lacking, &found.rows, &found.read_at)))?)
     }
 
@@ -342,6 +356,10 @@ impl Reign<'_> {
         self.last_commit = Timestamp::now();
         Ok(number)
     }
+}
+
+fn captured_table((id, table): (&u32, &TableState)) -> CapturedTable {
+    CapturedTable { id: *id, schema: table.schema.clone(), from: table.from.clone() }
 }
 
 /// Gives joining tables their numbers, each its own.

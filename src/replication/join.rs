@@ -31,11 +31,14 @@ use crate::{
     },
     data::{Position, TableName, TableSchema},
     landing::record::Event,
+    source,
     target::TargetTable,
 };
 
 /// How often the tables are looked at when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the source is asked whether all tables are in its stream.
+const STREAM_EVERY: Duration = Duration::from_mins(1);
 /// How often the zone is asked which chunks were read.
 const CHUNKS_EVERY: Duration = Duration::from_millis(300);
 
@@ -166,9 +169,9 @@ async fn admit(context: &Context, planned: &PlannedTable, before: Option<&TableS
     }
     let link_id = context.plan.borrow().link.link_id.clone();
     setup.target.claim(&TargetTable { link_id, source: planned.source.clone(), name: planned.target.clone() }).await?;
-    setup.source.admit(&schema).await?;
-    let event = Event::Join { table: 0, uid: planned.uid.clone(), reseed: planned.reseed.clone(), target: planned.target.clone(), schema };
-    commit(orders, event).await.map(|_| ())
+    let from = setup.source.admit(&schema).await?;
+    let (uid, reseed, target) = (planned.uid.clone(), planned.reseed.clone(), planned.target.clone());
+    commit(orders, Event::Join { table: 0, uid, reseed, target, schema, from }).await.map(|_| ())
 }
 
 /// Cuts the table into chunks and records how.
@@ -176,6 +179,10 @@ async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &
     let state = context.journal.state();
     let Some((id, table)) = state.table(&planned.source).filter(|(_, table)| table.followed()) else { return Ok(()) };
     let schema: &TableSchema = &table.schema;
+    // What a worker that is gone began may have come late: a table that left and joined again would be silent.
+    if let Some(name) = context.setup.source.silent(std::slice::from_ref(schema)).await?.pop() {
+        return fail(orders, id, table, &source::Error::TableNotPublished(name)).await;
+    }
     let plan = context.setup.source.plan_chunks(schema, context.setup.chunk_bytes).await?;
     commit(orders, Event::Plan { table: id, incarnation: table.incarnation, v0: v0.clone(), plan }).await?;
     let workers = context.plan.borrow().workers;
@@ -207,6 +214,26 @@ async fn commit(orders: &mpsc::Sender<Order>, event: Event) -> Result<u64, Error
     let ended = || Error::Internal("the capture ended".to_owned());
     orders.send(Order::Commit(Box::new(event), reply)).await.map_err(|_| ended())?;
     answer.await.map_err(|_| ended())
+}
+
+/// Ends the incarnation of every table that somebody took out of the source's stream: it joins anew.
+pub async fn watch_stream(context: &Context, orders: mpsc::Sender<Order>) -> Result<(), Error> {
+    loop {
+        tokio::time::sleep(STREAM_EVERY).await;
+        let state = context.journal.state();
+        let followed: Vec<TableSchema> = state.tables.values().filter(|table| table.followed()).map(|table| table.schema.clone()).collect();
+        for name in context.setup.source.silent(&followed).await? {
+            let state = context.journal.state();
+            if let Some((id, table)) = state.table(&name).filter(|(_, table)| table.followed()) {
+                fail(&orders, id, table, &source::Error::TableNotPublished(name)).await?;
+            }
+        }
+    }
+}
+
+/// Ends an incarnation; it is loaded anew.
+async fn fail(orders: &mpsc::Sender<Order>, id: u32, table: &TableState, error: &source::Error) -> Result<(), Error> {
+    commit(orders, Event::Fail { table: id, incarnation: table.incarnation, fault: error.fault() }).await.map(|_| ())
 }
 
 /// Tells the capture of every table whose chunks were all read, by whichever workers; a void plan ends its incarnation.

@@ -9,9 +9,13 @@ use std::{
 use tokio::sync::watch;
 
 use super::{error::Error, state::RunState};
-use crate::landing::{
-    log::{Log, Outcome},
-    record::Record,
+use crate::{
+    failpoint::{self, Point},
+    landing::{
+        log::{Log, Outcome},
+        record::Record,
+    },
+    protection::Protection,
 };
 
 /// Records kept in memory; older ones are read again from the zone.
@@ -96,11 +100,15 @@ impl Journal {
     /// Creates a record; `TermLost` or `RecordTaken` if another capture created it.
     pub async fn append(&self, record: Record) -> Result<(), Error> {
         let (number, term) = (record.number, record.term);
-        match self.log.append(&record).await? {
+        match failpoint::around(Point::RecordCreate, self.log.append(&record)).await? {
             Outcome::Ours => self.observe(record)?,
             Outcome::Theirs(theirs) => {
                 let theirs = theirs.term;
                 self.catch_up().await?;
+                if !Protection::Terms.holds() {
+                    let next = self.state().number + 1;
+                    return Box::pin(self.append(Record { number: next, ..record })).await;
+                }
                 // A record of a lower term: its capture was faster by one, and meets ours at its next.
                 return Err(if theirs > term { Error::TermLost { ours: term, theirs } } else { Error::RecordTaken { number } });
             }

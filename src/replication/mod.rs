@@ -30,6 +30,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
 use self::{board::Board, error::Error, journal::Journal, memory::Memory, state::TableState};
@@ -39,6 +40,7 @@ use crate::{
         plan::Plan,
         report::{PositionReport, SourceReport, TableReport},
     },
+    data::Position,
     landing::Zone,
     source::Source,
     target::{Target, TargetTable},
@@ -88,6 +90,8 @@ pub struct EngineReport {
     pub source: Option<SourceReport>,
     /// Where the link is.
     pub position: Option<PositionReport>,
+    /// The capture has read the source's log up to here, and committed all that concerns the link.
+    pub read_to: Option<Position>,
     /// The tables that this worker owns.
     pub tables: Vec<TableReport>,
 }
@@ -107,8 +111,8 @@ pub struct Context {
     pub permits: Arc<Semaphore>,
     /// Room for the rows that all tables hold.
     pub memory: Arc<Memory>,
-    /// By table: the record that its applier has seen.
-    applied: Arc<Mutex<HashMap<u32, u64>>>,
+    /// By table and incarnation: how far its applier is.
+    applied: Arc<Mutex<HashMap<(u32, u64), Applied>>>,
 }
 
 impl Context {
@@ -130,12 +134,25 @@ impl Context {
         self.setup.zone.get(path).await?.ok_or_else(missing)
     }
 
-    /// A table's applier has seen all records up to this one.
-    fn applied(&self, table: u32, record: u64) {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner).insert(table, record);
+    /// A table's applier is so far.
+    fn applied(&self, table: u32, incarnation: u64, applied: Applied) {
+        let mut all = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|known, _| known.0 != table || known.1 == incarnation);
+        all.insert((table, incarnation), applied);
     }
 
-    fn applied_upto(&self, table: u32) -> Option<u64> {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner).get(&table).copied()
+    fn applied_upto(&self, table: u32, incarnation: u64) -> Option<Applied> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).get(&(table, incarnation)).copied()
     }
+}
+
+/// How far the applier of a table is.
+#[derive(Clone, Copy, Debug)]
+struct Applied {
+    /// All records up to this one are in the table.
+    seen: u64,
+    /// The source's time of that record.
+    as_of: Option<Timestamp>,
+    /// Where its progress in the target is: records after it hold nothing for the table.
+    at: u64,
 }

@@ -14,6 +14,7 @@ use super::{Context, error::Error, file, share, state::TableState};
 use crate::{
     api::fault::Explain,
     data::{ChunkPlan, Position},
+    failpoint::{self, Point},
     landing::{
         layout,
         log::Outcome,
@@ -85,7 +86,7 @@ impl Snapshot<'_> {
             (record, None)
         } else {
             let (record, bytes) = self.read(chunk).await?;
-            match log.create_chunk(self.id, incarnation, chunk, &record).await? {
+            match failpoint::around(Point::ChunkRecord, log.create_chunk(self.id, incarnation, chunk, &record)).await? {
                 Outcome::Ours => (record, bytes),
                 Outcome::Theirs(theirs) => (theirs, None),
             }
@@ -123,7 +124,7 @@ impl Snapshot<'_> {
         }
         let (bytes, rows) = tokio::task::spawn_blocking(move || writer.finish()).await??;
         let path = layout::data(journal.log().run(), self.id, self.table.incarnation, 0);
-        setup.zone.put(&path, bytes.clone()).await?;
+        failpoint::around(Point::ChunkPut, setup.zone.put(&path, bytes.clone())).await?;
         let file = DataFile { path, bytes: bytes.len() as u64, memory, rows };
         Ok((ChunkRecord { token, file: Some(file), read_at: chunk_rows.read_at, void: None }, Some(bytes)))
     }

@@ -45,6 +45,8 @@ pub struct TableState {
     pub target: TableName,
     /// The table as it was when it joined.
     pub schema: TableSchema,
+    /// From here on all its changes are in the source's stream.
+    pub from: Position,
     /// Number of the record that admitted it.
     pub incarnation: u64,
     /// How its snapshot is cut; none before its source has settled.
@@ -100,12 +102,13 @@ impl RunState {
 
     fn take(&mut self, number: u64, event: &Event) {
         match event {
-            Event::Join { table, uid, reseed, target, schema } => {
+            Event::Join { table, uid, reseed, target, schema, from } => {
                 let state = TableState {
                     uid: uid.clone(),
                     reseed: reseed.clone(),
                     target: target.clone(),
                     schema: schema.clone(),
+                    from: from.clone(),
                     incarnation: number,
                     plan: None,
                     passed: None,
@@ -158,7 +161,14 @@ mod tests {
     }
 
     fn join(table: u32, name: &str) -> Event {
-        Event::Join { table, uid: name.into(), reseed: None, target: TableName::new("public", name), schema: schema(name) }
+        Event::Join {
+            table,
+            uid: name.into(),
+            reseed: None,
+            target: TableName::new("public", name),
+            schema: schema(name),
+            from: Position::default(),
+        }
     }
 
     fn record(number: u64, term: u64, events: Vec<Event>) -> Record {

@@ -34,8 +34,11 @@ use crate::{
         log::{self, Log},
         record::{Owner, RECORD_FORMAT, Run},
     },
+    target::{Incarnation, Untouched},
 };
 
+/// How often the target is told as of when idle tables are exact.
+const TOUCH_EVERY: Duration = Duration::from_secs(5);
 /// How often the supervisor looks when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -93,6 +96,29 @@ async fn open_and_work(setup: &Setup, plan: &watch::Receiver<Arc<Plan>>, board: 
     tokio::select! {
         result = context.journal.follow() => result,
         result = Supervisor::new(&context).run() => result,
+        () = touch(&context) => Ok(()),
+    }
+}
+
+/// Tells the target at intervals as of when tables are exact that nothing changes.
+async fn touch(context: &Context) {
+    let Setup { ordinal, target, .. } = &context.setup;
+    let run = context.journal.log().run();
+    loop {
+        tokio::time::sleep(TOUCH_EVERY).await;
+        let (plan, state) = (context.plan.borrow().clone(), context.journal.state());
+        let untouched = |(id, table): (&u32, &TableState)| {
+            let applied = context.applied_upto(*id, table.incarnation).filter(|applied| applied.seen > applied.at)?;
+            let incarnation = Incarnation { run, record: table.incarnation };
+            Some(Untouched { source: table.schema.name.clone(), incarnation, record: applied.at, as_of: applied.as_of? })
+        };
+        let ours = state.tables.iter().filter(|(id, table)| table.followed() && share::applier(plan.workers, **id) == *ordinal);
+        let tables: Vec<Untouched> = ours.filter_map(untouched).collect();
+        if !tables.is_empty()
+            && let Err(error) = target.touch(&plan.link.link_id, &tables).await
+        {
+            tracing::debug!(%error, "the target is not told as of when idle tables are exact");
+        }
     }
 }
 
@@ -210,7 +236,7 @@ impl<'a> Supervisor<'a> {
         }
         context.board.retain(|uid| plan.tables.iter().any(|planned| planned.uid == uid));
 
-        let seen = |life: &Life| context.applied_upto(life.0).unwrap_or_default();
+        let seen = |life: &Life| context.applied_upto(life.0, life.1).map(|applied| applied.seen).unwrap_or_default();
         let replicating: Vec<_> = live.iter().filter(|(life, table)| table.exact.is_some() && ours(life.0)).collect();
         let lowest = replicating.iter().map(|(life, _)| seen(life)).min();
         let drained = plan.intent == Intent::Drain && lowest.is_none_or(|lowest| lowest >= state.number);

@@ -13,11 +13,13 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Context, error::Error, state::RunState};
 use crate::{
     data::TableName,
+    failpoint::{self, Point},
     landing::{
         layout::{self, Object},
         log::{self, Log},
         record::{Entry, Record},
     },
+    protection::Protection,
     target::{Incarnation, Progress},
 };
 
@@ -84,7 +86,8 @@ fn needed_from(state: &RunState, progresses: &Progresses) -> u64 {
             None => table.incarnation,
         }
     };
-    state.tables.values().filter(|table| table.followed()).map(of_table).min().unwrap_or(state.number)
+    let followed = state.tables.values().filter(|table| table.followed() && Protection::SweepFloor.holds());
+    followed.map(of_table).min().unwrap_or(state.number)
 }
 
 /// Whether the table stands in the target as of its newest incarnation: nobody reads its chunks again.
@@ -109,7 +112,7 @@ async fn remove_records(log: &Log, floor: u64, before: Timestamp) -> Result<Opti
             files.extend(entries.filter_map(|entry| if let Entry::File(file) = entry { Some(file.path.clone()) } else { None }));
             records.push(layout::record(log.run(), record.number));
         }
-        log.zone().delete(&files).await?;
+        failpoint::around(Point::SweepDelete, log.zone().delete(&files)).await?;
         log.zone().delete(&records).await?;
         if !records.is_empty() {
             tracing::debug!(records = records.len(), files = files.len(), "swept");
@@ -163,6 +166,7 @@ mod tests {
                 columns: vec![],
                 key: vec![],
             },
+            from: crate::data::Position::default(),
             incarnation,
             plan: None,
             passed: None,

@@ -73,6 +73,9 @@ pub enum Error {
     /// The log no longer holds what was not read yet, or is not the log that was read.
     #[error("{0}")]
     PositionLost(String),
+    /// Somebody took the table out of the stream: what changed since is not known.
+    #[error("table {0} was taken out of the link's publication, and its changes since are not known")]
+    TableNotPublished(TableName),
     /// The rows of a table were moved while its chunks were read: the plan is void, the table starts over.
     #[error("{0}")]
     TableRewritten(String),
@@ -95,6 +98,7 @@ impl Error {
                 | Self::TableNotSupported { .. }
                 | Self::SchemaChanged(_)
                 | Self::TableRewritten(_)
+                | Self::TableNotPublished(_)
                 | Self::SourceError(_)
         )
     }
@@ -114,6 +118,7 @@ impl Explain for Error {
             Self::SchemaChanged(_) => "reseed the table: annotate the LinkTable with link-operator.io/reseed-requested-at".to_owned(),
             Self::PositionLost(_) => "start the link over: set spec.state to Stopped, then to Running".to_owned(),
             Self::TableRewritten(_) => "none needed: the table's snapshot starts over".to_owned(),
+            Self::TableNotPublished(_) => "none needed: the table's load starts over; leave the publication to the link".to_owned(),
             Self::SlotInUse(_) => "none needed if a worker was just replaced; else end the other reader of the slot".to_owned(),
             Self::SourceError(_) => "read the message; the link goes on trying".to_owned(),
         }
@@ -158,6 +163,9 @@ pub struct CapturedTable {
     pub id: u32,
     /// How it was when it was admitted.
     pub schema: TableSchema,
+    /// Its changes are delivered from here on. Before, the stream may have had some of them and not others: from when it was
+    /// in the link already, and left.
+    pub from: Position,
 }
 
 /// Where a batch may end.
@@ -181,6 +189,8 @@ pub struct Cut {
     pub to: Position,
     /// The source's commit time of the last transaction; of an empty cut: the time at which the source said so.
     pub time: Option<Timestamp>,
+    /// The transactions in it, for [`Source::fetch`].
+    pub transactions: Vec<u32>,
     /// What happened, a table an entry, by id.
     pub tables: Vec<CutTable>,
     /// Tables that changed in a way that ends their replication; nothing of them after the change is in `tables`.
@@ -248,8 +258,11 @@ pub trait Source: Send + Sync {
     /// trimmed or forwarded past it. Else `PositionLost`, saying which.
     async fn check_continuity(&self, from: &Position, identity: &Identity) -> Result<(), Error>;
 
-    /// From when this returns, changes of the table are in the stream. Idempotent.
-    async fn admit(&self, schema: &TableSchema) -> Result<(), Error>;
+    /// Lets changes of the table into the stream: from the position that it returns, all of them are. Idempotent.
+    async fn admit(&self, schema: &TableSchema) -> Result<Position, Error>;
+
+    /// Those of the tables whose changes are not in the stream.
+    async fn silent(&self, tables: &[TableSchema]) -> Result<Vec<TableName>, Error>;
 
     /// The table is no longer in the stream. Idempotent; the table may be gone.
     async fn expel(&self, table: &TableName) -> Result<(), Error>;
@@ -268,8 +281,9 @@ pub trait Source: Send + Sync {
     /// Streams changes from `from` on. Ends another reader of the link's slot only if `take_over`.
     async fn capture(&self, from: &Position, take_over: bool) -> Result<Box<dyn Capture>, Error>;
 
-    /// Reads rows by key. `keys`: a batch of `TableSchema::arrow_keys`.
-    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch) -> Result<Filled, Error>;
+    /// Reads rows by key, as they are after all of these transactions: their changes may be in the stream a moment before
+    /// others see them. `keys`: a batch of `TableSchema::arrow_keys`.
+    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error>;
 
     /// Makes the log move on, so that an idle database does not hold it back, and says where its end is.
     async fn heartbeat(&self) -> Result<Position, Error>;

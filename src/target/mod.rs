@@ -187,6 +187,19 @@ pub struct Advance {
     pub as_of: Option<Timestamp>,
 }
 
+/// A table in place that nothing has changed since its progress was moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untouched {
+    /// The table in the source.
+    pub source: TableName,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Where its progress is.
+    pub record: u64,
+    /// It holds everything that the source committed before this time.
+    pub as_of: Timestamp,
+}
+
 /// What is to be done to a table, step by step: a batch that is too large for memory comes in several.
 pub type Steps<'a> = BoxStream<'a, Result<Step, Error>>;
 
@@ -206,6 +219,10 @@ pub trait Target: Send + Sync {
 
     /// How far each table of a link is, by its name in the source.
     async fn link_progress(&self, link_id: &str) -> Result<HashMap<TableName, Progress>, Error>;
+
+    /// Tables without changes stay as they are while time goes on: says of each as of when it is exact now, if its progress is
+    /// still where it is said to be.
+    async fn touch(&self, link_id: &str, tables: &[Untouched]) -> Result<(), Error>;
 
     /// Makes an empty table aside to load the snapshot of this incarnation into (what lower ones left is removed; a higher
     /// one: `ProgressMoved`), unless that was done before. Returns the chunks that are loaded already.

@@ -6,15 +6,18 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 /// What is logged when `LOG` does not say: ours at info, libraries only when something is wrong.
 const DEFAULT_FILTER: &str = "warn,link_operator=info";
+/// The same, where somebody is told by other means.
+const QUIET_FILTER: &str = "error";
 
 /// Begins to log to standard error. The environment variable `LOG` holds a filter (`debug`, `link_operator::landing=trace`),
 /// `LOG_FORMAT` is `json` or `text`; by default text on a terminal, else JSON. Returns the problem with a filter that
-/// cannot be read, in whose place the default holds.
-pub fn start() -> Option<String> {
+/// cannot be read, in whose place the default holds. `quiet`: by default only what somebody should look at.
+pub fn start(quiet: bool) -> Option<String> {
+    let default = if quiet { QUIET_FILTER } else { DEFAULT_FILTER };
     let wanted = std::env::var("LOG").unwrap_or_default();
-    let (filter, problem) = match EnvFilter::try_new(if wanted.is_empty() { DEFAULT_FILTER } else { &wanted }) {
+    let (filter, problem) = match EnvFilter::try_new(if wanted.is_empty() { default } else { &wanted }) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(format!("LOG={wanted}: {error}"))),
+        Err(error) => (EnvFilter::new(default), Some(format!("LOG={wanted}: {error}"))),
     };
     let terminal = stderr().is_terminal();
     let json = std::env::var("LOG_FORMAT").map_or(!terminal, |format| format == "json");

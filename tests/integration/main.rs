@@ -10,6 +10,7 @@ mod controller;
 mod crds;
 mod engine;
 mod landing;
+mod process;
 mod source_postgresql;
 mod target_postgresql;
 mod worker;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arrow::{
-    array::{Array as _, AsArray as _, RecordBatch, StringArray},
+    array::{Array as _, ArrayRef, AsArray as _, Int32Array, RecordBatch, StringArray},
     datatypes::{Int32Type, UInt8Type},
 };
 use futures::TryStreamExt as _;
@@ -12,7 +12,7 @@ use link_operator::{
         database::{CaSource, SecretKey, Tls, TlsMode},
         fault::Explain as _,
     },
-    data::{LinkCell, TableName, TableSchema, Travel},
+    data::{LinkCell, Position, TableName, TableSchema, Travel},
     postgresql::connect,
     source::{Capture, CapturedTable, Cut, Error, Identity, Limits, Segment, Source as _, postgresql::Postgresql},
 };
@@ -523,7 +523,7 @@ mod stream {
         let in_use = source.capture(&first.to, false).await.err().unwrap();
         assert_eq!(<&str>::from(&in_use), "SlotInUse");
         let mut again = source.capture(&first.to, true).await.unwrap();
-        again.follow(vec![CapturedTable { id: 1, schema: schema.clone() }]);
+        again.follow(vec![CapturedTable { id: 1, schema: schema.clone(), from: Position::default() }]);
         let repeated = cut(&mut again).await;
         assert_eq!(rows_of(&repeated).iter().flat_map(ids).collect::<Vec<_>>(), [Some(2)]);
         assert!(cut_or_error(&mut capture).await.is_err(), "the former reader was ended");
@@ -577,10 +577,69 @@ mod stream {
         assert_eq!((rows(1), rows(2)), (1, 1));
         // Described anew, it goes on.
         let t = source.describe(&t.name).await.unwrap();
-        capture.follow(vec![CapturedTable { id: 1, schema: t }]);
+        capture.follow(vec![CapturedTable { id: 1, schema: t, from: Position::default() }]);
         database.execute("INSERT INTO public.t VALUES (3, 3); INSERT INTO public.u VALUES (3, 3)").await;
         let rows = rows_until(&mut capture, 1).await;
         assert_eq!(rows.iter().flat_map(ids).collect::<Vec<_>>(), [Some(3)]);
+    }
+
+    #[tokio::test]
+    async fn a_table_that_left_and_joined_again_is_delivered_from_its_joining_on() {
+        let database = Server::shared().create_database().await;
+        database.execute("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+        let source = source(&database);
+        let schema = source.describe(&TableName::new("public", "t")).await.unwrap();
+        let begin = source.begin_run().await.unwrap();
+        source.admit(&schema).await.unwrap();
+        // Row 2 comes into the stream and its deletion does not: what is there of the time before would leave it for ever.
+        database.execute("INSERT INTO public.t VALUES (1), (2)").await;
+        source.expel(&schema.name).await.unwrap();
+        assert_eq!(source.silent(std::slice::from_ref(&schema)).await.unwrap(), std::slice::from_ref(&schema.name));
+        database.execute("DELETE FROM public.t WHERE id = 2").await;
+        let from = source.admit(&schema).await.unwrap();
+        assert_eq!(source.silent(std::slice::from_ref(&schema)).await.unwrap(), []);
+        database.execute("INSERT INTO public.t VALUES (3)").await;
+
+        let mut all = source.capture(&begin, true).await.unwrap();
+        all.follow(vec![CapturedTable { id: 1, schema: schema.clone(), from: Position::default() }]);
+        assert_eq!(rows_until(&mut all, 3).await.iter().flat_map(ids).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
+        let mut joined = source.capture(&begin, true).await.unwrap();
+        joined.follow(vec![CapturedTable { id: 1, schema, from }]);
+        assert_eq!(rows_until(&mut joined, 1).await.iter().flat_map(ids).collect::<Vec<_>>(), [Some(3)]);
+    }
+
+    // The server waits for those who read its log when it ends: they must be able to go.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_row_whose_commit_is_not_visible_yet_is_waited_for() {
+        // A standby that never answers: commits are in the log, and nobody sees them.
+        let server = Server::start();
+        let database = server.create_database().await;
+        database.execute("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+        let source = source(&database);
+        let schema = source.describe(&TableName::new("public", "t")).await.unwrap();
+        let mut capture = follow(&source, &[&schema]).await;
+        for statement in ["ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"] {
+            database.execute(statement).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let writer = database.connect().await;
+        let writing = tokio::spawn(async move { writer.batch_execute("INSERT INTO public.t VALUES (7)").await });
+        let cut = cut(&mut capture).await;
+        assert_eq!(rows_of(&cut).iter().flat_map(ids).collect::<Vec<_>>(), [Some(7)]);
+
+        let keys: Vec<ArrayRef> = vec![Arc::new(Int32Array::from(vec![7])), Arc::new(StringArray::from(vec![None::<String>]))];
+        let keys = RecordBatch::try_new(schema.arrow_keys(), keys).unwrap();
+        assert_eq!(source.fetch(&schema, &keys, &[]).await.unwrap().rows.num_rows(), 0, "it is not visible");
+        let fetch = source.fetch(&schema, &keys, &cut.transactions);
+        tokio::pin!(fetch);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut fetch).await.is_err(), "it is waited for");
+        // Settings are files: to change them writes nothing that a standby must confirm.
+        for statement in ["ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"] {
+            database.execute(statement).await;
+        }
+        assert_eq!(tokio::time::timeout(Duration::from_secs(20), fetch).await.unwrap().unwrap().rows.num_rows(), 1);
+        writing.await.unwrap().unwrap();
+        drop(capture);
     }
 
     #[tokio::test]
@@ -628,12 +687,12 @@ mod stream {
             .collect();
         columns.push(Arc::new(links));
         let keys = RecordBatch::try_new(schema.arrow_keys(), columns).unwrap().slice(0, 2);
-        let filled = source.fetch(&schema, &keys).await.unwrap();
+        let filled = source.fetch(&schema, &keys, &[]).await.unwrap();
         let mut found: Vec<_> = filled.rows.column_by_name("v").unwrap().as_string::<i32>().iter().flatten().collect();
         found.sort_unstable();
         assert_eq!(found, ["far", "near"]);
         assert_eq!(filled.rows.schema(), schema.arrow_rows());
-        let none = source.fetch(&schema, &keys.slice(0, 0)).await.unwrap();
+        let none = source.fetch(&schema, &keys.slice(0, 0), &[]).await.unwrap();
         assert_eq!(none.rows.num_rows(), 0);
         assert!(none.read_at >= filled.read_at);
     }
@@ -689,7 +748,7 @@ mod stream {
             source.admit(table).await.unwrap();
         }
         let mut capture = source.capture(&from, false).await.unwrap();
-        let numbered = tables.iter().zip(1..).map(|(&schema, id)| CapturedTable { id, schema: schema.clone() });
+        let numbered = tables.iter().zip(1..).map(|(&schema, id)| CapturedTable { id, schema: schema.clone(), from: Position::default() });
         capture.follow(numbered.collect());
         capture
     }

@@ -14,7 +14,10 @@ use arrow::{
     row::{RowConverter, Rows, SortField},
 };
 
-use crate::data::{ExactTexts, LinkCell, NetChanges, Op, TableSchema, Unresolved};
+use crate::{
+    data::{ExactTexts, LinkCell, NetChanges, Op, TableSchema, Unresolved},
+    protection::Protection,
+};
 
 /// A file whose content is not what its record says.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +157,9 @@ impl<'a> Input<'a> {
     /// The row at `place`, an update of what `before` was; without it, of what the target holds under the key at `origin`.
     fn updated(&self, place: Place, origin: Place, before: Option<Row>) -> Row {
         let mut row = Row { origin, ..Row::whole(place) };
+        if !Protection::ColumnNetting.holds() {
+            return row;
+        }
         let unchanged = self.links[place.0].get(&place.1).map_or(&[][..], |link| &link.unchanged);
         match before {
             None => row.unresolved = unchanged.to_vec(),

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     data::{Op, TableName, TableSchema, Travel},
+    protection::Protection,
     source::{CapturedTable, Cut, CutTable, Error, Segment},
 };
 
@@ -33,6 +34,10 @@ pub struct Assembler {
     followed: HashMap<u32, Followed>,
     /// Whether a transaction's changes are arriving.
     open: bool,
+    /// Where the newest transaction's commit stands in the log.
+    commit: Lsn,
+    /// The transactions since the cut before.
+    transactions: Vec<u32>,
     /// Everything committed before is in a cut or in `followed`.
     to: Lsn,
     time: Option<Timestamp>,
@@ -43,6 +48,8 @@ pub struct Assembler {
 struct Followed {
     id: u32,
     schema: TableSchema,
+    /// Changes of transactions that committed before are dropped.
+    from: Lsn,
     state: State,
     segments: Vec<Segment>,
     /// Made at the first change of a cut: builders of idle tables would cost memory.
@@ -66,6 +73,8 @@ impl Assembler {
             types: Types::new(),
             followed: HashMap::new(),
             open: false,
+            commit: from,
+            transactions: Vec::new(),
             to: from,
             time: None,
             bytes: 0,
@@ -75,8 +84,10 @@ impl Assembler {
 
     /// Delivers these tables from now on. Call between cuts.
     pub fn follow(&mut self, tables: Vec<CapturedTable>) {
-        let follow = |CapturedTable { id, schema }| {
-            let followed = Followed { id, schema, state: State::Unverified, segments: Vec::new(), rows: None };
+        let follow = |CapturedTable { id, schema, from }| {
+            // A position that is none of ours is before all of ours.
+            let from = Lsn::from_position(&from).unwrap_or_default();
+            let followed = Followed { id, schema, from, state: State::Unverified, segments: Vec::new(), rows: None };
             (followed.schema.object_id, followed)
         };
         self.followed = tables.into_iter().map(follow).collect();
@@ -121,7 +132,11 @@ impl Assembler {
     /// Takes in a message. Types of a relation must have been learned.
     pub fn message(&mut self, message: Message<'_>) -> Result<(), Error> {
         match message {
-            Message::Begin => self.open = true,
+            Message::Begin { commit, id } => {
+                self.open = true;
+                self.commit = commit;
+                self.transactions.push(id);
+            }
             Message::Commit { end, time } => {
                 self.open = false;
                 self.to = self.to.max(end);
@@ -150,7 +165,10 @@ impl Assembler {
 
     /// Carries a change into its table, if that is followed and still as it was.
     fn change(&mut self, oid: u32, carry: impl FnOnce(&mut Followed) -> Result<(), Error>) -> Result<(), Error> {
-        let Some(followed) = self.followed.get_mut(&oid) else { return Ok(()) };
+        let Some(followed) = self.followed.get_mut(&oid).filter(|followed| followed.from <= self.commit || !Protection::JoinedFrom.holds())
+        else {
+            return Ok(());
+        };
         match followed.state {
             State::Broken(_) => return Ok(()),
             State::Same => {}
@@ -179,14 +197,15 @@ impl Assembler {
     pub fn cut(&mut self) -> Result<Cut, Error> {
         let (tables, broken) = self.gathered()?;
         self.changed = false;
-        Ok(Cut { whole: true, to: self.to.position(), time: self.time.take(), tables, broken })
+        let transactions = std::mem::take(&mut self.transactions);
+        Ok(Cut { whole: true, to: self.to.position(), time: self.time.take(), transactions, tables, broken })
     }
 
     /// What was gathered so far of a transaction that is still arriving. It stays open: [`Self::has_changes`] holds until
     /// the cut that ends it.
     pub fn part(&mut self) -> Result<Cut, Error> {
         let (tables, broken) = self.gathered()?;
-        Ok(Cut { whole: false, to: self.to.position(), time: None, tables, broken })
+        Ok(Cut { whole: false, to: self.to.position(), time: None, transactions: self.transactions.clone(), tables, broken })
     }
 
     fn gathered(&mut self) -> Result<Gathered, Error> {

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     data::Position,
     postgresql::Connected,
+    protection::Protection,
     source::{Capture, CapturedTable, Cut, Error, Limits},
 };
 
@@ -65,7 +66,7 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool) -> Result<Sl
             return Err(Error::PositionLost(format!("replication slot {name} {why}")));
         }
         // PostgreSQL would go on from where the slot is without a word.
-        if let Some(confirmed) = slot.confirmed.filter(|&confirmed| confirmed > from) {
+        if let Some(confirmed) = slot.confirmed.filter(|&confirmed| confirmed > from && Protection::Continuity.holds()) {
             return Err(Error::PositionLost(format!("replication slot {name} starts at {confirmed}, after {from}")));
         }
         match slot.active_pid {

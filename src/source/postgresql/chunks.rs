@@ -9,6 +9,7 @@ use super::{Postgresql, catalog, copy::CopyDecoder, lsn::Lsn};
 use crate::{
     data::TableSchema,
     postgresql::{Connected, quote},
+    protection::Protection,
     source::{Chunk, ChunkPlan, ChunkRows, Error},
 };
 
@@ -56,7 +57,7 @@ pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> R
     if now.schema != *schema {
         return Err(Error::SchemaChanged(format!("{} is no longer as it was when its snapshot was planned", schema.name)));
     }
-    if (now.schema.object_id, now.filenode) != (chunk.object_id, chunk.file_id) {
+    if (now.schema.object_id, now.filenode) != (chunk.object_id, chunk.file_id) && Protection::Filenode.holds() {
         return Err(Error::TableRewritten(format!("the rows of {} were moved to another file while its snapshot was read", schema.name)));
     }
     let read_at = insert_lsn(&session).await?;

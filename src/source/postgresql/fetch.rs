@@ -1,6 +1,6 @@
 //! Reading rows by key, for what their changes did not carry.
 
-use std::{error::Error as StdError, pin::pin};
+use std::{error::Error as StdError, pin::pin, time::Duration};
 
 use arrow::{
     array::{Array, AsArray as _, RecordBatch},
@@ -19,14 +19,19 @@ use super::{Postgresql, catalog, chunks, rows::RowsBuilder, values};
 use crate::{
     data::{LINK_COLUMN, LinkCell, TableSchema, Travel},
     postgresql::quote,
+    protection::Protection,
     source::{Error, Filled},
 };
 
+/// Longest pause between two looks whether a commit is visible.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
 /// Reads the rows of all keys in one query.
-pub async fn fetch(source: &Postgresql, schema: &TableSchema, keys: &RecordBatch) -> Result<Filled, Error> {
+pub async fn fetch(source: &Postgresql, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error> {
     let session = source.session().await?;
     let mut builder = RowsBuilder::rows(schema);
     if keys.num_rows() > 0 {
+        wait_visible(&session, after).await?;
         let texts = key_texts(schema, keys)?;
         // With thousands of keys the planner might rather read the whole table.
         session.batch_execute("SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off").await?;
@@ -50,6 +55,24 @@ pub async fn fetch(source: &Postgresql, schema: &TableSchema, keys: &RecordBatch
     let read_at = chunks::insert_lsn(&session).await?;
     chunks::wait_flushed(source, &session, read_at).await?;
     Ok(Filled { rows: builder.finish()?, read_at: read_at.position() })
+}
+
+/// Waits until snapshots show what these transactions did. A commit is in the log, and so in the stream, before it is
+/// visible: for an instant, or for as long as a synchronous standby does not answer. A row that a fetch misses must be one
+/// that is gone, never one that is still to be seen.
+async fn wait_visible(client: &Client, transactions: &[u32]) -> Result<(), Error> {
+    // The stream's ids have 32 bits, of which the newest is the yardstick.
+    let sql = "WITH now AS (SELECT s, pg_snapshot_xmax(s)::text::bigint AS next FROM pg_current_snapshot() s)
+               SELECT count(*) FROM now, unnest($1::bigint[]) AS t (id)
+               WHERE NOT pg_visible_in_snapshot(
+                   (next - next % 4294967296 + id - CASE WHEN id > next % 4294967296 THEN 4294967296 ELSE 0 END)::text::xid8, s)";
+    let ids: Vec<i64> = transactions.iter().map(|id| i64::from(*id)).collect();
+    let mut pause = Duration::from_millis(1);
+    while Protection::VisibleCommits.holds() && client.query_one(sql, &[&ids]).await?.get::<_, i64>(0) > 0 {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Ok(())
 }
 
 /// The query: a parameter of texts for each key column.

@@ -112,8 +112,14 @@ impl Source for Postgresql {
         continuity::check(self, &*self.session().await?, Lsn::from_position(from)?, identity).await
     }
 
-    async fn admit(&self, schema: &TableSchema) -> Result<(), Error> {
-        publication::add(&*self.session().await?, &self.name, schema).await
+    async fn admit(&self, schema: &TableSchema) -> Result<Position, Error> {
+        let session = self.session().await?;
+        publication::add(&session, &self.name, schema).await?;
+        Ok(chunks::insert_lsn(&session).await?.position())
+    }
+
+    async fn silent(&self, tables: &[TableSchema]) -> Result<Vec<TableName>, Error> {
+        publication::without(&*self.session().await?, &self.name, tables).await
     }
 
     async fn expel(&self, table: &TableName) -> Result<(), Error> {
@@ -136,8 +142,8 @@ impl Source for Postgresql {
         Ok(Box::new(capture::start(self, Lsn::from_position(from)?, take_over).await?))
     }
 
-    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch) -> Result<Filled, Error> {
-        fetch::fetch(self, schema, keys).await
+    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error> {
+        fetch::fetch(self, schema, keys, after).await
     }
 
     async fn heartbeat(&self) -> Result<Position, Error> {

@@ -10,7 +10,12 @@ pub struct Malformed;
 #[derive(Debug, PartialEq)]
 pub enum Message<'a> {
     /// A transaction's changes begin.
-    Begin,
+    Begin {
+        /// Where its commit stands in the log.
+        commit: Lsn,
+        /// Its id.
+        id: u32,
+    },
     /// They end.
     Commit {
         /// Where the log goes on after the commit.
@@ -89,7 +94,11 @@ pub struct RelationColumn {
 pub fn parse(message: &[u8]) -> Result<Message<'_>, Malformed> {
     let mut rest = Reader(message);
     Ok(match rest.byte()? {
-        b'B' => Message::Begin,
+        b'B' => {
+            let commit = Lsn(rest.u64()?);
+            rest.take(8)?; // when
+            Message::Begin { commit, id: rest.u32()? }
+        }
         b'C' => {
             rest.take(1 + 8)?; // flags, place of the commit record
             Message::Commit { end: Lsn(rest.u64()?), time: rest.u64()? as i64 }

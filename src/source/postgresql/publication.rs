@@ -1,5 +1,7 @@
 //! The link's publication: which tables' changes are in the stream.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Client;
 
 use crate::{
@@ -56,6 +58,14 @@ pub async fn add(client: &Client, name: &str, schema: &TableSchema) -> Result<()
         }),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Those of the tables that it does not have.
+pub async fn without(client: &Client, name: &str, tables: &[TableSchema]) -> Result<Vec<TableName>, Error> {
+    let sql = "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1";
+    let published: HashSet<u32> = client.query(sql, &[&name]).await?.iter().map(|row| row.get(0)).collect();
+    let missing = tables.iter().filter(|table| !published.contains(&table.object_id));
+    Ok(missing.map(|table| table.name.clone()).collect())
 }
 
 /// Takes a table out; one that is not in it, or is gone, is fine.

@@ -7,7 +7,10 @@ use futures::SinkExt as _;
 use tokio_postgres::{CopyInSink, Transaction};
 
 use super::encode::{Format, Rows, header, trailer};
-use crate::target::Error;
+use crate::{
+    failpoint::{self, Point},
+    target::Error,
+};
 
 /// Bytes in one message: large enough that the driver's cost a message does not count.
 const MESSAGE: usize = 1 << 20;
@@ -47,7 +50,7 @@ impl<'t> Copy<'t> {
 
     /// Ends the COPY. Returns the rows that the server took.
     pub(super) async fn finish(mut self) -> Result<u64, Error> {
-        self.end().await?;
+        failpoint::around(Point::StagingLoad, self.end()).await?;
         Ok(self.rows)
     }
 

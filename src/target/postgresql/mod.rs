@@ -22,13 +22,14 @@ use futures::stream::BoxStream;
 use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
-use super::{Advance, Error, Incarnation, Progress, Steps, Target, TargetTable};
+use super::{Advance, Error, Incarnation, Progress, Steps, Target, TargetTable, Untouched};
 use crate::{
     api::{
         database::{OnExistingTable, PostgresqlTarget},
         fault::Check,
     },
     data::{TableName, TableSchema},
+    failpoint::{self, Point},
     postgresql::Connected,
     secrets::Secrets,
 };
@@ -53,7 +54,7 @@ macro_rules! transaction {
         let mut session: Connected = $self.pool.get().await?;
         let $transaction: Transaction<'_> = session.transaction().await?;
         let result = $body;
-        $transaction.commit().await?;
+        failpoint::around(Point::TargetCommit, $transaction.commit()).await?;
         $self.pool.put(session);
         result
     }};
@@ -88,6 +89,11 @@ impl Target for Postgresql {
         Ok(transaction!(self, |transaction| {
             if progress::exist(&transaction).await? { progress::of_link(&transaction, link_id).await? } else { HashMap::new() }
         }))
+    }
+
+    async fn touch(&self, link_id: &str, tables: &[Untouched]) -> Result<(), Error> {
+        transaction!(self, |transaction| progress::touch(&transaction, link_id, tables).await?);
+        Ok(())
     }
 
     async fn begin_snapshot(&self, table: &TargetTable, schema: &TableSchema, incarnation: Incarnation) -> Result<BTreeSet<u32>, Error> {

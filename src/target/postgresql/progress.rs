@@ -14,8 +14,10 @@ use super::ddl;
 use crate::{
     api::database::OnExistingTable,
     data::TableName,
+    failpoint::{self, Moment, Point},
     postgresql::quote,
-    target::{Advance, Error, Incarnation, Progress, TargetTable},
+    protection::Protection,
+    target::{Advance, Error, Incarnation, Progress, TargetTable, Untouched},
 };
 
 /// Schema of our own tables.
@@ -40,6 +42,11 @@ const CREATE_TABLES: &str = "
         run bigint NOT NULL, incarnation bigint NOT NULL, chunk bigint NOT NULL, rows bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (link_id, source_schema, source_table, run, incarnation, chunk)
     );
+    CREATE VIEW link_operator.link_status AS
+        SELECT link_id, source_schema, source_table, target_schema, target_table, exact, CASE WHEN exact THEN as_of END AS consistent_as_of
+        FROM link_operator.link_progress;
+    COMMENT ON VIEW link_operator.link_status IS
+        'Whether each linked table is exact, and as of when: it holds everything that the source committed before consistent_as_of.';
     COMMENT ON TABLE link_operator.link_progress IS
         'How far each linked table is: it holds everything that the source committed before as_of.';
     COMMENT ON TABLE link_operator.link_chunks IS 'Which chunks of a snapshot are loaded.'";
@@ -81,8 +88,8 @@ pub(super) async fn ensure(transaction: &Transaction<'_>) -> Result<(), Error> {
 pub(super) async fn exist(transaction: &Transaction<'_>) -> Result<bool, Error> {
     // By the catalog: to_regclass wants the right to use the schema.
     let sql = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname = $1 AND c.relname IN ('link_progress', 'link_chunks')";
-    Ok(transaction.query_one(sql, &[&OWN_SCHEMA]).await?.get::<_, i64>(0) == 2)
+               WHERE n.nspname = $1 AND c.relname IN ('link_progress', 'link_chunks', 'link_status')";
+    Ok(transaction.query_one(sql, &[&OWN_SCHEMA]).await?.get::<_, i64>(0) == 3)
 }
 
 /// Claims the table, see [`crate::target::Target::claim`].
@@ -237,7 +244,7 @@ pub(super) async fn add_chunk(
     let insert = "INSERT INTO link_operator.link_chunks (link_id, source_schema, source_table, run, incarnation, chunk)
                   VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
     let values: [&(dyn ToSql + Sync); 6] = [link_id, &source.schema_name, &source.table_name, &run, &record, &i64::from(chunk)];
-    if transaction.execute(insert, &values).await? == 0 {
+    if transaction.execute(insert, &values).await? == 0 && Protection::ChunkProgress.holds() {
         return Err(moved(table, &format!("chunk {chunk} is loaded already")));
     }
     Ok(())
@@ -289,6 +296,7 @@ pub(super) async fn advance(
     exact: bool,
     finish: bool,
 ) -> Result<(), Error> {
+    failpoint::at(Point::ProgressUpdate, Moment::Before).await;
     let TargetTable { link_id, source, .. } = table;
     let sql = "UPDATE link_operator.link_progress
                SET record = $7, as_of = coalesce($8, as_of), exact = exact OR $9, updated_at = now()
@@ -311,10 +319,28 @@ pub(super) async fn advance(
             ],
         )
         .await?;
-    if moved_rows == 1 {
+    failpoint::at(Point::ProgressUpdate, Moment::After).await;
+    if moved_rows == 1 || !Protection::CompareAndSet.holds() {
         return Ok(());
     }
     Err(moved(table, &format!("it is not at record {} of incarnation {:?}", advance.from, advance.incarnation)))
+}
+
+/// Moves `as_of` of tables that nothing has changed, see [`crate::target::Target::touch`].
+pub(super) async fn touch(transaction: &Transaction<'_>, link_id: &str, tables: &[Untouched]) -> Result<(), Error> {
+    let sql = "UPDATE link_operator.link_progress p SET as_of = t.as_of, updated_at = now()
+               FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
+                 AS t (source_schema, source_table, run, incarnation, record, as_of)
+               WHERE p.link_id = $1 AND p.source_schema = t.source_schema AND p.source_table = t.source_table
+                 AND p.run = t.run AND p.incarnation = t.incarnation AND p.record = t.record AND p.exact AND (p.as_of IS NULL OR p.as_of < t.as_of)";
+    let schemas: Vec<&str> = tables.iter().map(|table| table.source.schema_name.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|table| table.source.table_name.as_str()).collect();
+    let runs: Vec<i64> = tables.iter().map(|table| i64::from(table.incarnation.run)).collect();
+    let incarnations: Vec<i64> = tables.iter().map(|table| table.incarnation.record as i64).collect();
+    let records: Vec<i64> = tables.iter().map(|table| table.record as i64).collect();
+    let times: Vec<SystemTime> = tables.iter().map(|table| SystemTime::from(table.as_of)).collect();
+    transaction.execute(sql, &[&link_id, &schemas, &names, &runs, &incarnations, &records, &times]).await?;
+    Ok(())
 }
 
 /// The table that is now under the target's name.

@@ -18,7 +18,7 @@ async fn workload(database: &Database, tables: &[&str], stop: CancellationToken)
                 "BEGIN; INSERT INTO {table} SELECT 1000000 + {round} * 10 + i, i, 'new', repeat('y', 3000) FROM generate_series(0, 9) i ON CONFLICT DO NOTHING;
                  UPDATE {table} SET v = v + 1 WHERE id % 97 = {round} % 97;
                  DELETE FROM {table} WHERE id % 1009 = {round} % 1009; COMMIT;
-                 UPDATE {table} SET id = -id, note = 'moved' WHERE id % 211 = {round} % 211;
+                 BEGIN; UPDATE {table} SET id = -id, note = 'moved' WHERE id % 211 = {round} % 211; COMMIT;
                  BEGIN; DELETE FROM {table}; ROLLBACK"
             );
             connection.batch_execute(&statements).await.unwrap();

@@ -1,6 +1,6 @@
 //! Changes reach the table exactly once, whoever applies them.
 
-use link_operator::data::Unresolved;
+use link_operator::{data::Unresolved, target::Untouched};
 
 use super::*;
 
@@ -174,4 +174,24 @@ async fn a_call_that_is_dropped_midway_leaves_nothing() {
     reading.commit().await.unwrap();
     assert_eq!(link.apply(at(10, 11), vec![link.net(&[], &[(3, Some("whole"), None)])]).await.unwrap(), 1);
     assert_eq!(link.rows().await, ["(1,a,)", "(3,whole,)"]);
+}
+
+#[tokio::test]
+async fn the_view_says_as_of_when_a_table_is_exact_also_while_nothing_changes() {
+    let link = Link::with(&[(1, Some("a"), None)]).await;
+    let status = "SELECT format('%s.%s %s %s', target_schema, target_table, exact, consistent_as_of) FROM link_operator.link_status";
+    let touch = |record: u64, as_of: &str| {
+        let incarnation = FIRST;
+        vec![Untouched { source: link.table.source.clone(), incarnation, record, as_of: as_of.parse().unwrap() }]
+    };
+    assert_eq!(link.column(status).await, ["dw.orders t "]);
+    link.target.touch(&link.table.link_id, &touch(10, "2024-02-29T12:00:00Z")).await.unwrap();
+    assert_eq!(link.column(status).await, ["dw.orders t 2024-02-29 12:00:00+00"]);
+    // Never back, and not by somebody who does not know of newer changes.
+    link.target.touch(&link.table.link_id, &touch(10, "2024-02-28T12:00:00Z")).await.unwrap();
+    link.target.touch(&link.table.link_id, &touch(9, "2024-03-01T12:00:00Z")).await.unwrap();
+    assert_eq!(link.column(status).await, ["dw.orders t 2024-02-29 12:00:00+00"]);
+    // A table that is being loaded is not exact as of any time.
+    link.target.begin_snapshot(&link.table, &link.schema, Incarnation { record: 20, ..FIRST }).await.unwrap();
+    assert_eq!(link.column(status).await, ["dw.orders f "]);
 }

@@ -1,0 +1,251 @@
+//! Manifests as a person writes them: files of YAML documents to links with their plans. But for reading files, pure.
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Resource, ResourceExt};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_yaml::Value;
+
+use super::{Error, unreadable};
+use crate::{
+    api::{
+        conditions::GROUP,
+        integration_runtime::IntegrationRuntime,
+        landing_zone::LandingZone,
+        link_connection::{LinkConnection, LinkPhase, LinkState},
+        link_table::LinkTable,
+        plan::{Intent, Plan},
+    },
+    controller::{
+        explain,
+        link_connection::{
+            build,
+            lifecycle::Course,
+            plan,
+            validate::{References, validate},
+        },
+        link_table::acceptance,
+    },
+};
+
+/// The namespace of a manifest that names none.
+const NAMESPACE: &str = "default";
+
+/// What a folder of manifests holds; documents of other kinds are left out.
+#[derive(Default)]
+pub struct Manifests {
+    links: Vec<LinkConnection>,
+    tables: Vec<Arc<LinkTable>>,
+    zones: Vec<Arc<LandingZone>>,
+    runtimes: Vec<Arc<IntegrationRuntime>>,
+    secrets: Vec<Secret>,
+}
+
+/// A link that is to run.
+#[derive(Debug)]
+pub struct Link {
+    /// Its namespace and name.
+    pub name: String,
+    /// What to do; run and revision are not set.
+    pub plan: Plan,
+}
+
+impl Manifests {
+    /// Reads a file, or all .yaml and .yml files of a folder.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let failed = |error| unreadable(path, error);
+        let mut files = vec![path.to_owned()];
+        if path.is_dir() {
+            let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
+            files = entries.into_iter().map(|entry| entry.path()).collect();
+            files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
+            files.sort();
+        }
+        let mut manifests = Self::default();
+        for file in files {
+            let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, error))?;
+            manifests.add(&file.display().to_string(), &text)?;
+        }
+        Ok(manifests)
+    }
+
+    /// Takes in the documents of a file.
+    fn add(&mut self, file: &str, text: &str) -> Result<(), Error> {
+        for (number, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+            let at = format!("{file}, document {}", number + 1);
+            let value = Value::deserialize(document).map_err(|error| invalid(&at, &error))?;
+            let word = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let (version, kind) = (word("apiVersion"), word("kind"));
+            let ours = version.split_once('/').is_some_and(|(group, _)| group == GROUP);
+            match kind.as_str() {
+                "LinkConnection" if ours => self.links.push(typed(&at, value)?),
+                "LinkTable" if ours => self.tables.push(Arc::new(typed(&at, value)?)),
+                "LandingZone" if ours => self.zones.push(Arc::new(typed(&at, value)?)),
+                "IntegrationRuntime" if ours => self.runtimes.push(Arc::new(typed(&at, value)?)),
+                _ if ours => return Err(invalid(&at, &format!("there is no kind {kind} in {version}"))),
+                "Secret" if version == "v1" => self.secrets.push(typed(&at, value)?),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The links that are to run, with their plans.
+    pub fn links(&self) -> Result<Vec<Link>, Error> {
+        self.links.iter().filter(|link| link.spec.state == LinkState::Running).map(|link| self.link(link.clone())).collect()
+    }
+
+    fn link(&self, mut link: LinkConnection) -> Result<Link, Error> {
+        let namespace = link.namespace().unwrap_or_default();
+        let name = format!("{namespace}/{}", link.name_any());
+        // Known again when it is started again, and never taken for an object of a cluster.
+        link.metadata.uid = Some(format!("run:{name}"));
+        let runtime = link.spec.compute.integration_runtime_ref.as_ref();
+        let references = References {
+            zone: find(&self.zones, &namespace, &link.spec.landing_zone_ref.name),
+            runtime: runtime.and_then(|runtime| find(&self.runtimes, &namespace, &runtime.name)),
+            claim: None,
+        };
+        let refused = |problem: String| Error::ManifestInvalid { at: format!("LinkConnection {name}"), problem };
+        let validated = validate(&link, &references).map_err(|fault| refused(explain(&fault)))?;
+
+        let mut tables: Vec<Arc<LinkTable>> = self.tables.iter().filter(|table| of(table, &link)).map(identified).collect();
+        let owned = build::owned_tables(&link, &tables).wanted;
+        tables.extend(owned.iter().map(identified));
+        for table in &tables {
+            if let Some(fault) = acceptance::refusal(table, &tables, Some(&link)) {
+                return Err(Error::ManifestInvalid { at: format!("LinkTable {}", table.name_any()), problem: explain(&fault) });
+            }
+        }
+        let course = Course { phase: LinkPhase::Running, run: 1, workers: true, intent: Intent::Run, release: false };
+        // One process does all of it, with all of the link's cores.
+        let cores = u32::try_from(link.spec.compute.core_count).unwrap_or(1);
+        let plan = Plan { workers: 1, cores_per_worker: cores, ..plan::plan(&link, &validated, &course, &tables) };
+        Ok(Link { name, plan })
+    }
+
+    /// Writes the Secrets as a pod has them mounted: a folder each, a file a key.
+    pub fn write_secrets(&self, folder: &Path) -> io::Result<()> {
+        for secret in &self.secrets {
+            let folder = folder.join(secret.name_any());
+            fs::create_dir_all(&folder)?;
+            for (key, value) in secret.data.iter().flatten() {
+                fs::write(folder.join(key), &value.0)?;
+            }
+            for (key, value) in secret.string_data.iter().flatten() {
+                fs::write(folder.join(key), value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn typed<K: DeserializeOwned + Resource>(at: &str, value: Value) -> Result<K, Error> {
+    let mut object: K = serde_yaml::from_value(value).map_err(|error| invalid(at, &error))?;
+    let meta = object.meta_mut();
+    if meta.name.as_deref().unwrap_or_default().is_empty() {
+        return Err(invalid(at, &"metadata.name is missing"));
+    }
+    meta.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
+    Ok(object)
+}
+
+fn invalid(at: &str, problem: &dyn std::fmt::Display) -> Error {
+    Error::ManifestInvalid { at: at.to_owned(), problem: problem.to_string() }
+}
+
+fn find<K: Resource>(objects: &[Arc<K>], namespace: &str, name: &str) -> Option<Arc<K>> {
+    objects.iter().find(|object| object.namespace().as_deref() == Some(namespace) && object.name_any() == name).cloned()
+}
+
+fn of(table: &LinkTable, link: &LinkConnection) -> bool {
+    table.namespace() == link.namespace() && table.spec.link_connection_ref.name == link.name_any()
+}
+
+/// The table with an identity that lasts from start to start.
+fn identified(table: &(impl std::borrow::Borrow<LinkTable> + ?Sized)) -> Arc<LinkTable> {
+    let mut table: LinkTable = table.borrow().clone();
+    table.metadata.uid = Some(format!("run:{}/{}", table.namespace().unwrap_or_default(), table.name_any()));
+    Arc::new(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINK: &str = "
+apiVersion: v1
+kind: Secret
+metadata: {name: app}
+stringData: {username: me, password: secret}
+---
+apiVersion: link-operator.io/v1alpha1
+kind: LandingZone
+metadata: {name: staging}
+spec: {persistentVolumeClaim: {claimName: disk}}
+---
+apiVersion: link-operator.io/v1alpha1
+kind: LinkConnection
+metadata: {name: shop}
+spec:
+  source: {postgresql: {host: a, database: shop, auth: {password: {secretRef: {name: app}}}}}
+  target: {postgresql: {host: b, database: dw, auth: {password: {secretRef: {name: app}}}}}
+  landingZoneRef: {name: staging}
+  compute: {coreCount: 8}
+  tables: [{schemaName: public, tableName: orders}]
+---
+apiVersion: link-operator.io/v1alpha1
+kind: LinkTable
+metadata: {name: mine}
+spec: {linkConnectionRef: {name: shop}, source: {schemaName: public, tableName: customers}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: other}
+";
+
+    fn read(text: &str) -> Result<Manifests, Error> {
+        let mut manifests = Manifests::default();
+        manifests.add("link.yaml", text).map(|()| manifests)
+    }
+
+    #[test]
+    fn a_link_and_its_tables_become_a_plan_of_one_worker() {
+        let links = read(LINK).unwrap().links().unwrap();
+        let plan = &links[0].plan;
+        assert_eq!(
+            (links[0].name.as_str(), plan.link.link_id.as_str(), plan.workers, plan.cores_per_worker),
+            ("default/shop", "default.shop", 1, 8)
+        );
+        let tables: Vec<_> =
+            plan.tables.iter().map(|table| (table.source.table_name.as_str(), table.uid.starts_with("run:default/"))).collect();
+        assert_eq!(tables, [("customers", true), ("orders", true)]);
+        // The same when it is read again: it is the same link.
+        assert_eq!(read(LINK).unwrap().links().unwrap()[0].plan, *plan);
+        assert!(read(&LINK.replace("coreCount: 8}", "coreCount: 8}\n  state: Paused")).unwrap().links().unwrap().is_empty());
+    }
+
+    #[test]
+    fn secrets_are_files() {
+        let folder = tempfile::tempdir().unwrap();
+        read(LINK).unwrap().write_secrets(folder.path()).unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("app/password")).unwrap(), "secret");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let problem = |text: &str| read(text).and_then(|manifests| manifests.links()).unwrap_err().to_string();
+        let typo = problem(&LINK.replace("landingZoneRef", "landingZone"));
+        assert!(typo.contains("link.yaml, document 3") && typo.contains("landingZone"), "{typo}");
+        assert!(problem(&LINK.replace("kind: LinkTable", "kind: LinkTabel")).contains("no kind LinkTabel"));
+        assert!(
+            problem(&LINK.replace("{name: staging}\nspec: {pers", "{name: other}\nspec: {pers"))
+                .contains("LandingZone staging does not exist")
+        );
+        let rival = "apiVersion: link-operator.io/v1alpha1\nkind: LinkTable\nmetadata: {name: rival}
+spec: {linkConnectionRef: {name: shop}, source: {schemaName: public, tableName: customers}}";
+        let twice = problem(&format!("{LINK}---\n{rival}"));
+        assert!(twice.contains("LinkTable rival") && twice.contains("is linked by LinkTable mine"), "{twice}");
+    }
+}

@@ -1,0 +1,222 @@
+//! `link-operator run`: the links of a folder of manifests in one process, without a cluster (DESIGN 9).
+//!
+//! The same manifests, checks and engine as in a cluster; this process is each link's one worker. Secrets come from the
+//! manifests or from a folder, claims are folders. Owns what the terminal shows.
+
+mod display;
+mod manifests;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    display::Display,
+    manifests::{Link, Manifests},
+};
+use crate::{
+    api::{
+        fault::{Explain, Fault},
+        plan::{Intent, Plan},
+        report::TablePhase,
+    },
+    data::Position,
+    landing::{self, Zone, log},
+    replication::{self, EngineReport, Setup},
+    secrets::Secrets,
+    source, target,
+};
+
+/// How long links may take to commit and apply what they have read, once they are to end.
+const DRAIN: Duration = Duration::from_mins(1);
+
+/// Options of the subcommand `run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Manifests: a file, or a folder whose .yaml and .yml files are read.
+    #[arg(short, long, value_name = "PATH")]
+    pub filename: PathBuf,
+    /// End as soon as every table is Replicating and holds what was captured.
+    #[arg(long)]
+    pub once: bool,
+    /// Folder with a folder for each Secret and a file for each of its keys. Default: Secrets among the manifests.
+    #[arg(long, value_name = "DIR")]
+    pub secrets: Option<PathBuf>,
+    /// Folder with a folder for each PersistentVolumeClaim; made if it is not there.
+    #[arg(long, value_name = "DIR", default_value = "link-operator-volumes")]
+    pub volumes: PathBuf,
+    /// Memory that each link may have, MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    pub memory: u64,
+    /// Size of a snapshot's chunks, bytes: small ones for tests.
+    #[arg(long, hide = true, default_value_t = replication::CHUNK_BYTES)]
+    pub chunk_bytes: u64,
+    /// How often the landing zone is swept, milliseconds, of everything that is applied: for tests.
+    #[arg(long, hide = true)]
+    pub sweep_every: Option<u64>,
+}
+
+/// Why links cannot be run, or did not end well.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
+pub enum Error {
+    /// A file or folder cannot be read or made.
+    #[error("{path}: {error}")]
+    FileUnreadable {
+        /// Its path.
+        path: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A document is no manifest of a kind that it says it is.
+    #[error("{at}: {problem}")]
+    ManifestInvalid {
+        /// Its file and its number therein, or its kind and name.
+        at: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is no link to run.
+    #[error("{0} has no LinkConnection whose spec.state is Running")]
+    NothingToRun(String),
+    /// A link's landing zone does not answer.
+    #[error("link {link}: {error}")]
+    ZoneFailed {
+        /// The link.
+        link: String,
+        /// The zone's own error.
+        error: landing::Error,
+    },
+    /// A link's systems cannot be opened.
+    #[error("link {link}: {}", super::controller::explain(.fault))]
+    NotOpened {
+        /// The link.
+        link: String,
+        /// Why.
+        fault: Fault,
+    },
+    /// Some tables are not Replicating, or a link did not end in time.
+    #[error("not all is well: see the table above")]
+    Incomplete,
+}
+
+/// Runs the links until `stop`, or with `once` until all tables hold all.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
+    let manifests = Manifests::read(&options.filename)?;
+    let links = manifests.links()?;
+    if links.is_empty() {
+        return Err(Error::NothingToRun(options.filename.display().to_string()));
+    }
+    // Removed with this value: secrets of the manifests stand nowhere else.
+    let folder = TempDir::new().map_err(|error| unreadable(&std::env::temp_dir(), error))?;
+    manifests.write_secrets(folder.path()).map_err(|error| unreadable(folder.path(), error))?;
+    let secrets = Secrets::new(options.secrets.as_deref().unwrap_or(folder.path()));
+
+    let display = Arc::new(Display::new(&links));
+    let mut running = JoinSet::new();
+    for link in links {
+        let setup = open(&link, &secrets, &options)?;
+        let mut plan = first_plan(&link, &setup.zone).await?;
+        if options.sweep_every.is_some() {
+            plan.retention_seconds = 0;
+        }
+        running.spawn(one(plan, setup, options.once, display.clone(), stop.clone()));
+    }
+    let ended_well = running.join_all().await.into_iter().all(|well| well);
+    display.summary();
+    if ended_well { Ok(()) } else { Err(Error::Incomplete) }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    Error::FileUnreadable { path: path.display().to_string(), error }
+}
+
+fn open(link: &Link, secrets: &Secrets, options: &Options) -> Result<Setup, Error> {
+    let plan = &link.plan;
+    let failed = |fault| Error::NotOpened { link: link.name.clone(), fault };
+    let claim = plan.zone.persistent_volume_claim.as_ref().map_or("", |claim| &claim.claim_name);
+    let volume = options.volumes.join(claim);
+    if !claim.is_empty() {
+        std::fs::create_dir_all(&volume).map_err(|error| unreadable(&volume, error))?;
+    }
+    let id = &plan.link.link_id;
+    Ok(Setup {
+        worker: format!("{}-0", plan.link.name),
+        ordinal: 0,
+        zone: Zone::open(&plan.zone, secrets, &volume, Some(id)).map_err(|error| failed(error.fault()))?,
+        source: source::open(&plan.source, secrets, id).map_err(|error| failed(error.fault()))?,
+        target: target::open(&plan.target, secrets, id).map_err(|error| failed(error.fault()))?,
+        chunk_bytes: options.chunk_bytes,
+        memory: options.memory << 20,
+        sweep_every: options.sweep_every.map_or(replication::SWEEP_EVERY, Duration::from_millis),
+    })
+}
+
+/// The plan of a link that goes on where it was: in the run that its zone knows, newer than any that its log has seen.
+async fn first_plan(link: &Link, zone: &Zone) -> Result<Plan, Error> {
+    let newest = log::newest_run(zone).await.map_err(|error| Error::ZoneFailed { link: link.name.clone(), error })?;
+    Ok(Plan { run: newest.max(1), revision: Timestamp::now().as_millisecond().unsigned_abs(), ..link.plan.clone() })
+}
+
+/// Runs one link to its end; whether it ended well.
+async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: CancellationToken) -> bool {
+    let (id, source) = (plan.link.link_id.clone(), setup.source.clone());
+    let tables = plan.tables.len();
+    let (plans, newest) = watch::channel(Arc::new(plan));
+    let (sender, mut reports) = watch::channel(EngineReport::default());
+    let end = CancellationToken::new();
+    let engine = tokio::spawn(replication::run(setup, newest, sender, end.clone()));
+    let mut complete = false;
+    // What the source had committed when all seemed to be there: a capture that only just began knows nothing of it.
+    let mut goal: Option<Position> = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            changed = reports.changed() => if changed.is_err() { break },
+        }
+        let report = reports.borrow_and_update().clone();
+        display.show(&id, &report);
+        complete = is_complete(&report, tables, goal.as_ref());
+        if once && complete {
+            match &goal {
+                Some(_) => break,
+                // A source that does not answer is told by the engine, and asked again.
+                None => goal = source.heartbeat().await.ok(),
+            }
+        }
+    }
+    plans.send_modify(|plan| {
+        *plan = Arc::new(Plan { intent: Intent::Drain, revision: plan.revision + 1, ..Plan::clone(plan) });
+    });
+    let drained = async {
+        while reports.changed().await.is_ok() {
+            let report = reports.borrow_and_update().clone();
+            display.show(&id, &report);
+            if report.drained {
+                return true;
+            }
+        }
+        false
+    };
+    let drained = tokio::time::timeout(DRAIN, drained).await.unwrap_or(false);
+    end.cancel();
+    let ended = engine.await.is_ok();
+    ended && drained && (complete || !once)
+}
+
+/// Whether every table is Replicating and the target holds all that was captured, up to the goal at least.
+fn is_complete(report: &EngineReport, tables: usize, goal: Option<&Position>) -> bool {
+    let replicating = report.tables.iter().filter(|table| table.phase == TablePhase::Replicating).count();
+    let position = report.position.as_ref();
+    let value = |of: Option<&crate::api::report::PositionTime>| of.map(|position| position.value.clone());
+    let captured = value(position.and_then(|position| position.captured.as_ref()));
+    let applied = value(position.and_then(|position| position.applied.as_ref()));
+    let enough = goal.is_none_or(|goal| report.read_to.as_ref().is_some_and(|read_to| read_to >= goal));
+    replicating == tables && enough && captured.is_some() && captured == applied
+}
