@@ -77,6 +77,9 @@ pub struct LinkConnectionSpec {
     /// the source is always removed.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// What becomes of a table whose columns change in the source.
+    #[serde(default)]
+    pub schema_change: SchemaChange,
     /// The link's lasting identity: it names its folder in the landing zone and what it makes in the source and target, and so
     /// outlives this object. Default: `<namespace>.<name>`. Cannot be changed.
     #[schemars(length(min = 1, max = 128), regex(pattern = OBJECT_NAME))]
@@ -207,6 +210,27 @@ pub struct DeletionPolicy {
     /// meets it. Default: Delete.
     #[serde(default)]
     pub landing_zone: ZoneDeletion,
+}
+
+/// What becomes of a table whose columns change in the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SchemaChange {
+    /// A table was renamed, or a column was added, dropped, renamed or retyped, or joined or left the key. Fail: the table is
+    /// Failed until somebody reseeds it; the others go on. Reseed: it is loaded anew, beside what the target has, which
+    /// readers see until the new load is complete. Default: Fail.
+    #[serde(default)]
+    pub breaking: BreakingChange,
+}
+
+/// What becomes of a table that changed in a way that its copy cannot follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BreakingChange {
+    /// It waits for a person.
+    #[default]
+    Fail,
+    /// It is loaded anew.
+    Reseed,
 }
 
 /// What becomes of the target's tables.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     database::{Source, Target},
+    link_connection::SchemaChange,
     zone::ZoneStore,
 };
 use crate::data::TableName;
@@ -53,7 +54,11 @@ pub struct Plan {
     /// Shortest time between two batches, milliseconds.
     pub flush_interval_ms: u64,
     /// Committed files that every table has applied stay this long, seconds.
+    #[serde(default = "default_retention_seconds")]
     pub retention_seconds: u64,
+    /// What becomes of tables whose columns change.
+    #[serde(default)]
+    pub schema_change: SchemaChange,
     /// The operational database.
     pub source: Source,
     /// The analytical target.
@@ -72,6 +77,11 @@ pub struct Plan {
     /// Whether a release leaves the zone's folder.
     #[serde(default)]
     pub retain_zone: bool,
+}
+
+/// Of plans that were stored before they had it.
+fn default_retention_seconds() -> u64 {
+    24 * 60 * 60
 }
 
 /// Which link a plan is for.

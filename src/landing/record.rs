@@ -64,6 +64,7 @@ pub enum Event {
         /// The table as it is; its name in the source too.
         schema: TableSchema,
         /// From here on all its changes are in the source's stream; those before are in what a chunk reads.
+        #[serde(default)]
         from: Position,
     },
     /// How the snapshot of the table is cut.
@@ -144,6 +145,7 @@ pub struct DataFile {
     /// Size.
     pub bytes: u64,
     /// About as many bytes its rows take in memory.
+    #[serde(default)]
     pub memory: u64,
     /// Rows.
     pub rows: u64,

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     api::{
         fault::{Explain, Fault},
+        link_connection::BreakingChange,
         report::{PositionTime, SourceReport},
     },
     data::{Identity, Position, TableName},
@@ -41,7 +42,7 @@ use crate::{
         record::{DataFile, Entry, Event, RECORD_FORMAT, Record, TableData},
     },
     protection::Protection,
-    source::{Capture, CapturedTable, Cut, Limits, Segment},
+    source::{self, Capture, CapturedTable, Cut, Limits, Segment},
 };
 
 /// A batch ends with the transaction that makes it this large; of a larger one, files are written at every so many bytes.
@@ -249,7 +250,7 @@ impl Reign<'_> {
         let state = self.context.journal.state();
         for (table, error) in cut.broken {
             if let Some(known) = state.tables.get(&table) {
-                pending.events.push(Event::Fail { table, incarnation: known.incarnation, fault: error.fault() });
+                pending.events.push(Event::Fail { table, incarnation: known.incarnation, fault: self.verdict(&error) });
             }
         }
         let mut files = Vec::new();
@@ -309,6 +310,17 @@ impl Reign<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What to do about a table that broke: to load it anew heals what the plan lets heal.
+    fn verdict(&self, error: &source::Error) -> Fault {
+        let reseed = self.context.plan.borrow().schema_change.breaking == BreakingChange::Reseed;
+        match error {
+            source::Error::SchemaChanged(_) if reseed => {
+                Fault { heals: true, remedy: "none needed: the table is loaded anew".to_owned(), ..error.fault() }
+            }
+            _ => error.fault(),
+        }
     }
 
     /// Fills in what the changes of a table that is not exact yet did not carry.

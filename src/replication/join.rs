@@ -115,13 +115,20 @@ async fn join(context: Context, group: Vec<(PlannedTable, Need)>, orders: mpsc::
     let mut done = Vec::new();
     let mut joined = Vec::new();
     for (planned, need) in group {
-        context.board.table_works(&planned.uid, TablePhase::Waiting);
-        let result = match need {
-            Need::Plan => Ok(()),
-            Need::Join(before) => admit(&context, &planned, before.as_deref(), &orders).await,
+        let (result, why) = match need {
+            Need::Plan => (Ok(()), None),
+            Need::Join(before) => {
+                let result = admit(&context, &planned, before.as_deref(), &orders).await;
+                (result, before.and_then(|before| before.fault))
+            }
         };
         match result {
-            Ok(()) => joined.push(planned),
+            Ok(()) => {
+                // Not before: what failed last time has failed until it has not.
+                context.board.table_works(&planned.uid, TablePhase::Waiting);
+                context.board.table(&planned.uid, |report| report.waiting = why);
+                joined.push(planned);
+            }
             Err(error) => done.push((planned, Err(error.fault()))),
         }
     }

@@ -46,6 +46,7 @@ pub struct TableState {
     /// The table as it was when it joined.
     pub schema: TableSchema,
     /// From here on all its changes are in the source's stream.
+    #[serde(default)]
     pub from: Position,
     /// Number of the record that admitted it.
     pub incarnation: u64,

@@ -150,7 +150,8 @@ async fn server_completes_the_minimal_link() {
             }},
             "landingZoneRef": {"name": "staging"},
             "compute": {"coreCount": 1, "coresPerWorker": 4, "memoryPerCore": "2Gi", "flushInterval": "1s"},
-            "deletionPolicy": {"target": "Retain", "landingZone": "Delete"}
+            "deletionPolicy": {"target": "Retain", "landingZone": "Delete"},
+            "schemaChange": {"breaking": "Fail"}
         })
     );
     // The server itself must hold the defaults: kubectl shows what the controller goes by.
@@ -162,6 +163,7 @@ async fn server_completes_the_minimal_link() {
     let zone = Api::<LandingZone>::namespaced(client.clone(), &namespace).get("staging").await.unwrap();
     let runtime = Api::<IntegrationRuntime>::namespaced(client.clone(), &namespace).get("nearby").await.unwrap();
     assert_eq!(table.spec.target_name().to_string(), "public.orders");
+    assert_eq!(zone.spec.retention.committed_files, "24h");
     assert_eq!(zone.spec.store.azure.unwrap().folder, "prod/shop");
     assert_eq!(runtime.spec.kubernetes.unwrap().service_account.name, "link-worker");
     // Nobody has seen them yet, and they say so.
@@ -191,6 +193,7 @@ async fn server_accepts_what_is_right() {
                     json!({"coreCount": 8, "flushInterval": "200ms", "memoryPerCore": "512Mi", "integrationRuntimeRef": {"name": "nearby"}}),
                 ),
                 ("/spec/deletionPolicy", json!({"target": "Delete", "landingZone": "Retain"})),
+                ("/spec/schemaChange", json!({"breaking": "Reseed"})),
                 (
                     "/spec/tables",
                     json!([
@@ -255,6 +258,7 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
     let source = "/spec/source/postgresql";
     let in_source = |field: &str, value: Value| with(link(), &[(&format!("{source}/{field}"), value)]);
     let compute = |value: Value| with(link(), &[("/spec/compute", value)]);
+    let kept = |time: &str| with(azure_zone(), &[("/spec/retention", json!({"committedFiles": time}))]);
     let azure = |field: &str, value: Value| with(azure_zone(), &[(&format!("/spec/azure/{field}"), value)]);
     vec![
         // LinkConnection
@@ -349,6 +353,9 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
         ("account that cannot be", azure("account", json!("Contoso")), "spec.azure.account"),
         ("container too short", azure("container", json!("ab")), "spec.azure.container"),
         ("folder that begins with a slash", azure("folder", json!("/links")), "folder is a path such as links/shop"),
+        ("retention too short", kept("59m"), "committedFiles is a whole number of m or h from 1h to 8760h"),
+        ("retention in days", kept("7d"), "committedFiles is a whole number of m or h from 1h to 8760h"),
+        ("schema change in other words", with(link(), &[("/spec/schemaChange", json!({"breaking": "Ignore"}))]), "\"Fail\", \"Reseed\""),
         ("folder that climbs", azure("folder", json!("links/../other")), "folder is a path such as links/shop"),
         ("endpoint with its token", azure("endpoint", json!("https://x.example/?sig=1")), "without a query: the token goes into a Secret"),
         ("endpoint that is no address", azure("endpoint", json!("contoso")), "endpoint is the blob service's address"),

@@ -15,6 +15,7 @@ use link_operator::{
     api::{
         database::{OnExistingTable, PostgresqlDatabase, PostgresqlTarget, Source, Target},
         fault::{Check, Fault},
+        link_connection::SchemaChange,
         plan::{API_SERVER_NAME, Intent, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable, ProbeRequest},
         report::{Report, TablePhase, TableReport},
         zone::{ClaimZone, ZoneStore},
@@ -162,6 +163,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         cores_per_worker: 1,
         flush_interval_ms: 1000,
         retention_seconds: 86_400,
+        schema_change: SchemaChange::default(),
         source: Source { postgresql: Some(database.clone()) },
         target: Target { postgresql: Some(PostgresqlTarget { database: database.clone(), on_existing_table: OnExistingTable::Fail }) },
         zone: claim(),

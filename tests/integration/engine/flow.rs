@@ -1,6 +1,6 @@
 //! Snapshot, then every change.
 
-use link_operator::api::report::TablePhase;
+use link_operator::api::{link_connection::BreakingChange, report::TablePhase};
 
 use super::Link;
 use crate::support::postgres::Server;
@@ -151,6 +151,21 @@ async fn a_table_that_changes_its_shape_fails_alone_and_a_reseed_cures_it() {
     link.replan(|plan| plan.tables[0].reseed = Some("now".into()));
     engine.table("public.shaped", TablePhase::Replicating, None).await;
     link.converged("shaped").await;
+    engine.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_changes_its_shape_is_loaded_anew_if_the_link_says_so() {
+    let link = Link::new(Server::shared(), &["grown"]).await;
+    link.replan(|plan| plan.schema_change.breaking = BreakingChange::Reseed);
+    link.source.execute("CREATE TABLE grown (id int PRIMARY KEY, a int); INSERT INTO grown VALUES (1, 1)").await;
+    let engine = link.start();
+    engine.replicating(1).await;
+    for change in ["ADD b text DEFAULT 'b'", "ALTER a TYPE bigint", "RENAME b TO c", "DROP a"] {
+        link.source.execute(&format!("ALTER TABLE grown {change}; INSERT INTO grown SELECT max(id) + 1 FROM grown")).await;
+        link.converged("grown").await;
+    }
+    engine.replicating(1).await;
     engine.kill().await;
 }
 

@@ -17,6 +17,7 @@ use std::{
 use link_operator::{
     api::{
         database::{OnExistingTable, PostgresqlTarget, Source, Target},
+        link_connection::SchemaChange,
         plan::{Intent, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable},
         report::{TablePhase, TableReport},
         zone::{ClaimZone, ZoneStore},
@@ -72,6 +73,7 @@ impl Link {
             cores_per_worker: 2,
             flush_interval_ms: 50,
             retention_seconds: 0,
+            schema_change: SchemaChange::default(),
             source: Source { postgresql: Some(source.spec.clone()) },
             target: Target {
                 postgresql: Some(PostgresqlTarget { database: target.spec.clone(), on_existing_table: OnExistingTable::Fail }),
