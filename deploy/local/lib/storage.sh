@@ -5,6 +5,7 @@ VOLUMES=40
 
 volume_names() { seq -f 'local-%02g' 1 "$VOLUMES"; }
 
+# Bound by the scheduler: a pod that comes before its claim is bound is else looked at again only after minutes.
 storage_up() {
   {
     cat <<END
@@ -12,7 +13,7 @@ apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: local, annotations: {storageclass.kubernetes.io/is-default-class: "true"}}
 provisioner: kubernetes.io/no-provisioner
-volumeBindingMode: Immediate
+volumeBindingMode: WaitForFirstConsumer
 END
     local name
     for name in $(volume_names); do volume "$name"; done
