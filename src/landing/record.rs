@@ -151,6 +151,13 @@ pub struct DataFile {
     pub rows: u64,
 }
 
+impl DataFile {
+    /// About as many bytes its rows take in memory. Records of a former version do not say: then by what files take at most.
+    pub fn rows_memory(&self) -> u64 {
+        if self.memory == 0 { self.bytes * 8 } else { self.memory }
+    }
+}
+
 /// That a chunk was read: created once; the file of whoever created it is the chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

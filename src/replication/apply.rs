@@ -108,7 +108,7 @@ impl Applier<'_> {
                 let rows = if idle && batch.upto - at < IDLE_RECORDS {
                     0
                 } else {
-                    let steps = self.steps(&batch.entries);
+                    let steps = self.steps(&batch.entries).await?;
                     let advance = Advance { incarnation: self.incarnation, from: at, to: batch.upto, as_of: batch.as_of };
                     let rows = target.apply(&self.target, &self.table.schema, advance, steps).await?;
                     at = batch.upto;
@@ -160,7 +160,7 @@ impl Applier<'_> {
         while at < exact {
             // Not across `passed`: only from there on the rows aside hold what a change leaves out.
             let batch = self.gather(at, passed.filter(|passed| at < *passed).unwrap_or(exact)).await?;
-            let steps = self.steps(&batch.entries);
+            let steps = self.steps(&batch.entries).await?;
             let advance = Advance { incarnation: self.incarnation, from: at, to: batch.upto, as_of: batch.as_of };
             self.context.setup.target.catch_up(&self.target, &self.table.schema, advance, steps).await?;
             at = batch.upto;
@@ -237,7 +237,7 @@ impl Applier<'_> {
             let ours = record.data.iter().filter(|data| data.table == self.id && data.incarnation == self.table.incarnation);
             let entries: Vec<Entry> = ours.flat_map(|data| data.entries.iter().cloned()).collect();
             let files = entries.iter().filter_map(|entry| if let Entry::File(file) = entry { Some(file) } else { None });
-            let (bytes, memory) = files.fold((0, 0), |(bytes, memory), file| (bytes + file.bytes, memory + file.memory));
+            let (bytes, memory) = files.fold((0, 0), |(bytes, memory), file| (bytes + file.bytes, memory + file.rows_memory()));
             if !batch.entries.is_empty() && batch.memory + memory > PIECE_BYTES {
                 break;
             }
@@ -253,18 +253,21 @@ impl Applier<'_> {
 
     /// What is to be done: read and netted piece by piece as the target asks for it, so that no more than one piece is in
     /// memory, and not before the budget that all tables share has room for it.
-    fn steps<'e>(&'e self, entries: &'e [Entry]) -> Steps<'e> {
+    /// The first is there when this returns: nobody holds a connection or a lock of the target while he waits for it.
+    async fn steps<'e>(&'e self, entries: &'e [Entry]) -> Result<Steps<'e>, Error> {
         let (truncated, pieces) = pieces(entries);
         let truncate = truncated.then_some(Ok(Step::Truncate));
         let merges = stream::try_unfold((pieces.into_iter(), None), move |(mut pieces, before)| async move {
             drop::<Option<OwnedSemaphorePermit>>(before);
             let Some(piece) = pieces.next() else { return Ok(None) };
-            let room = self.context.memory.room(piece.iter().map(|file| file.memory).sum()).await?;
+            let room = self.context.memory.room(piece.iter().map(|file| file.rows_memory()).sum()).await?;
             let changes = self.net(&piece).await?;
             Ok(Some((Step::Merge(changes), (pieces, Some(room)))))
         });
+        let mut merges = Box::pin(merges);
+        let first = merges.try_next().await?;
         let merges = merges.map_err(|error: Error| target::Error::StepFailed(error.fault()));
-        stream::iter(truncate).chain(merges).boxed()
+        Ok(stream::iter(truncate).chain(stream::iter(first.map(Ok))).chain(merges).boxed())
     }
 
     /// Reads files and nets their changes.
@@ -291,7 +294,8 @@ fn pieces(entries: &[Entry]) -> (bool, Vec<Vec<&DataFile>>) {
     let mut room = 0;
     for entry in &entries[truncated.map_or(0, |last| last + 1)..] {
         let Entry::File(file) = entry else { continue };
-        if file.memory <= room
+        let memory = file.rows_memory();
+        if memory <= room
             && let Some(piece) = pieces.last_mut()
         {
             piece.push(file);
@@ -299,7 +303,7 @@ fn pieces(entries: &[Entry]) -> (bool, Vec<Vec<&DataFile>>) {
             pieces.push(vec![file]);
             room = PIECE_BYTES;
         }
-        room = room.saturating_sub(file.memory);
+        room = room.saturating_sub(memory);
     }
     (truncated.is_some(), pieces)
 }

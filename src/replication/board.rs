@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,7 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub struct Board {
     inner: Mutex<Inner>,
+    lost_under: AtomicU64,
 }
 
 #[derive(Default)]
@@ -50,6 +54,21 @@ impl Board {
     /// Answers one question about the link as a whole.
     pub fn check(&self, name: &'static str, fault: Option<Fault>) {
         self.lock().checks.insert(name, fault);
+    }
+
+    /// Somebody else answers that question now.
+    pub fn uncheck(&self, name: &'static str) {
+        self.lock().checks.remove(name);
+    }
+
+    /// A term was lost under this revision of the plan; it stays lost to an engine that is opened anew.
+    pub fn lose_term(&self, revision: u64) {
+        self.lost_under.fetch_max(revision, Ordering::Relaxed);
+    }
+
+    /// The newest revision of the plan under which a term was lost; 0 if none was.
+    pub fn term_lost_under(&self) -> u64 {
+        self.lost_under.load(Ordering::Relaxed)
     }
 
     /// Writes what is known of a table.

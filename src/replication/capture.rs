@@ -80,6 +80,7 @@ pub enum Order {
 /// Its term is in `own` once it has one.
 pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     let Context { setup, journal, board, .. } = context;
+    let began = Timestamp::now();
     journal.catch_up().await?;
     journal.is_newest().await?;
     let identity = setup.source.identity().await?;
@@ -103,7 +104,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         to: state.to.clone(),
         time: state.time,
         last_record: Instant::now(),
-        last_commit: Timestamp::now(),
+        last_commit: began,
     };
     reign.commit(vec![], vec![]).await?;
     own.store(reign.term, Ordering::Relaxed);
@@ -112,6 +113,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         setup.source.settle(&|whom| join::show_waiting(context, whom.as_deref())).await?;
         // It may have waited long: a slot that a successor made meanwhile must stay.
         journal.catch_up().await?;
+        journal.is_newest().await?;
         let newest = journal.state();
         if newest.number != reign.number {
             return Err(Error::TermLost { ours: reign.term, theirs: newest.term });

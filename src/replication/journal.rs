@@ -69,11 +69,13 @@ impl Journal {
     /// Makes sure that the log does not go on after a gap: records that everybody has applied are swept, so one that is not there
     /// may have been there long ago. Above every gap is a checkpoint.
     pub async fn is_newest(&self) -> Result<(), Error> {
-        let ours = self.state().number;
-        match self.log.checkpoints().await?.last() {
-            Some(newest) if *newest > ours => Err(Error::LogMovedOn { ours, newest: *newest }),
-            _ => Ok(()),
+        let Some(newest) = self.log.checkpoints().await?.last().copied() else { return Ok(()) };
+        if newest > self.state().number {
+            // It may have been made only just now, over records that are there to be read.
+            self.catch_up().await?;
         }
+        let ours = self.state().number;
+        if newest > ours { Err(Error::LogMovedOn { ours, newest }) } else { Ok(()) }
     }
 
     /// Looks for records of others, for ever.

@@ -12,6 +12,15 @@ const SHARE: u64 = 5;
 /// The budget is counted in these.
 const UNIT: u64 = 64 * 1024;
 
+/// What a chunk takes at most while it is read or loaded: its file, a row group and some batches.
+const CHUNK: u64 = 192 << 20;
+
+/// How many chunks are read or loaded at once, at most `wanted`, in a process that may have `limit` bytes. They take no room of
+/// the budget: a load may wait for a lock that an applier holds who waits for room.
+pub fn chunks_at_once(limit: u64, wanted: usize) -> usize {
+    usize::try_from(limit / CHUNK).unwrap_or(usize::MAX).clamp(1, wanted.max(1))
+}
+
 /// Room for rows, given out until it is given back by dropping what [`Memory::room`] returned.
 pub struct Memory {
     units: u32,
@@ -38,6 +47,11 @@ mod tests {
     use super::*;
     use std::time::Duration;
     use tokio::time::timeout;
+
+    #[test]
+    fn little_memory_holds_few_chunks() {
+        assert_eq!([chunks_at_once(256 << 20, 2), chunks_at_once(512 << 20, 3), chunks_at_once(8 << 30, 5)], [1, 2, 5]);
+    }
 
     #[tokio::test]
     async fn who_asks_waits_for_room_and_the_largest_gets_all_of_it() {

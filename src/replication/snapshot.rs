@@ -69,7 +69,6 @@ impl Snapshot<'_> {
             stream::iter(mine)
                 .map(|chunk| async move {
                     let _permit = permits.acquire().await.map_err(|_| Error::Internal("the engine ends".to_owned()))?;
-                    let _room = self.context.memory.room(setup.chunk_bytes).await?;
                     self.chunk(chunk).await
                 })
                 .buffer_unordered(self.context.chunks_at_once())

@@ -19,7 +19,7 @@ use super::{
     capture,
     error::Error,
     journal::Journal,
-    memory::Memory,
+    memory::{self, Memory},
     retry, share,
     snapshot::Snapshot,
     state::{RunState, TableState},
@@ -69,7 +69,7 @@ fn check_of(error: &Error) -> &'static str {
     match error {
         Error::Zone(_) => "ZoneReadable",
         Error::ZoneNotEmpty { .. } => "ZoneOwned",
-        Error::DataFileUnreadable(_) | Error::RecordMissing { .. } => "LogReadable",
+        Error::DataFileUnreadable(_) | Error::RecordMissing { .. } | Error::LogMovedOn { .. } => "LogReadable",
         _ => "CapturePrepared",
     }
 }
@@ -89,7 +89,7 @@ async fn open_and_work(setup: &Setup, plan: &watch::Receiver<Arc<Plan>>, board: 
         plan: plan.clone(),
         journal,
         board: board.clone(),
-        permits: Arc::new(Semaphore::new(planned.cores_per_worker as usize + 1)),
+        permits: Arc::new(Semaphore::new(memory::chunks_at_once(setup.memory, planned.cores_per_worker as usize + 1))),
         memory: Arc::new(Memory::new(setup.memory)),
         applied: Arc::default(),
     };
@@ -192,8 +192,12 @@ impl<'a> Supervisor<'a> {
         let running = plan.intent == Intent::Run;
 
         let captures = running && share::capturer(plan.workers) == ordinal;
-        if !captures && self.capture.take().is_some() {
-            context.board.link(|report| report.term = None);
+        if !captures {
+            if self.capture.take().is_some() {
+                context.board.link(|report| report.term = None);
+            }
+            // What this worker last met there is no longer its to tell.
+            context.board.uncheck("CapturePrepared");
         }
         if captures && self.capture.as_ref().is_none_or(|task| task.0.is_finished()) {
             self.capture = Some(Task::spawn(capture(context.clone())));
@@ -242,7 +246,7 @@ impl<'a> Supervisor<'a> {
         let drained = plan.intent == Intent::Drain && lowest.is_none_or(|lowest| lowest >= state.number);
         context.board.link(|report| {
             report.drained = drained;
-            if lowest == Some(state.number) {
+            if lowest == Some(state.number) || live.is_empty() {
                 let applied = PositionTime { value: state.to.to_string(), time: state.time };
                 report.position.get_or_insert_default().applied = Some(applied);
             }
@@ -255,6 +259,11 @@ async fn capture(context: Context) {
     let mut plan = context.plan.clone();
     let mut attempt = 0;
     loop {
+        // Also an engine that was opened anew gives way to whom this process lost its term to.
+        let lost_under = context.board.term_lost_under();
+        if lost_under > 0 && plan.wait_for(|plan| plan.revision > lost_under).await.is_err() {
+            return;
+        }
         let revision = plan.borrow_and_update().revision;
         let began = tokio::time::Instant::now();
         let own = AtomicU64::new(0);
@@ -262,7 +271,8 @@ async fn capture(context: Context) {
         // A successor ends our stream before we meet its record: that is the loss of the term, and no fault of the source.
         let ours = own.into_inner();
         let theirs = if context.journal.catch_up().await.is_ok() { context.journal.state().term } else { 0 };
-        if ours > 0 && theirs > ours {
+        let slept = matches!(error, Error::LogMovedOn { .. }) || matches!(context.journal.is_newest().await, Err(Error::LogMovedOn { .. }));
+        if ours > 0 && (theirs > ours || slept) {
             error = Error::TermLost { ours, theirs };
         }
         context.board.link(|report| report.term = None);
@@ -270,12 +280,8 @@ async fn capture(context: Context) {
         tracing::warn!(reason = fault.reason, message = fault.message, "capture ended");
         context.board.check("CapturePrepared", Some(fault));
         attempt = if began.elapsed() > Duration::from_mins(1) { 1 } else { attempt + 1 };
-        let lost = matches!(error, Error::TermLost { .. } | Error::PlanOutdated { .. });
-        if lost {
-            let newer = plan.wait_for(|plan| plan.revision > revision).await.is_ok();
-            if !newer {
-                return;
-            }
+        if matches!(error, Error::TermLost { .. } | Error::PlanOutdated { .. }) {
+            context.board.lose_term(revision);
         } else {
             tokio::time::sleep(retry::delay(attempt)).await;
         }

@@ -125,10 +125,10 @@ impl Manifests {
         Ok(Link { name, plan })
     }
 
-    /// Writes the Secrets as a pod has them mounted: a folder each, a file a key.
+    /// Writes the Secrets as pods have them mounted: a folder each, a file a key, below a folder for each namespace.
     pub fn write_secrets(&self, folder: &Path) -> io::Result<()> {
         for secret in &self.secrets {
-            let folder = folder.join(secret.name_any());
+            let folder = folder.join(secret.namespace().unwrap_or_default()).join(secret.name_any());
             fs::create_dir_all(&folder)?;
             for (key, value) in secret.data.iter().flatten() {
                 fs::write(folder.join(key), &value.0)?;
@@ -230,7 +230,7 @@ metadata: {name: other}
     fn secrets_are_files() {
         let folder = tempfile::tempdir().unwrap();
         read(LINK).unwrap().write_secrets(folder.path()).unwrap();
-        assert_eq!(fs::read_to_string(folder.path().join("app/password")).unwrap(), "secret");
+        assert_eq!(fs::read_to_string(folder.path().join("default/app/password")).unwrap(), "secret");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Options {
     /// Folder with a folder for each Secret and a file for each of its keys. Default: Secrets among the manifests.
     #[arg(long, value_name = "DIR")]
     pub secrets: Option<PathBuf>,
-    /// Folder with a folder for each PersistentVolumeClaim; made if it is not there.
+    /// Folder with a folder for each namespace, and in it for each PersistentVolumeClaim; made if it is not there.
     #[arg(long, value_name = "DIR", default_value = "link-operator-volumes")]
     pub volumes: PathBuf,
     /// Memory that each link may have, MiB.
@@ -114,14 +114,17 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         return Err(Error::NothingToRun(options.filename.display().to_string()));
     }
     // Removed with this value: secrets of the manifests stand nowhere else.
-    let folder = TempDir::new().map_err(|error| unreadable(&std::env::temp_dir(), error))?;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let folder = tempfile::Builder::new().prefix("link-operator-").permissions(private).tempdir();
+    let folder: TempDir = folder.map_err(|error| unreadable(&std::env::temp_dir(), error))?;
     manifests.write_secrets(folder.path()).map_err(|error| unreadable(folder.path(), error))?;
-    let secrets = Secrets::new(options.secrets.as_deref().unwrap_or(folder.path()));
 
     let display = Arc::new(Display::new(&links));
     let mut running = JoinSet::new();
     for link in links {
-        let setup = open(&link, &secrets, &options)?;
+        // References never leave their namespace.
+        let secrets = options.secrets.clone().unwrap_or_else(|| folder.path().join(&link.plan.link.namespace));
+        let setup = open(&link, &Secrets::new(secrets), &options)?;
         let mut plan = first_plan(&link, &setup.zone).await?;
         if options.sweep_every.is_some() {
             plan.retention_seconds = 0;
@@ -141,7 +144,7 @@ fn open(link: &Link, secrets: &Secrets, options: &Options) -> Result<Setup, Erro
     let plan = &link.plan;
     let failed = |fault| Error::NotOpened { link: link.name.clone(), fault };
     let claim = plan.zone.persistent_volume_claim.as_ref().map_or("", |claim| &claim.claim_name);
-    let volume = options.volumes.join(claim);
+    let volume = options.volumes.join(&plan.link.namespace).join(claim);
     if !claim.is_empty() {
         std::fs::create_dir_all(&volume).map_err(|error| unreadable(&volume, error))?;
     }
@@ -183,6 +186,9 @@ async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: 
         let report = reports.borrow_and_update().clone();
         display.show(&id, &report);
         complete = is_complete(&report, tables, goal.as_ref());
+        if once && is_stuck(&report, tables) {
+            break;
+        }
         if once && complete {
             match &goal {
                 Some(_) => break,
@@ -208,6 +214,13 @@ async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: 
     end.cancel();
     let ended = engine.await.is_ok();
     ended && drained && (complete || !once)
+}
+
+/// Whether nothing more will come of it without a person: some tables are Failed, the others Replicating.
+fn is_stuck(report: &EngineReport, tables: usize) -> bool {
+    let count = |phase| report.tables.iter().filter(|table| table.phase == phase).count();
+    let failed = count(TablePhase::Failed);
+    failed > 0 && failed + count(TablePhase::Replicating) == tables
 }
 
 /// Whether every table is Replicating and the target holds all that was captured, up to the goal at least.

@@ -61,11 +61,11 @@ pub async fn fetch(source: &Postgresql, schema: &TableSchema, keys: &RecordBatch
 /// visible: for an instant, or for as long as a synchronous standby does not answer. A row that a fetch misses must be one
 /// that is gone, never one that is still to be seen.
 async fn wait_visible(client: &Client, transactions: &[u32]) -> Result<(), Error> {
-    // The stream's ids have 32 bits, of which the newest is the yardstick.
+    // The stream's ids have 32 bits: each is meant to be the one that is nearest to the next, before or after it.
     let sql = "WITH now AS (SELECT s, pg_snapshot_xmax(s)::text::bigint AS next FROM pg_current_snapshot() s)
                SELECT count(*) FROM now, unnest($1::bigint[]) AS t (id)
                WHERE NOT pg_visible_in_snapshot(
-                   (next - next % 4294967296 + id - CASE WHEN id > next % 4294967296 THEN 4294967296 ELSE 0 END)::text::xid8, s)";
+                   (next + (id - next % 4294967296 + 6442450944) % 4294967296 - 2147483648)::text::xid8, s)";
     let ids: Vec<i64> = transactions.iter().map(|id| i64::from(*id)).collect();
     let mut pause = Duration::from_millis(1);
     while Protection::VisibleCommits.holds() && client.query_one(sql, &[&ids]).await?.get::<_, i64>(0) > 0 {

@@ -42,14 +42,17 @@ const CREATE_TABLES: &str = "
         run bigint NOT NULL, incarnation bigint NOT NULL, chunk bigint NOT NULL, rows bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (link_id, source_schema, source_table, run, incarnation, chunk)
     );
+    COMMENT ON TABLE link_operator.link_progress IS
+        'How far each linked table is: it holds everything that the source committed before as_of.';
+    COMMENT ON TABLE link_operator.link_chunks IS 'Which chunks of a snapshot are loaded.'";
+
+/// For readers; nothing of ours needs it.
+const CREATE_VIEW: &str = "
     CREATE VIEW link_operator.link_status AS
         SELECT link_id, source_schema, source_table, target_schema, target_table, exact, CASE WHEN exact THEN as_of END AS consistent_as_of
         FROM link_operator.link_progress;
     COMMENT ON VIEW link_operator.link_status IS
-        'Whether each linked table is exact, and as of when: it holds everything that the source committed before consistent_as_of.';
-    COMMENT ON TABLE link_operator.link_progress IS
-        'How far each linked table is: it holds everything that the source committed before as_of.';
-    COMMENT ON TABLE link_operator.link_chunks IS 'Which chunks of a snapshot are loaded.'";
+        'Whether each linked table is exact, and as of when: it holds everything that the source committed before consistent_as_of.'";
 
 /// A table as the catalog has it.
 pub(super) struct Existing {
@@ -68,14 +71,22 @@ impl Existing {
 
 /// Makes our schema and tables unless they are there.
 pub(super) async fn ensure(transaction: &Transaction<'_>) -> Result<(), Error> {
-    if exist(transaction).await? {
+    if exist(transaction).await? && has(transaction, &["link_status"]).await? {
         return Ok(());
     }
     // Several workers start at once; the lock goes with the transaction.
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&CREATION_LOCK]).await?;
-    if exist(transaction).await? {
-        return Ok(());
+    if !exist(transaction).await? {
+        create(transaction).await?;
     }
+    // A link of a former version has tables without it.
+    if !has(transaction, &["link_status"]).await? {
+        transaction.batch_execute(CREATE_VIEW).await?;
+    }
+    Ok(())
+}
+
+async fn create(transaction: &Transaction<'_>) -> Result<(), Error> {
     let schema: bool = transaction.query_one("SELECT to_regnamespace($1) IS NOT NULL", &[&OWN_SCHEMA]).await?.get(0);
     if !schema {
         transaction.batch_execute(&format!("CREATE SCHEMA {OWN_SCHEMA}")).await?;
@@ -86,10 +97,14 @@ pub(super) async fn ensure(transaction: &Transaction<'_>) -> Result<(), Error> {
 
 /// Whether our tables are there.
 pub(super) async fn exist(transaction: &Transaction<'_>) -> Result<bool, Error> {
+    has(transaction, &["link_progress", "link_chunks"]).await
+}
+
+/// Whether our schema has all of these relations.
+async fn has(transaction: &Transaction<'_>, names: &[&str]) -> Result<bool, Error> {
     // By the catalog: to_regclass wants the right to use the schema.
-    let sql = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname = $1 AND c.relname IN ('link_progress', 'link_chunks', 'link_status')";
-    Ok(transaction.query_one(sql, &[&OWN_SCHEMA]).await?.get::<_, i64>(0) == 3)
+    let sql = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2::text[])";
+    Ok(transaction.query_one(sql, &[&OWN_SCHEMA, &names]).await?.get::<_, i64>(0) == names.len() as i64)
 }
 
 /// Claims the table, see [`crate::target::Target::claim`].
