@@ -15,7 +15,7 @@ use kube::{
     api::{DeleteParams, ListParams},
     runtime::controller::Action,
 };
-use prometheus::IntCounter;
+use prometheus::IntCounterVec;
 
 use super::{build, dereference, lifecycle::Course, plan, status, validate};
 use crate::{
@@ -51,11 +51,12 @@ const LOOK: Duration = Duration::from_secs(3);
 /// How long a pod may stay past the end of its grace before it is removed by force.
 const PAST_GRACE: SignedDuration = SignedDuration::from_secs(30);
 
-static UNRELEASED: LazyLock<Option<IntCounter>> = LazyLock::new(|| {
-    let name = "link_operator_unreleased_links_total";
-    let counter = IntCounter::new(name, "Links that were deleted without removing what they made in their source").ok()?;
-    telemetry::registry().register(Box::new(counter.clone())).ok()?;
-    Some(counter)
+static UNRELEASED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    telemetry::counter(
+        "link_operator_unreleased_links_total",
+        "Links that were deleted without removing what they made in their source",
+        &[],
+    )
 });
 
 /// Where a release stands.
@@ -274,9 +275,7 @@ async fn announce(link: &LinkConnection, context: &Context, why: &str) -> Result
         "LinkConnection {namespace}/{name} was deleted and what it made in its source is left, because {why}. Remove it with: {commands}"
     );
     tracing::error!(namespace, link = name, commands, why, "what the link made in its source is left");
-    if let Some(counter) = UNRELEASED.as_ref() {
-        counter.inc();
-    }
+    UNRELEASED.with_label_values::<&str>(&[]).inc();
     let fault = Fault {
         reason: "NotReleased".to_owned(),
         message: why.to_owned(),
