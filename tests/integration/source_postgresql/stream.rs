@@ -1,4 +1,3 @@
-
 use super::*;
 
 /// Columns of every built-in type and one row of ordinary and one of extreme values for each: (type, value, value).
