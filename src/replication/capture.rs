@@ -54,6 +54,8 @@ const PROOF_OF_LIFE: Duration = Duration::from_mins(1);
 /// Who has not committed for so long may have slept while others went on, and their records were swept since. Far below the
 /// shortest retention.
 const LONG_PAUSE: Duration = Duration::from_mins(5);
+/// So many records of the capture before may come between our checks and our term; then the checks are made anew.
+const TERM_TRIES: u64 = 100;
 /// While a table waits to become exact, the source's log is moved on this often.
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
 /// How often the source is asked how much log it keeps.
@@ -85,10 +87,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     journal.is_newest().await?;
     let identity = setup.source.identity().await?;
     let state = journal.state();
-    let revision = context.plan.borrow().revision;
-    if revision < state.plan_revision {
-        return Err(Error::PlanOutdated { ours: revision, newest: state.plan_revision });
-    }
+    let checked_at = state.number;
     if let Some(expected) = state.source.as_ref().filter(|expected| expected.system != identity.system) {
         return Err(Error::SourceIdentityChanged { expected: expected.system.clone(), found: identity.system });
     }
@@ -96,17 +95,23 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         setup.source.check_continuity(&state.to, state.source.as_ref().unwrap_or(&identity)).await?;
     }
 
-    let mut reign = Reign {
-        context,
-        identity,
-        number: state.number,
-        term: state.number + 1,
-        to: state.to.clone(),
-        time: state.time,
-        last_record: Instant::now(),
-        last_commit: began,
+    let mut reign = loop {
+        let state = journal.state();
+        let revision = context.plan.borrow().revision;
+        if revision < state.plan_revision {
+            return Err(Error::PlanOutdated { ours: revision, newest: state.plan_revision });
+        }
+        let (number, to, time) = (state.number, state.to.clone(), state.time);
+        let identity = identity.clone();
+        let (last_record, last_commit) = (Instant::now(), began);
+        let mut reign = Reign { context, identity, number, term: number + 1, to, time, last_record, last_commit };
+        match reign.commit(vec![], vec![]).await {
+            Ok(_) => break reign,
+            // A capture that is still at work was faster by one. It must not win each time: the next number is known now.
+            Err(Error::RecordTaken { .. }) if journal.state().number - checked_at < TERM_TRIES => {}
+            Err(error) => return Err(error),
+        }
     };
-    reign.commit(vec![], vec![]).await?;
     own.store(reign.term, Ordering::Relaxed);
     if reign.to.0.is_empty() {
         // The source cannot begin while older transactions are open; who they are is for the user to see.
