@@ -22,6 +22,8 @@ pub mod kind {
     pub const ACCEPTED: &str = "Accepted";
     /// The first load is complete: of the table, or of every table of the link.
     pub const SNAPSHOT_COMPLETE: &str = "SnapshotComplete";
+    /// `consistentAsOf` speaks of every table of the link.
+    pub const CONSISTENT: &str = "Consistent";
     /// The operational database answers and lets us in.
     pub const SOURCE_REACHABLE: &str = "SourceReachable";
     /// The operational database has the version, rights and settings that a link needs.
@@ -68,6 +70,10 @@ pub mod reason {
     pub const TABLES_FAILED: &str = "TablesFailed";
     /// At least one table is Suspended, none is Failed.
     pub const TABLES_SUSPENDED: &str = "TablesSuspended";
+    /// All tables of the link.
+    pub const ALL_TABLES: &str = "AllTables";
+    /// Some tables are not exact yet, or Failed.
+    pub const TABLES_OUTSIDE: &str = "TablesOutside";
     /// The link has no tables yet.
     pub const NO_TABLES: &str = "NoTables";
     /// What the object refers to does not exist.

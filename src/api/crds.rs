@@ -127,6 +127,7 @@ mod tests {
                 Some("array") => schema.max_items.is_some(),
                 Some("integer" | "number") => schema.minimum.is_some() && schema.maximum.is_some(),
                 Some("object") => schema.additional_properties.is_none() || schema.max_properties.is_some(),
+                Some("boolean") => true,
                 _ => false,
             };
             if !bounded {

@@ -77,6 +77,12 @@ pub struct LinkConnectionSpec {
     /// the source is always removed.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// Whether all tables move together. True: a batch is applied to all exact tables in one transaction of the target, so
+    /// readers see them as of one moment of the source; a table that is tried again holds the others, one that is Failed leaves
+    /// them (condition `Consistent`). False: each table is applied as fast as it can be. Can be changed while the link runs.
+    /// Default: false. Synapse: the transactional consistency setting of a link.
+    #[serde(default)]
+    pub transactional_consistency: bool,
     /// What becomes of a table whose columns change in the source.
     #[serde(default)]
     pub schema_change: SchemaChange,
@@ -330,7 +336,8 @@ pub struct LinkConnectionStatus {
     #[schemars(length(max = 5))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub worst_tables: Vec<WorstTable>,
-    /// Every replicating table of the target holds everything that was committed in the source before this time. It moves on
+    /// Every table of the target that replicates, or is tried again (condition `Consistent` names the others), holds everything
+    /// that was committed in the source before this time, and with `transactionalConsistency` nothing else. It moves on
     /// also while nobody writes: its age is the link's lag.
     #[schemars(schema_with = "time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -338,7 +345,7 @@ pub struct LinkConnectionStatus {
     /// Where the link is in its source's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<PositionReport>,
-    /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, SourceReachable, SourcePrepared, TargetReachable,
+    /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, Consistent, SourceReachable, SourcePrepared, TargetReachable,
     /// TargetPrepared, ZoneReady, CapturePrepared, WorkersAvailable; each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

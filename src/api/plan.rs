@@ -36,6 +36,7 @@ pub const HEALTH_PORT: u16 = 8080;
 /// What a link's workers are to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of a spec, and they are independent")]
 pub struct Plan {
     /// Format of this document.
     pub format_version: u32,
@@ -56,6 +57,9 @@ pub struct Plan {
     /// Committed files that every table has applied stay this long, seconds.
     #[serde(default = "default_retention_seconds")]
     pub retention_seconds: u64,
+    /// All exact tables move together, in one transaction of the target a batch.
+    #[serde(default)]
+    pub transactional_consistency: bool,
     /// What becomes of tables whose columns change.
     #[serde(default)]
     pub schema_change: SchemaChange,

@@ -154,6 +154,10 @@ pub struct TableReport {
     /// Position up to which the target table is exact.
     #[serde(default)]
     pub position: Option<String>,
+    /// Its rows are as of `as_of`, and the link's consistent group has it: with transactionalConsistency it moves in one
+    /// transaction with the others.
+    #[serde(default)]
+    pub consistent: bool,
     /// Why it is Suspended or Failed.
     #[serde(default)]
     pub error: Option<Fault>,

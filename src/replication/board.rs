@@ -84,6 +84,7 @@ impl Board {
             as_of: None,
             last_processed_time: None,
             position: None,
+            consistent: false,
             error: None,
             attempt: 0,
             next_attempt: None,
@@ -96,6 +97,7 @@ impl Board {
         tracing::warn!(table = uid, reason = fault.reason, message = fault.message, attempt, "table suspended or failed");
         self.table(uid, |report| {
             report.phase = if fault.heals { TablePhase::Suspended } else { TablePhase::Failed };
+            report.consistent &= fault.heals;
             report.error = Some(fault);
             report.waiting = None;
             report.attempt = attempt;
@@ -107,6 +109,7 @@ impl Board {
     pub fn table_works(&self, uid: &str, phase: TablePhase) {
         self.table(uid, |report| {
             report.phase = phase;
+            report.consistent &= phase == TablePhase::Replicating;
             report.error = None;
             report.waiting = None;
             report.attempt = 0;

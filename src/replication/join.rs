@@ -192,8 +192,7 @@ async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &
     }
     let plan = context.setup.source.plan_chunks(schema, context.setup.chunk_bytes).await?;
     commit(orders, Event::Plan { table: id, incarnation: table.incarnation, v0: v0.clone(), plan }).await?;
-    let workers = context.plan.borrow().workers;
-    if share::applier(workers, id) != context.setup.ordinal {
+    if share::applier(&context.plan.borrow(), id) != context.setup.ordinal {
         // From here on the worker that applies the table reports it.
         context.board.retain(|uid| uid != planned.uid);
     }

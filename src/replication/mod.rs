@@ -2,16 +2,19 @@
 //!
 //! - [`state`] folds the log's records to the state of the run, the same in every worker; [`journal`] is a worker's view of it
 //! - [`capture`] is one worker's reign over the log; [`join`] lets tables join and leave; [`fill`] completes changes
-//! - [`snapshot`] reads and loads chunks, [`apply`] brings a table to the present; [`net`] and [`file`] are their pure parts
+//! - [`snapshot`] reads and loads chunks, [`apply`] brings a table to the present, [`group`] all tables together; [`batch`] is what
+//!   they apply, [`net`] and [`file`] are their pure parts
 //! - [`share`] says who does what, [`board`] gathers what is known for the report, [`memory`] bounds what is held at once;
 //!   [`sweep`] removes what nobody needs any more
 
 pub mod apply;
+pub mod batch;
 pub mod board;
 pub mod capture;
 pub mod error;
 pub mod file;
 pub mod fill;
+pub mod group;
 pub mod join;
 pub mod journal;
 pub mod memory;
@@ -33,7 +36,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
-use self::{board::Board, error::Error, journal::Journal, memory::Memory, state::TableState};
+use self::{board::Board, error::Error, group::Group, journal::Journal, memory::Memory, state::TableState};
 use crate::{
     api::{
         fault::Check,
@@ -111,6 +114,8 @@ pub struct Context {
     pub permits: Arc<Semaphore>,
     /// Room for the rows that all tables hold.
     pub memory: Arc<Memory>,
+    /// The tables that move together.
+    pub group: Arc<Group>,
     /// By table and incarnation: how far its applier is.
     applied: Arc<Mutex<HashMap<(u32, u64), Applied>>>,
 }

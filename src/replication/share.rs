@@ -3,6 +3,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::api::plan::Plan;
+
 /// The worker that a piece of work falls to.
 pub fn owner(workers: u32, work: &str) -> u32 {
     let weight = |worker: &u32| {
@@ -17,8 +19,17 @@ pub fn capturer(workers: u32) -> u32 {
     owner(workers, "capture")
 }
 
+/// The worker that moves all tables together, where that is asked for.
+pub fn mover(workers: u32) -> u32 {
+    owner(workers, "tables")
+}
+
 /// The worker that applies a table's changes.
-pub fn applier(workers: u32, table: u32) -> u32 {
+pub fn applier(plan: &Plan, table: u32) -> u32 {
+    if plan.transactional_consistency { mover(plan.workers) } else { of_table(plan.workers, table) }
+}
+
+fn of_table(workers: u32, table: u32) -> u32 {
     owner(workers, &format!("table {table}"))
 }
 
@@ -33,7 +44,7 @@ mod tests {
 
     #[test]
     fn spreads_evenly_and_moves_little() {
-        let share = |workers: u32| (0..1000).map(|table| applier(workers, table)).collect::<Vec<_>>();
+        let share = |workers: u32| (0..1000).map(|table| of_table(workers, table)).collect::<Vec<_>>();
         let (two, three) = (share(2), share(3));
         let first = two.iter().filter(|&&owner| owner == 0).count();
         assert!((400..600).contains(&first), "{first} of 1000 on the first of two workers");

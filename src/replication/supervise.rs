@@ -18,6 +18,7 @@ use super::{
     board::Board,
     capture,
     error::Error,
+    group::{self, Group, Life},
     journal::Journal,
     memory::{self, Memory},
     retry, share,
@@ -91,6 +92,7 @@ async fn open_and_work(setup: &Setup, plan: &watch::Receiver<Arc<Plan>>, board: 
         board: board.clone(),
         permits: Arc::new(Semaphore::new(memory::chunks_at_once(setup.memory, planned.cores_per_worker as usize + 1))),
         memory: Arc::new(Memory::new(setup.memory)),
+        group: Arc::new(Group::default()),
         applied: Arc::default(),
     };
     tokio::select! {
@@ -112,7 +114,7 @@ async fn touch(context: &Context) {
             let incarnation = Incarnation { run, record: table.incarnation };
             Some(Untouched { source: table.schema.name.clone(), incarnation, record: applied.at, as_of: applied.as_of? })
         };
-        let ours = state.tables.iter().filter(|(id, table)| table.followed() && share::applier(plan.workers, **id) == *ordinal);
+        let ours = state.tables.iter().filter(|(id, table)| table.followed() && share::applier(&plan, **id) == *ordinal);
         let tables: Vec<Untouched> = ours.filter_map(untouched).collect();
         if !tables.is_empty()
             && let Err(error) = target.touch(&plan.link.link_id, &tables).await
@@ -152,19 +154,17 @@ impl Drop for Task {
     }
 }
 
-/// An incarnation of a table: its number and the record that admitted it.
-type Life = (u32, u64);
-
 struct Supervisor<'a> {
     context: &'a Context,
     capture: Option<Task>,
+    group: Option<Task>,
     appliers: HashMap<Life, Task>,
     snapshots: HashMap<Life, Task>,
 }
 
 impl<'a> Supervisor<'a> {
     fn new(context: &'a Context) -> Self {
-        Self { context, capture: None, appliers: HashMap::new(), snapshots: HashMap::new() }
+        Self { context, capture: None, group: None, appliers: HashMap::new(), snapshots: HashMap::new() }
     }
 
     async fn run(mut self) -> Result<(), Error> {
@@ -203,6 +203,14 @@ impl<'a> Supervisor<'a> {
             self.capture = Some(Task::spawn(capture(context.clone())));
         }
 
+        let groups = plan.transactional_consistency && share::mover(plan.workers) == ordinal;
+        if !groups && self.group.take().is_some() {
+            context.group.dissolve(None);
+        }
+        if groups && self.group.is_none() {
+            self.group = Some(Task::spawn(group::run(context.clone())));
+        }
+
         let planned = |table: &TableState| plan.tables.iter().any(|planned| planned.uid == table.uid);
         let live: HashMap<Life, &TableState> = state
             .tables
@@ -211,11 +219,10 @@ impl<'a> Supervisor<'a> {
             .map(|(id, table)| ((*id, table.incarnation), table))
             .collect();
 
-        self.appliers
-            .retain(|life, task| live.contains_key(life) && share::applier(plan.workers, life.0) == ordinal && !task.0.is_finished());
+        self.appliers.retain(|life, task| live.contains_key(life) && share::applier(plan, life.0) == ordinal && !task.0.is_finished());
         self.snapshots.retain(|life, _| running && live.contains_key(life));
         for (life, table) in &live {
-            if share::applier(plan.workers, life.0) == ordinal && !self.appliers.contains_key(life) {
+            if share::applier(plan, life.0) == ordinal && !self.appliers.contains_key(life) {
                 self.appliers.insert(*life, Task::spawn(apply::table(context.clone(), life.0, (*table).clone())));
             }
             if running && !self.snapshots.contains_key(life) {
@@ -228,7 +235,7 @@ impl<'a> Supervisor<'a> {
     /// Says what only the whole picture shows: tables that failed for good, how far all are, whether all is drained.
     fn report(&self, plan: &Plan, state: &RunState, live: &HashMap<Life, &TableState>) {
         let context = self.context;
-        let ours = |id: u32| share::applier(plan.workers, id) == context.setup.ordinal;
+        let ours = |id: u32| share::applier(plan, id) == context.setup.ordinal;
         for (id, table) in &state.tables {
             if let Some(fault) = table.fault.as_ref().filter(|fault| !fault.heals && ours(*id) && !table.left) {
                 context.board.table(&table.uid, |report| {

@@ -179,7 +179,10 @@ mod tests {
     }
 
     fn progress(name: &str, incarnation: u64, record: u64, exact: bool) -> (TableName, Progress) {
-        (TableName::new("public", name), Progress { incarnation: Incarnation { run: 2, record: incarnation }, record, exact, rows: 0 })
+        (
+            TableName::new("public", name),
+            Progress { incarnation: Incarnation { run: 2, record: incarnation }, record, exact, rows: 0, grouped: false },
+        )
     }
 
     #[test]

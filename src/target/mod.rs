@@ -172,6 +172,8 @@ pub struct Progress {
     pub exact: bool,
     /// Rows written since the incarnation began: loaded, inserted, updated and deleted.
     pub rows: u64,
+    /// It was last moved together with other tables, and they with it: [`Target::apply_together`].
+    pub grouped: bool,
 }
 
 /// A move of a table's progress, made in the transaction that moves the rows.
@@ -185,6 +187,29 @@ pub struct Advance {
     pub to: u64,
     /// The table holds everything that the source committed before this time.
     pub as_of: Option<Timestamp>,
+}
+
+/// A table's part of a batch that is applied to several tables together.
+pub struct Together<'a> {
+    /// The table.
+    pub table: &'a TargetTable,
+    /// Its columns and key.
+    pub schema: &'a TableSchema,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Its progress must be at this record, else `ProgressMoved` and nothing is done to any table.
+    pub from: u64,
+    /// What is to be done to it, if anything.
+    pub steps: Option<Steps<'a>>,
+}
+
+/// Why several tables could not be moved together.
+#[derive(Debug)]
+pub struct Apart {
+    /// The table that it lies with, by its place in what was asked for; none if it concerns all.
+    pub table: Option<usize>,
+    /// What went wrong.
+    pub error: Error,
 }
 
 /// A table in place that nothing has changed since its progress was moved.
@@ -250,6 +275,11 @@ pub trait Target: Send + Sync {
 
     /// Applies changes to the table in place, in one transaction with its progress. Returns the rows written.
     async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error>;
+
+    /// Applies a batch to several tables in place, in one transaction with the progress of all, which is at record `to` after it:
+    /// readers see all tables before or all after. Tables of the link that moved with others before and do not now leave the
+    /// group. Returns the rows written to each.
+    async fn apply_together(&self, link_id: &str, to: u64, as_of: Option<Timestamp>, tables: Vec<Together<'_>>) -> Result<Vec<u64>, Apart>;
 
     /// The table left the link: forget progress and claim, remove what stands aside, and drop the table itself if `delete`.
     /// Idempotent.

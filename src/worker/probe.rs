@@ -87,6 +87,7 @@ fn report(table: &PlannedTable, error: Option<Fault>) -> TableReport {
         Some(_) => TablePhase::Failed,
     };
     TableReport {
+        consistent: false,
         uid: table.uid.clone(),
         phase,
         waiting: None,

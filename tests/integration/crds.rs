@@ -151,6 +151,7 @@ async fn server_completes_the_minimal_link() {
             "landingZoneRef": {"name": "staging"},
             "compute": {"coreCount": 1, "coresPerWorker": 4, "memoryPerCore": "2Gi", "flushInterval": "1s"},
             "deletionPolicy": {"target": "Retain", "landingZone": "Delete"},
+            "transactionalConsistency": false,
             "schemaChange": {"breaking": "Fail"}
         })
     );

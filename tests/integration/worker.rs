@@ -163,6 +163,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         cores_per_worker: 1,
         flush_interval_ms: 1000,
         retention_seconds: 86_400,
+        transactional_consistency: false,
         schema_change: SchemaChange::default(),
         source: Source { postgresql: Some(database.clone()) },
         target: Target { postgresql: Some(PostgresqlTarget { database: database.clone(), on_existing_table: OnExistingTable::Fail }) },

@@ -100,14 +100,21 @@ pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported, probe: Option<&Rep
                     heals: status.phase == Some(TablePhase::Suspended),
                 });
                 let phase = status.phase.unwrap_or_default();
-                return TableView { name: table.name_any(), phase, fault, complete: before };
+                return TableView { name: table.name_any(), phase, fault, complete: before, consistent: false, as_of: None };
             };
             let complete = match report.phase {
                 TablePhase::Replicating => true,
                 TablePhase::Waiting | TablePhase::Snapshotting => false,
                 TablePhase::Suspended | TablePhase::Failed => before,
             };
-            TableView { name: table.name_any(), phase: report.phase, fault: report.error.clone().or(report.waiting.clone()), complete }
+            TableView {
+                name: table.name_any(),
+                phase: report.phase,
+                fault: report.error.clone().or(report.waiting.clone()),
+                complete,
+                consistent: report.consistent,
+                as_of: report.as_of,
+            }
         })
         .collect();
     views.sort_by(|a, b| a.name.cmp(&b.name));

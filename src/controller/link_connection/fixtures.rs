@@ -50,6 +50,7 @@ pub fn plan() -> Plan {
         cores_per_worker: 4,
         flush_interval_ms: 1000,
         retention_seconds: 86_400,
+        transactional_consistency: false,
         schema_change: crate::api::link_connection::SchemaChange::default(),
         source: link.spec.source,
         target: link.spec.target,

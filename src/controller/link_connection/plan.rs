@@ -68,6 +68,7 @@ pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, table
         cores_per_worker: link.spec.compute.worker_cores(),
         flush_interval_ms: validated.flush_interval_ms,
         retention_seconds: validated.retention_seconds,
+        transactional_consistency: link.spec.transactional_consistency,
         schema_change: link.spec.schema_change,
         source: link.spec.source.clone(),
         target: link.spec.target.clone(),

@@ -22,13 +22,14 @@ use crate::{
 /// The condition that says whether what a link made in its source is gone.
 pub const RELEASED: &str = "SourceReleased";
 /// Conditions that are not answers of a worker or probe.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     kind::READY,
     kind::RECONCILING,
     kind::STALLED,
     kind::SUSPENDED,
     kind::ACCEPTED,
     kind::SNAPSHOT_COMPLETE,
+    kind::CONSISTENT,
     kind::WORKERS_AVAILABLE,
     RELEASED,
 ];
@@ -63,6 +64,10 @@ pub struct TableView {
     pub fault: Option<Fault>,
     /// The first load is complete.
     pub complete: bool,
+    /// `consistentAsOf` speaks of it too.
+    pub consistent: bool,
+    /// Its rows are as of then.
+    pub as_of: Option<Timestamp>,
 }
 
 /// What was found out about a link.
@@ -129,6 +134,10 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     let word = if complete { reason::AS_REQUESTED } else { reason::PROGRESSING };
     mark(kind::SNAPSHOT_COMPLETE, complete.into(), word, "");
     let crew = &findings.crew;
+    if crew.current > 0 && crew.current >= crew.desired {
+        let (truth, word, text) = consistent(&findings.tables);
+        mark(kind::CONSISTENT, truth, word, &text);
+    }
     let missing = crew.problem.as_ref().filter(|_| crew.ready < crew.desired).or(crew.silent.as_ref());
     match missing {
         _ if !course.workers => {}
@@ -146,6 +155,9 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     }
     if !course.workers {
         remove(&mut conditions, kind::WORKERS_AVAILABLE);
+    }
+    if course.phase == LinkPhase::Stopped {
+        remove(&mut conditions, kind::CONSISTENT);
     }
     if course.phase != LinkPhase::Stopped && findings.release_obstacle.is_none() {
         remove(&mut conditions, RELEASED);
@@ -315,6 +327,24 @@ fn tables_ready(tables: &[TableView]) -> Ready {
     }
 }
 
+/// Whether `consistentAsOf` speaks of all tables, and if not, of which it does not.
+fn consistent(tables: &[TableView]) -> (Truth, &'static str, String) {
+    let outside: Vec<&TableView> = tables.iter().filter(|table| !table.consistent).collect();
+    if outside.is_empty() {
+        return (Truth::True, reason::ALL_TABLES, "every table holds all that was committed before status.consistentAsOf".to_owned());
+    }
+    let named: Vec<String> = outside.iter().take(5).map(|table| format!("{} ({})", table.name, table.phase)).collect();
+    let more = if outside.len() > named.len() { ", …" } else { "" };
+    let text = format!("status.consistentAsOf does not speak of {} of {} tables: {}{more}", outside.len(), tables.len(), named.join(", "));
+    (Truth::False, reason::TABLES_OUTSIDE, text)
+}
+
+/// As of when all tables are that are consistent; None if that is not known of each.
+fn consistent_as_of(tables: &[TableView]) -> Option<Timestamp> {
+    let times: Option<Vec<Timestamp>> = tables.iter().filter(|table| table.consistent).map(|table| table.as_of).collect();
+    times?.into_iter().min()
+}
+
 /// Tables that do not replicate, the worst first.
 fn worst(tables: &[TableView]) -> impl Iterator<Item = &TableView> {
     let mut found: Vec<&TableView> = tables.iter().filter(|table| table.phase != TablePhase::Replicating).collect();
@@ -375,9 +405,10 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
         status.term = Some(term);
     }
     if let Some(position) = crew.reports.iter().find_map(|report| report.position.clone()) {
-        let applied = position.applied.as_ref().and_then(|applied| applied.time);
-        status.consistent_as_of = applied.map(whole_second).or(status.consistent_as_of);
         status.position = Some(position);
+    }
+    if crew.current > 0 && crew.current >= crew.desired {
+        status.consistent_as_of = consistent_as_of(&findings.tables).map(whole_second).or(status.consistent_as_of);
     }
     if findings.course.phase == LinkPhase::Stopped {
         (status.position, status.consistent_as_of, status.term) = (None, None, None);

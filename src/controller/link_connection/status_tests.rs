@@ -36,7 +36,9 @@ fn crew(desired: u32, checks: Vec<Check>) -> Crew {
 }
 
 fn table(phase: TablePhase, fault: Option<Fault>) -> TableView {
-    TableView { name: format!("shop-{phase}").to_lowercase(), phase, fault, complete: phase == TablePhase::Replicating }
+    let complete = phase == TablePhase::Replicating;
+    let as_of = complete.then_some(Timestamp::UNIX_EPOCH);
+    TableView { name: format!("shop-{phase}").to_lowercase(), phase, fault, complete, consistent: complete, as_of }
 }
 
 struct Case {
@@ -186,4 +188,26 @@ fn a_status_that_says_the_same_is_the_same() {
     assert_eq!(judge(&running(), &before), before);
     assert_eq!(before.tables.as_ref().unwrap().summary, "1/1");
     assert!(before.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+}
+
+#[test]
+fn consistent_as_of_is_the_earliest_of_the_tables_that_it_speaks_of() {
+    let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
+    let as_of = |seconds: i64| TableView { as_of: Some(at(seconds)), ..table(TablePhase::Replicating, None) };
+    let said = |tables: Vec<TableView>, before: &LinkConnectionStatus| {
+        let status = judge(&Case { tables, ..running() }, before);
+        let consistent = get(&status.conditions, kind::CONSISTENT).unwrap();
+        ((consistent.status.clone(), consistent.reason.clone(), consistent.message.clone()), status)
+    };
+    let ((truth, reason, _), all) = said(vec![as_of(20), as_of(10)], &LinkConnectionStatus::default());
+    assert_eq!((truth.as_str(), reason.as_str(), all.consistent_as_of), ("True", "AllTables", Some(at(10))));
+
+    let failed = TableView { as_of: Some(at(1)), ..table(TablePhase::Failed, Some(fault("SchemaChanged", false))) };
+    let ((truth, reason, message), some) = said(vec![as_of(30), failed], &all);
+    assert_eq!((truth.as_str(), reason.as_str(), some.consistent_as_of), ("False", "TablesOutside", Some(at(30))));
+    assert!(message.contains("1 of 2 tables: shop-failed (Failed)"), "{message}");
+
+    // One of which nobody knows yet as of when it is: what was said before stands.
+    let (_, unsure) = said(vec![as_of(40), TableView { as_of: None, ..as_of(0) }], &some);
+    assert_eq!(unsure.consistent_as_of, Some(at(30)));
 }

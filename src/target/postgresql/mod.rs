@@ -1,7 +1,7 @@
 //! PostgreSQL as a target, version 14 or newer.
 //!
 //! [`progress`] keeps the link's own tables (claims, progress, chunks), [`snapshot`] the table aside and the swap, [`merge`]
-//! applies changes, [`encode`] and [`copy`] bring rows to the server. Each call is one session and, but for the swap's
+//! applies changes, [`together`] moves the progress of several tables, [`encode`] and [`copy`] bring rows to the server. Each call is one session and, but for the swap's
 //! preparation, one transaction; a call that fails or is dropped closes its session and so leaves nothing.
 
 mod copy;
@@ -13,16 +13,18 @@ mod pool;
 mod preflight;
 mod progress;
 mod snapshot;
+mod together;
 
 use std::collections::{BTreeSet, HashMap};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
-use super::{Advance, Error, Incarnation, Progress, Steps, Target, TargetTable, Untouched};
+use super::{Advance, Apart, Error, Incarnation, Progress, Steps, Target, TargetTable, Together, Untouched};
 use crate::{
     api::{
         database::{OnExistingTable, PostgresqlTarget},
@@ -134,6 +136,31 @@ impl Target for Postgresql {
             progress::count(&transaction, table, rows).await?;
             rows
         }))
+    }
+
+    async fn apply_together(&self, link_id: &str, to: u64, as_of: Option<Timestamp>, tables: Vec<Together<'_>>) -> Result<Vec<u64>, Apart> {
+        let of_all = |error: Error| Apart { table: None, error };
+        let mut session = self.pool.get().await.map_err(|error| of_all(error.into()))?;
+        let transaction = session.transaction().await.map_err(|error| of_all(error.into()))?;
+        let places: Vec<together::Place<'_>> = tables
+            .iter()
+            .map(|part| together::Place { source: &part.table.source, incarnation: part.incarnation, record: part.from })
+            .collect();
+        together::advance(&transaction, link_id, to, as_of, &places).await.map_err(of_all)?;
+        let mut written = Vec::with_capacity(tables.len());
+        for (at, part) in tables.into_iter().enumerate() {
+            let of_table = |error: Error| Apart { table: Some(at), error };
+            let Some(steps) = part.steps else {
+                written.push(0);
+                continue;
+            };
+            let rows = merge::apply(&transaction, &part.table.name, part.schema, steps, Place::InPlace).await.map_err(of_table)?;
+            progress::count(&transaction, part.table, rows).await.map_err(of_table)?;
+            written.push(rows);
+        }
+        failpoint::around(Point::TargetCommit, transaction.commit()).await.map_err(|error| of_all(error.into()))?;
+        self.pool.put(session);
+        Ok(written)
     }
 
     async fn forget(&self, table: &TargetTable, delete: bool) -> Result<(), Error> {

@@ -32,7 +32,8 @@ const CREATE_TABLES: &str = "
     CREATE TABLE link_operator.link_progress (
         link_id text NOT NULL, source_schema text NOT NULL, source_table text NOT NULL,
         target_schema text NOT NULL, target_table text NOT NULL,
-        run bigint, incarnation bigint, record bigint, exact boolean NOT NULL DEFAULT false,
+        run bigint, incarnation bigint, record bigint,
+        exact boolean NOT NULL DEFAULT false, grouped boolean NOT NULL DEFAULT false,
         as_of timestamp with time zone, rows bigint NOT NULL DEFAULT 0, placed oid,
         updated_at timestamp with time zone NOT NULL DEFAULT now(),
         PRIMARY KEY (link_id, source_schema, source_table), UNIQUE (target_schema, target_table)
@@ -49,7 +50,8 @@ const CREATE_TABLES: &str = "
 /// For readers; nothing of ours needs it.
 const CREATE_VIEW: &str = "
     CREATE VIEW link_operator.link_status AS
-        SELECT link_id, source_schema, source_table, target_schema, target_table, exact, CASE WHEN exact THEN as_of END AS consistent_as_of
+        SELECT link_id, source_schema, source_table, target_schema, target_table, exact, grouped,
+            CASE WHEN exact THEN as_of END AS consistent_as_of
         FROM link_operator.link_progress;
     COMMENT ON VIEW link_operator.link_status IS
         'Whether each linked table is exact, and as of when: it holds everything that the source committed before consistent_as_of.'";
@@ -174,7 +176,7 @@ pub(super) struct Claimed {
 
 /// Reads a claim and holds its row until the transaction ends, so that nobody loads or moves the table meanwhile.
 pub(super) async fn claimed(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Option<Claimed>, Error> {
-    let sql = "SELECT target_schema, target_table, placed, run, incarnation, record, exact, rows FROM link_operator.link_progress
+    let sql = "SELECT target_schema, target_table, placed, run, incarnation, record, exact, rows, grouped FROM link_operator.link_progress
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3 FOR UPDATE";
     let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
     Ok(row.map(|row| Claimed {
@@ -186,7 +188,7 @@ pub(super) async fn claimed(transaction: &Transaction<'_>, table: &TargetTable) 
 
 /// How far the table is.
 pub(super) async fn read(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Option<Progress>, Error> {
-    let sql = "SELECT run, incarnation, record, exact, rows FROM link_operator.link_progress
+    let sql = "SELECT run, incarnation, record, exact, rows, grouped FROM link_operator.link_progress
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3";
     let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
     Ok(row.and_then(|row| progress_of(&row, 0)))
@@ -194,19 +196,19 @@ pub(super) async fn read(transaction: &Transaction<'_>, table: &TargetTable) -> 
 
 /// How far each table of a link is, by its name in the source.
 pub(super) async fn of_link(transaction: &Transaction<'_>, link_id: &str) -> Result<HashMap<TableName, Progress>, Error> {
-    let sql =
-        "SELECT source_schema, source_table, run, incarnation, record, exact, rows FROM link_operator.link_progress WHERE link_id = $1";
+    let sql = "SELECT source_schema, source_table, run, incarnation, record, exact, rows, grouped FROM link_operator.link_progress WHERE link_id = $1";
     let rows = transaction.query(sql, &[&link_id]).await?;
     let entry = |row: &Row| Some((TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), progress_of(row, 2)?));
     Ok(rows.iter().filter_map(entry).collect())
 }
 
-/// From five columns: run, incarnation, record, exact, rows.
+/// From six columns: run, incarnation, record, exact, rows, grouped.
 fn progress_of(row: &Row, at: usize) -> Option<Progress> {
     let (run, incarnation, record) =
         (row.get::<_, Option<i64>>(at)?, row.get::<_, Option<i64>>(at + 1)?, row.get::<_, Option<i64>>(at + 2)?);
     let incarnation = Incarnation { run: run as u32, record: incarnation as u64 };
-    Some(Progress { incarnation, record: record as u64, exact: row.get(at + 3), rows: row.get::<_, i64>(at + 4) as u64 })
+    let (exact, rows, grouped) = (row.get(at + 3), row.get::<_, i64>(at + 4) as u64, row.get(at + 5));
+    Some(Progress { incarnation, record: record as u64, exact, rows, grouped })
 }
 
 /// Begins an incarnation: no chunk, nothing caught up. The table before stays in its place.
@@ -221,7 +223,7 @@ pub(super) async fn begin(transaction: &Transaction<'_>, table: &TargetTable, in
     transaction
         .execute(
             "UPDATE link_operator.link_progress
-             SET run = $4, incarnation = $5, record = $5, exact = false, as_of = NULL, rows = 0, updated_at = now()
+             SET run = $4, incarnation = $5, record = $5, exact = false, grouped = false, as_of = NULL, rows = 0, updated_at = now()
              WHERE link_id = $1 AND source_schema = $2 AND source_table = $3",
             &[link_id, &source.schema_name, &source.table_name, &i64::from(incarnation.run), &(incarnation.record as i64)],
         )
@@ -314,7 +316,7 @@ pub(super) async fn advance(
     failpoint::at(Point::ProgressUpdate, Moment::Before).await;
     let TargetTable { link_id, source, .. } = table;
     let sql = "UPDATE link_operator.link_progress
-               SET record = $7, as_of = coalesce($8, as_of), exact = exact OR $9, updated_at = now()
+               SET record = $7, as_of = coalesce($8, as_of), exact = exact OR $9, grouped = false, updated_at = now()
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3
                  AND run = $4 AND incarnation = $5 AND record = $6 AND exact = $10";
     let moved_rows = transaction
@@ -343,11 +345,18 @@ pub(super) async fn advance(
 
 /// Moves `as_of` of tables that nothing has changed, see [`crate::target::Target::touch`].
 pub(super) async fn touch(transaction: &Transaction<'_>, link_id: &str, tables: &[Untouched]) -> Result<(), Error> {
-    let sql = "UPDATE link_operator.link_progress p SET as_of = t.as_of, updated_at = now()
-               FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
-                 AS t (source_schema, source_table, run, incarnation, record, as_of)
-               WHERE p.link_id = $1 AND p.source_schema = t.source_schema AND p.source_table = t.source_table
-                 AND p.run = t.run AND p.incarnation = t.incarnation AND p.record = t.record AND p.exact AND (p.as_of IS NULL OR p.as_of < t.as_of)";
+    // Rows are locked in order: others move several at once too.
+    let sql = "WITH held AS (
+                   SELECT p.source_schema, p.source_table, t.as_of
+                   FROM link_operator.link_progress p
+                   JOIN unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
+                       AS t (source_schema, source_table, run, incarnation, record, as_of) USING (source_schema, source_table)
+                   WHERE p.link_id = $1 AND p.run = t.run AND p.incarnation = t.incarnation AND p.record = t.record AND p.exact
+                     AND (p.as_of IS NULL OR p.as_of < t.as_of)
+                   ORDER BY 1, 2 FOR UPDATE OF p
+               )
+               UPDATE link_operator.link_progress p SET as_of = held.as_of, updated_at = now()
+               FROM held WHERE p.link_id = $1 AND p.source_schema = held.source_schema AND p.source_table = held.source_table";
     let schemas: Vec<&str> = tables.iter().map(|table| table.source.schema_name.as_str()).collect();
     let names: Vec<&str> = tables.iter().map(|table| table.source.table_name.as_str()).collect();
     let runs: Vec<i64> = tables.iter().map(|table| i64::from(table.incarnation.run)).collect();

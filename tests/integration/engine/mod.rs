@@ -2,6 +2,7 @@
 
 mod crashes;
 mod flow;
+mod grouping;
 mod joining;
 mod sharing;
 mod sweeping;
@@ -73,6 +74,7 @@ impl Link {
             cores_per_worker: 2,
             flush_interval_ms: 50,
             retention_seconds: 0,
+            transactional_consistency: false,
             schema_change: SchemaChange::default(),
             source: Source { postgresql: Some(source.spec.clone()) },
             target: Target {
