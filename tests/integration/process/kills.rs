@@ -66,8 +66,8 @@ async fn a_process_that_is_killed_at_every_failpoint_loses_and_doubles_nothing()
     let killing = async {
         let mut next = points.iter().cycle();
         for kill in 0..kills {
-            // It joins, is loaded, leaves, and joins again.
-            place.link(if kill % 4 < 2 { &tables } else { &tables[..2] });
+            // It joins, is loaded, leaves, and joins again; and all move apart or together.
+            place.link(if kill % 4 < 2 { &tables } else { &tables[..2] }, kill / 5 % 2 == 1);
             if kill % 3 == 2 {
                 let mut child = place.start("");
                 sleep(Duration::from_millis(50 + odd(kill) % 2500)).await;
@@ -89,7 +89,7 @@ async fn a_process_that_is_killed_at_every_failpoint_loses_and_doubles_nothing()
         stop.cancel();
     };
     let ((), ()) = tokio::join!(killing, workload(&place.source, &tables, stop.clone()));
-    place.link(&tables);
+    place.link(&tables, true);
     let mut last = place.start("");
     for table in tables {
         place.converged(table).await;

@@ -39,14 +39,14 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// Manifests of a link of these tables.
-    pub fn link(&self, tables: &[&str]) {
+    /// Manifests of a link of these tables, which move together or each apart.
+    pub fn link(&self, tables: &[&str], together: bool) {
         let group = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "link-operator.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
         let tables: Vec<Value> = tables.iter().map(|table| json!({"schemaName": "public", "tableName": table})).collect();
         let link = json!({
             "source": {"postgresql": self.source.spec}, "target": {"postgresql": self.target.spec},
             "landingZoneRef": {"name": "zone"}, "linkId": format!("kills.{}", self.source.spec.database),
-            "compute": {"coreCount": 2, "flushInterval": "200ms"}, "tables": tables,
+            "compute": {"coreCount": 2, "flushInterval": "200ms"}, "transactionalConsistency": together, "tables": tables,
         });
         let documents = [
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": {"username": USER, "password": PASSWORD}}),

@@ -22,7 +22,7 @@ async fn large_values_of_rows_that_move_during_the_snapshot_stay() {
         .await;
     // Room in the first pages, for the rows of the last.
     place.source.execute("VACUUM doc").await;
-    place.link(&["doc"]);
+    place.link(&["doc"], false);
     let mut process = place.start("chunk-put:before=sleep:400");
     let deadline = Instant::now() + Duration::from_mins(1);
     while place.staged("/chunks/") < 3 {
