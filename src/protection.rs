@@ -29,6 +29,8 @@ pub enum Protection {
     ChunkProgress,
     /// The target's progress moves by compare-and-set.
     CompareAndSet,
+    /// Of an open transaction, what was rolled back to a savepoint is left out.
+    Savepoints,
     /// Tables that moved together wait for each other after an interruption.
     Reunion,
     /// A capture that meets a record of a newer term gives up.

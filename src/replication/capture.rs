@@ -8,7 +8,10 @@ use std::{
         BTreeMap, HashMap,
         hash_map::Entry::{Occupied, Vacant},
     },
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,6 +29,7 @@ use super::{
     file,
     fill::Filling,
     join,
+    scratch::ZoneScratch,
     state::{RunState, TableState},
     sweep,
 };
@@ -128,7 +132,8 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     }
     tracing::info!(run = state.run, term = reign.term, from = %reign.to, "capture begins");
     board.link(|report| report.term = Some(reign.term));
-    let capture = setup.source.capture(&reign.to, true).await?;
+    let scratch = Arc::new(ZoneScratch::new(setup.zone.clone(), state.run, reign.term));
+    let capture = setup.source.capture(&reign.to, true, scratch).await?;
 
     let (orders, inbox) = mpsc::channel(64);
     tokio::select! {

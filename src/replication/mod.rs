@@ -20,6 +20,7 @@ pub mod journal;
 pub mod memory;
 pub mod net;
 pub mod retry;
+pub mod scratch;
 pub mod share;
 pub mod snapshot;
 pub mod state;

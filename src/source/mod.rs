@@ -8,13 +8,14 @@ use std::{sync::Arc, time::Duration};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::{
     api::{
         database,
-        fault::{Check, Explain},
+        fault::{Check, Explain, Fault},
     },
     data::{Position, TableName, TableSchema},
     secrets::Secrets,
@@ -79,6 +80,9 @@ pub enum Error {
     /// The rows of a table were moved while its chunks were read: the plan is void, the table starts over.
     #[error("{0}")]
     TableRewritten(String),
+    /// What does not fit into memory cannot be kept: the fault of whoever keeps it.
+    #[error("{}", .0.message)]
+    ScratchFailed(Fault),
     /// Another process reads the link's slot.
     #[error("{0}")]
     SlotInUse(String),
@@ -113,6 +117,7 @@ impl Explain for Error {
             Self::SourcePermissionDenied { remedy, .. }
             | Self::SourceNotPrepared { remedy, .. }
             | Self::TableNotSupported { remedy, .. } => remedy.clone(),
+            Self::ScratchFailed(fault) => fault.remedy.clone(),
             Self::SourceTableMissing(table) => format!("create {table} in the source, or delete the LinkTable"),
             Self::NoPrimaryKey(table) => format!("ALTER TABLE {table} ADD PRIMARY KEY (…)"),
             Self::SchemaChanged(_) => "reseed the table: annotate the LinkTable with link-operator.io/reseed-requested-at".to_owned(),
@@ -125,6 +130,9 @@ impl Explain for Error {
     }
 
     fn heals(&self) -> bool {
+        if let Self::ScratchFailed(fault) = self {
+            return fault.heals;
+        }
         !matches!(
             self,
             Self::SourcePermissionDenied { .. }
@@ -135,6 +143,14 @@ impl Explain for Error {
                 | Self::SchemaChanged(_)
                 | Self::PositionLost(_)
         )
+    }
+
+    fn fault(&self) -> Fault {
+        if let Self::ScratchFailed(fault) = self {
+            return fault.clone();
+        }
+        let reason: &'static str = self.into();
+        Fault { reason: reason.to_owned(), message: self.to_string(), remedy: self.remedy(), heals: self.heals() }
     }
 }
 
@@ -215,6 +231,19 @@ pub enum Segment {
     Truncate,
 }
 
+/// Where a capture keeps what it cannot hold in memory, while it lasts. Names are its own to choose.
+#[async_trait]
+pub trait Scratch: Send + Sync {
+    /// Keeps this.
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<(), Error>;
+
+    /// What was kept under that name.
+    async fn get(&self, name: &str) -> Result<Bytes, Error>;
+
+    /// It is no longer needed.
+    async fn delete(&self, names: &[String]) -> Result<(), Error>;
+}
+
 /// A stream of changes.
 #[async_trait]
 pub trait Capture: Send {
@@ -279,7 +308,7 @@ pub trait Source: Send + Sync {
     async fn read_chunk(&self, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error>;
 
     /// Streams changes from `from` on. Ends another reader of the link's slot only if `take_over`.
-    async fn capture(&self, from: &Position, take_over: bool) -> Result<Box<dyn Capture>, Error>;
+    async fn capture(&self, from: &Position, take_over: bool, scratch: Arc<dyn Scratch>) -> Result<Box<dyn Capture>, Error>;
 
     /// Reads rows by key, as they are after all of these transactions: their changes may be in the stream a moment before
     /// others see them. `keys`: a batch of `TableSchema::arrow_keys`.

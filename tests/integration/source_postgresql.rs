@@ -11,6 +11,8 @@ use arrow::{
     array::{Array as _, ArrayRef, AsArray as _, Int32Array, RecordBatch, StringArray},
     datatypes::{Int32Type, UInt8Type},
 };
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures::TryStreamExt as _;
 use link_operator::{
     api::{
@@ -19,7 +21,7 @@ use link_operator::{
     },
     data::{LinkCell, Position, TableName, TableSchema, Travel},
     postgresql::connect,
-    source::{Capture, CapturedTable, Cut, Error, Identity, Limits, Segment, Source as _, postgresql::Postgresql},
+    source::{Capture, CapturedTable, Cut, Error, Identity, Limits, Scratch, Segment, Source as _, postgresql::Postgresql},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_postgres::SimpleQueryMessage;
@@ -29,6 +31,25 @@ use crate::support::postgres::{Database, SECRET, Server};
 fn source(database: &Database) -> Postgresql {
     // Slots of all databases of a server share one space of names.
     Postgresql::new(database.spec.clone(), database.secrets.clone(), &database.spec.database)
+}
+
+/// The transactions of these tests fit into memory.
+struct NoScratch;
+
+#[async_trait]
+impl Scratch for NoScratch {
+    async fn put(&self, _: &str, _: Bytes) -> Result<(), Error> {
+        panic!("not needed")
+    }
+
+    async fn get(&self, _: &str) -> Result<Bytes, Error> {
+        panic!("not needed")
+    }
+
+    async fn delete(&self, names: &[String]) -> Result<(), Error> {
+        assert!(names.is_empty());
+        Ok(())
+    }
 }
 
 /// All rows of a table, read in one chunk.

@@ -158,7 +158,12 @@ impl Assembler {
                     self.change(oid, Followed::truncate)?;
                 }
             }
-            Message::Other => {}
+            // What is of open transactions waits elsewhere for their commit.
+            Message::StreamStart { .. }
+            | Message::StreamStop
+            | Message::StreamCommit { .. }
+            | Message::StreamAbort { .. }
+            | Message::Other => {}
         }
         Ok(())
     }

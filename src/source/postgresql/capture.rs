@@ -3,7 +3,7 @@
 //! A task of its own reads the socket and talks to the server, so that the server hears from us every few seconds however
 //! long a batch is under way; the capture takes from it what arrived and makes cuts.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
@@ -20,12 +20,13 @@ use super::{
     pgoutput::{self, Message},
     replication::{Frame, Replication},
     slot,
+    spill::{Replay, Spill},
 };
 use crate::{
     data::Position,
     postgresql::Connected,
     protection::Protection,
-    source::{Capture, CapturedTable, Cut, Error, Limits},
+    source::{Capture, CapturedTable, Cut, Error, Limits, Scratch},
 };
 
 /// Time between two words to the server, well below its `wal_sender_timeout` (1 min).
@@ -41,10 +42,22 @@ pub struct SlotCapture {
     arrived: mpsc::Receiver<Result<Vec<Frame>, Error>>,
     frames: VecDeque<Frame>,
     assembler: Assembler,
+    /// Of transactions that arrive while they are open.
+    spill: Spill,
+    /// The open transaction whose messages arrive.
+    streaming: Option<u32>,
+    /// A transaction that committed after it had arrived; it is taken in before what came after its commit.
+    replay: Option<(Replay, Ending)>,
     acknowledged: watch::Sender<Lsn>,
     /// For questions on types; opened at the first.
     session: Option<Connected>,
     pump: JoinHandle<()>,
+}
+
+/// What ends a transaction that is taken in after its commit.
+struct Ending {
+    end: Lsn,
+    time: i64,
 }
 
 impl Drop for SlotCapture {
@@ -54,7 +67,7 @@ impl Drop for SlotCapture {
 }
 
 /// Starts to follow the slot.
-pub async fn start(source: &Postgresql, from: Lsn, take_over: bool) -> Result<SlotCapture, Error> {
+pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc<dyn Scratch>) -> Result<SlotCapture, Error> {
     let name = &source.name;
     let session = source.session().await?;
     let mut tries = 0;
@@ -98,6 +111,9 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool) -> Result<Sl
         arrived,
         frames: VecDeque::new(),
         assembler: Assembler::new(from),
+        spill: Spill::new(scratch),
+        streaming: None,
+        replay: None,
         acknowledged,
         session: Some(session),
         pump,
@@ -151,15 +167,46 @@ async fn pump(
 }
 
 impl SlotCapture {
-    async fn take(&mut self, frame: Frame) -> Result<(), Error> {
-        let data = match frame {
-            Frame::Keepalive { end, time, .. } => {
-                self.assembler.keepalive(end, time);
+    /// Takes in the next message that is there. False: there is none.
+    async fn advance(&mut self) -> Result<bool, Error> {
+        if let Some((replay, ending)) = &mut self.replay {
+            if let Some(message) = replay.next().await? {
+                self.message(&message).await?;
+            } else {
+                let Ending { end, time } = *ending;
+                self.replay = None;
+                self.assembler.message(Message::Commit { end, time })?;
+            }
+            return Ok(true);
+        }
+        match self.frames.pop_front() {
+            None => return Ok(false),
+            Some(Frame::Keepalive { end, time, .. }) => self.assembler.keepalive(end, time),
+            Some(Frame::Data(data)) => match self.streaming {
+                None => self.message(&data).await?,
+                Some(id) => match pgoutput::streamed(&data)? {
+                    Some(streamed) => self.spill.keep(id, &streamed).await?,
+                    None => self.streaming = None,
+                },
+            },
+        }
+        Ok(true)
+    }
+
+    async fn message(&mut self, data: &[u8]) -> Result<(), Error> {
+        let message = pgoutput::parse(data)?;
+        match message {
+            Message::StreamStart { id } => {
+                self.streaming = Some(id);
                 return Ok(());
             }
-            Frame::Data(data) => data,
-        };
-        let message = pgoutput::parse(&data)?;
+            Message::StreamAbort { id, sub } => return self.spill.abort(id, sub).await,
+            Message::StreamCommit { id, commit, end, time } => {
+                self.replay = Some((self.spill.commit(id), Ending { end, time }));
+                return self.assembler.message(Message::Begin { commit, id });
+            }
+            _ => {}
+        }
         if let Message::Relation(relation) = &message {
             let unknown = self.assembler.unknown_types(relation);
             if !unknown.is_empty() {
@@ -190,8 +237,7 @@ impl Capture for SlotCapture {
     async fn next_cut(&mut self, limits: Limits) -> Result<Cut, Error> {
         let idle_at = Instant::now() + limits.idle;
         loop {
-            while let Some(frame) = self.frames.pop_front() {
-                self.take(frame).await?;
+            while self.advance().await? {
                 if self.assembler.is_open() {
                     if self.assembler.bytes() >= limits.bytes {
                         return self.assembler.part();

@@ -19,14 +19,17 @@ mod replication;
 mod rows;
 mod settle;
 mod slot;
+mod spill;
 mod values;
+
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
 use self::{lsn::Lsn, replication::Replication};
-use super::{Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Source};
+use super::{Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Scratch, Source};
 use crate::{
     api::{database::PostgresqlDatabase, fault::Check},
     data::{Position, TableName, TableSchema},
@@ -138,8 +141,8 @@ impl Source for Postgresql {
         chunks::read(self, schema, chunk).await
     }
 
-    async fn capture(&self, from: &Position, take_over: bool) -> Result<Box<dyn Capture>, Error> {
-        Ok(Box::new(capture::start(self, Lsn::from_position(from)?, take_over).await?))
+    async fn capture(&self, from: &Position, take_over: bool, scratch: Arc<dyn Scratch>) -> Result<Box<dyn Capture>, Error> {
+        Ok(Box::new(capture::start(self, Lsn::from_position(from)?, take_over, scratch).await?))
     }
 
     async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error> {

@@ -1,4 +1,4 @@
-//! Messages of the output plugin `pgoutput`, protocol version 1 (PostgreSQL manual, "Logical Replication Message Formats").
+//! Messages of the output plugin `pgoutput`, protocol version 2 (PostgreSQL manual, "Logical Replication Message Formats").
 
 use super::lsn::Lsn;
 
@@ -51,6 +51,31 @@ pub enum Message<'a> {
     },
     /// Tables lost all rows.
     Truncate(Vec<u32>),
+    /// What follows is of a transaction that is still open, up to [`Message::StreamStop`].
+    StreamStart {
+        /// Its id.
+        id: u32,
+    },
+    /// The open transaction pauses.
+    StreamStop,
+    /// A transaction that was streamed while it was open has committed.
+    StreamCommit {
+        /// Its id.
+        id: u32,
+        /// Where its commit stands in the log.
+        commit: Lsn,
+        /// Where the log goes on after the commit.
+        end: Lsn,
+        /// When, in microseconds since 2000-01-01 UTC.
+        time: i64,
+    },
+    /// It, or a subtransaction of it, was rolled back.
+    StreamAbort {
+        /// Its id.
+        id: u32,
+        /// The subtransaction's; its own if all of it was.
+        sub: u32,
+    },
     /// Names of types, origins, messages of applications: nothing for us.
     Other,
 }
@@ -134,9 +159,37 @@ pub fn parse(message: &[u8]) -> Result<Message<'_>, Malformed> {
             rest.byte()?; // CASCADE, RESTART IDENTITY: every table that lost its rows is named
             Message::Truncate((0..tables).map(|_| rest.u32()).collect::<Result<_, _>>()?)
         }
+        b'S' => Message::StreamStart { id: rest.u32()? },
+        b'E' => Message::StreamStop,
+        b'c' => {
+            let id = rest.u32()?;
+            rest.take(1)?; // flags
+            Message::StreamCommit { id, commit: Lsn(rest.u64()?), end: Lsn(rest.u64()?), time: rest.u64()? as i64 }
+        }
+        b'A' => Message::StreamAbort { id: rest.u32()?, sub: rest.u32()? },
         b'O' | b'Y' | b'M' => Message::Other,
         _ => return Err(Malformed),
     })
+}
+
+/// A message that arrives within an open transaction.
+#[derive(Debug, PartialEq)]
+pub struct Streamed<'a> {
+    /// The id of its subtransaction.
+    pub sub: u32,
+    /// The message's first byte.
+    pub kind: u8,
+    /// The message without it and the id: as it would be without streaming.
+    pub rest: &'a [u8],
+}
+
+/// Reads a message that arrives within an open transaction. None: it ends the arrival.
+pub fn streamed(message: &[u8]) -> Result<Option<Streamed<'_>>, Malformed> {
+    let mut rest = Reader(message);
+    match rest.byte()? {
+        b'E' => Ok(None),
+        kind => Ok(Some(Streamed { sub: rest.u32()?, kind, rest: rest.0 })),
+    }
 }
 
 fn relation(rest: &mut Reader<'_>) -> Result<Relation, Malformed> {
@@ -232,6 +285,14 @@ mod tests {
         for end in 0..message.len() {
             assert_eq!(parse(&message[..end]), Err(Malformed), "{end}");
         }
+    }
+
+    #[test]
+    fn reads_what_is_of_an_open_transaction() {
+        assert_eq!(streamed(b"I\0\0\0\x05rest"), Ok(Some(Streamed { sub: 5, kind: b'I', rest: b"rest" })));
+        assert_eq!(streamed(b"E"), Ok(None));
+        assert_eq!(streamed(b"I\0\0"), Err(Malformed));
+        assert_eq!(parse(b"A\0\0\0\x05\0\0\0\x06"), Ok(Message::StreamAbort { id: 5, sub: 6 }));
     }
 
     #[test]

@@ -162,8 +162,9 @@ impl Replication {
     /// Starts the stream of a slot's changes after `from`, for the publication of the same name.
     pub async fn start(&mut self, slot: &str, from: Lsn) -> Result<(), Error> {
         let name = quote::identifier(slot);
-        let command =
-            format!("START_REPLICATION SLOT {name} LOGICAL {from} (proto_version '1', publication_names {})", quote::literal(&name));
+        // Streaming: a large transaction is sent while it is open, so that the server need not keep it on its disk.
+        let options = format!("proto_version '2', streaming 'on', publication_names {}", quote::literal(&name));
+        let command = format!("START_REPLICATION SLOT {name} LOGICAL {from} ({options})");
         self.in_time(async |session| {
             let mut out = BytesMut::new();
             frontend::query(&command, &mut out).map_err(|error| session.broken(&error))?;

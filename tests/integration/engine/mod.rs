@@ -4,6 +4,7 @@ mod crashes;
 mod flow;
 mod grouping;
 mod joining;
+mod large;
 mod sharing;
 mod sweeping;
 

@@ -235,9 +235,9 @@ async fn a_restart_goes_on_after_the_cut_and_an_idle_database_moves_on() {
     assert!(first.to < second.to);
 
     // Nothing was acknowledged: all of it comes again from wherever we like.
-    let in_use = source.capture(&first.to, false).await.err().unwrap();
+    let in_use = source.capture(&first.to, false, Arc::new(NoScratch)).await.err().unwrap();
     assert_eq!(<&str>::from(&in_use), "SlotInUse");
-    let mut again = source.capture(&first.to, true).await.unwrap();
+    let mut again = source.capture(&first.to, true, Arc::new(NoScratch)).await.unwrap();
     again.follow(vec![CapturedTable { id: 1, schema: schema.clone(), from: Position::default() }]);
     let repeated = cut(&mut again).await;
     assert_eq!(rows_of(&repeated).iter().flat_map(ids).collect::<Vec<_>>(), [Some(2)]);
@@ -315,10 +315,10 @@ async fn a_table_that_left_and_joined_again_is_delivered_from_its_joining_on() {
     assert_eq!(source.silent(std::slice::from_ref(&schema)).await.unwrap(), []);
     database.execute("INSERT INTO public.t VALUES (3)").await;
 
-    let mut all = source.capture(&begin, true).await.unwrap();
+    let mut all = source.capture(&begin, true, Arc::new(NoScratch)).await.unwrap();
     all.follow(vec![CapturedTable { id: 1, schema: schema.clone(), from: Position::default() }]);
     assert_eq!(rows_until(&mut all, 3).await.iter().flat_map(ids).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
-    let mut joined = source.capture(&begin, true).await.unwrap();
+    let mut joined = source.capture(&begin, true, Arc::new(NoScratch)).await.unwrap();
     joined.follow(vec![CapturedTable { id: 1, schema, from }]);
     assert_eq!(rows_until(&mut joined, 1).await.iter().flat_map(ids).collect::<Vec<_>>(), [Some(3)]);
 }
@@ -438,7 +438,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
         database.execute(&statement).await;
     }
     assert!(lost(&identity).await.contains("after"));
-    assert!(matches!(source.capture(&from, true).await.err(), Some(Error::PositionLost(_))));
+    assert!(matches!(source.capture(&from, true, Arc::new(NoScratch)).await.err(), Some(Error::PositionLost(_))));
 
     let schema = source.describe(&TableName::new("public", "t")).await.unwrap();
     source.admit(&schema).await.unwrap();
@@ -447,7 +447,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
     source.expel(&schema.name).await.unwrap();
     source.expel(&TableName::new("public", "absent")).await.unwrap();
     let now = source.begin_run().await.unwrap();
-    let reader = source.capture(&now, false).await.unwrap();
+    let reader = source.capture(&now, false, Arc::new(NoScratch)).await.unwrap();
     source.release().await.unwrap();
     source.release().await.unwrap();
     drop(reader);
@@ -463,7 +463,7 @@ async fn follow(source: &Postgresql, tables: &[&TableSchema]) -> Box<dyn Capture
     for table in tables {
         source.admit(table).await.unwrap();
     }
-    let mut capture = source.capture(&from, false).await.unwrap();
+    let mut capture = source.capture(&from, false, Arc::new(NoScratch)).await.unwrap();
     let numbered = tables.iter().zip(1..).map(|(&schema, id)| CapturedTable { id, schema: schema.clone(), from: Position::default() });
     capture.follow(numbered.collect());
     capture

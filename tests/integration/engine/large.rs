@@ -1,0 +1,80 @@
+//! Large transactions, which the source sends while they are still open.
+
+use std::time::Duration;
+
+use super::Link;
+use crate::support::postgres::Server;
+
+/// Rows of about 1.3 kB.
+fn fill(from: u32, to: u32) -> String {
+    format!(
+        "INSERT INTO large SELECT i, i % 7, (SELECT string_agg(md5((i * 100 + j)::text), '') FROM generate_series(1, 40) j)
+         FROM generate_series({from}, {to}) i"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_transaction_waits_in_the_zone_and_holds_nobody() {
+    // All but the smallest are sent at once.
+    let server = Server::start_with(&["logical_decoding_work_mem=64kB"]);
+    let mut link = Link::new(&server, &["large", "small"]).await;
+    link.sweep_every = Duration::from_millis(200);
+    link.source.execute("CREATE TABLE large (id int PRIMARY KEY, v int, body text); CREATE TABLE small (id int PRIMARY KEY)").await;
+    let engine = link.start();
+    engine.replicating(2).await;
+
+    let open = link.source.connect().await;
+    open.batch_execute(&format!("BEGIN; {}", fill(1, 14_000))).await.unwrap();
+    link.source.execute("INSERT INTO small SELECT generate_series(1, 1000)").await;
+    link.converged("small").await;
+    link.until("it waits in the zone", |link| !link.files("/stream/").is_empty()).await;
+    // What was rolled back to a savepoint never was, nor were the columns that it had.
+    open.batch_execute(&format!(
+        "SAVEPOINT a; {}; UPDATE large SET v = -1 WHERE id < 5000; SAVEPOINT b; DELETE FROM large",
+        fill(20_001, 34_000)
+    ))
+    .await
+    .unwrap();
+    open.batch_execute("ROLLBACK TO a; SAVEPOINT c; UPDATE large SET v = v + 1, id = id + 100000 WHERE id % 3 = 0; RELEASE c")
+        .await
+        .unwrap();
+    open.batch_execute(&format!(
+        "SAVEPOINT d; {}; ROLLBACK TO d; DELETE FROM large WHERE id % 10 = 0; {}",
+        fill(40_001, 41_000),
+        fill(50_001, 51_000)
+    ))
+    .await
+    .unwrap();
+    // Others commit in between, also to its table.
+    link.source.execute("INSERT INTO large VALUES (-1, 0, 'between'); DELETE FROM small WHERE id % 2 = 0").await;
+    link.converged("small").await;
+    open.batch_execute("UPDATE large SET v = 100 WHERE id BETWEEN 1 AND 50; COMMIT").await.unwrap();
+    link.converged("large").await;
+
+    // One that is rolled back leaves nothing.
+    open.batch_execute(&format!("BEGIN; {}", fill(60_001, 80_000))).await.unwrap();
+    link.until("it waits in the zone", |link| !link.files("/stream/").is_empty()).await;
+    open.batch_execute("ROLLBACK").await.unwrap();
+    link.source.execute("INSERT INTO large VALUES (-2, 0, 'after')").await;
+    link.converged("large").await;
+    link.until("nothing of it is left", |link| link.files("/stream/").is_empty()).await;
+
+    let sql = "SELECT sum(stream_txns)::bigint, sum(spill_txns)::bigint FROM pg_stat_replication_slots";
+    let mut statistics = (0, 0);
+    while statistics.0 < 2 {
+        let row = open.query_one(sql, &[]).await.unwrap();
+        statistics = (row.get::<_, i64>(0), row.get::<_, i64>(1));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(statistics.1, 0, "the source keeps nothing on its own disk");
+
+    // The capture that kept its part is gone; the source sends all of it to the next.
+    open.batch_execute(&format!("BEGIN; {}", fill(60_001, 80_000))).await.unwrap();
+    link.until("it waits in the zone", |link| !link.files("/stream/").is_empty()).await;
+    engine.kill().await;
+    let engine = link.start();
+    open.batch_execute("DELETE FROM large WHERE id % 4 = 0; COMMIT").await.unwrap();
+    link.converged("large").await;
+    link.until("nothing of either is left", |link| link.files("/stream/").is_empty()).await;
+    engine.kill().await;
+}
