@@ -124,10 +124,37 @@ impl Server {
         }
     }
 
+    /// A standby of this server, which follows it as it goes on.
+    pub fn standby(&self) -> Self {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("data");
+        if is_root() {
+            run(Command::new("chown").args(["-R", "postgres:"]).arg(dir.path()));
+        }
+        let mut backup = server_user(&bin("pg_basebackup"));
+        backup.env("PGPASSWORD", PASSWORD).args(["-h", "127.0.0.1", "-U", USER, "-c", "fast", "-X", "stream", "-R"]);
+        run(backup.args(["-p", &self.port.to_string(), "-D"]).arg(&data));
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let guard = Self::spawn(&data, port, &[]);
+        let standby = Self { port, guard, dir, databases: AtomicU32::new(0) };
+        standby.wait();
+        standby
+    }
+
     /// Stops the server and starts it again on the same port and data.
     pub fn restart(&mut self) {
+        self.pause();
+        self.resume();
+    }
+
+    /// Stops the server; its data stay.
+    pub fn pause(&mut self) {
         self.guard.stdin.as_mut().unwrap().write_all(b"keep\n").unwrap();
         self.stop();
+    }
+
+    /// Starts a server that was paused.
+    pub fn resume(&mut self) {
         self.guard = Self::spawn(&self.dir.path().join("data"), self.port, &[]);
         self.wait();
     }

@@ -1,6 +1,7 @@
 //! The engine in this process, between two real databases and a folder as landing zone.
 
 mod crashes;
+mod failover;
 mod flow;
 mod grouping;
 mod joining;
@@ -112,6 +113,11 @@ impl Link {
     }
 
     pub fn start_worker(&self, ordinal: u32) -> Engine {
+        self.start_under(ordinal, self.plan.subscribe())
+    }
+
+    /// An engine that hears only of these plans.
+    pub fn start_under(&self, ordinal: u32, plans: watch::Receiver<Arc<Plan>>) -> Engine {
         let plan = self.plan.borrow().clone();
         let zone = Zone::open(&plan.zone, &self.source.secrets, self.zone.path(), Some(&plan.link.link_id)).unwrap();
         let setup = Setup {
@@ -125,7 +131,7 @@ impl Link {
             sweep_every: self.sweep_every,
         };
         let (sender, report) = watch::channel(EngineReport::default());
-        let task = tokio::spawn(replication::run(setup, self.plan.subscribe(), sender, CancellationToken::new()));
+        let task = tokio::spawn(replication::run(setup, plans, sender, CancellationToken::new()));
         Engine { task, report }
     }
 
