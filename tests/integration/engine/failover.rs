@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use link_operator::api::report::TablePhase;
 use tokio::sync::watch;
 
 use super::{Engine, Link};
@@ -86,4 +87,36 @@ async fn a_zombie_that_comes_back_after_a_full_reload_changes_nothing() {
     assert_eq!(link.target.connect().await.query_one(runs, &[]).await.unwrap().get::<_, i64>(0), 2);
     zombie.kill().await;
     successor.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_is_down_holds_none_of_the_sources_log() {
+    let (source, mut target) = (Server::start(), Server::start());
+    let mut link = Link::new(&source, &["t"]).await;
+    link.target = target.create_database().await;
+    let spec = link.target.spec.clone();
+    link.replan(|plan| plan.target.postgresql.as_mut().unwrap().database = spec);
+    link.source.execute("CREATE TABLE t (id int PRIMARY KEY, body text)").await;
+    let engine = link.start();
+    engine.replicating(1).await;
+
+    target.pause();
+    for round in 0..5 {
+        let rows =
+            format!("INSERT INTO t SELECT i, repeat(md5(i::text), 30) FROM generate_series({round} * 10000, {round} * 10000 + 9999) i");
+        link.source.execute(&rows).await;
+    }
+    engine.table("public.t", TablePhase::Suspended, Some("TargetUnreachable")).await;
+    let connection = link.source.connect().await;
+    let written: i64 = connection.query_one("SELECT pg_total_relation_size('t')", &[]).await.unwrap().get(0);
+    let retained = "SELECT (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint FROM pg_replication_slots";
+    let deadline = tokio::time::Instant::now() + super::PATIENCE;
+    while connection.query_one(retained, &[]).await.unwrap().get::<_, i64>(0) > written / 20 {
+        assert!(tokio::time::Instant::now() < deadline, "the source keeps its log");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    target.resume();
+    link.converged("t").await;
+    engine.replicating(1).await;
+    engine.kill().await;
 }
