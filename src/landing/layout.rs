@@ -75,16 +75,18 @@ pub fn stream(run: u32, term: u64, capture: &str, name: &str) -> String {
     format!("{}{term}/{capture}/{name}", streams(run))
 }
 
-/// What an object below [`streams`], [`data_files`] or [`all_chunks`] is.
+/// The term of an object below [`streams`].
+pub fn stream_term(path: &str) -> Option<u64> {
+    let mut parts = path.rsplit('/').skip(2);
+    let term = parts.next()?.parse().ok()?;
+    (parts.next() == Some("stream")).then_some(term)
+}
+
+/// What an object below [`data_files`] or [`all_chunks`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Object {
     /// Changes, put in a term.
     Changes {
-        /// The term.
-        term: u64,
-    },
-    /// Of transactions that were open, kept by the capture of a term.
-    Stream {
         /// The term.
         term: u64,
     },
@@ -101,9 +103,6 @@ pub enum Object {
 pub fn object(path: &str) -> Option<Object> {
     let mut parts = path.rsplit('/');
     let (name, incarnation, table, folder) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    if folder == "stream" {
-        return Some(Object::Stream { term: table.parse().ok()? });
-    }
     let (table, incarnation) = (table.parse().ok()?, incarnation.parse().ok()?);
     match (folder, name.split_once('-')) {
         ("chunks", None) | ("data", Some(("0", _))) => Some(Object::Chunk { table, incarnation }),
@@ -135,7 +134,8 @@ mod tests {
         assert_eq!(object(&data(1, 2, 3, 4)), Some(Object::Changes { term: 4 }));
         assert_eq!(object(&data(1, 2, 3, 0)), Some(Object::Chunk { table: 2, incarnation: 3 }));
         assert_eq!(object(&chunk(1, 2, 3, 7)), Some(Object::Chunk { table: 2, incarnation: 3 }));
-        assert_eq!(object(&stream(1, 4, "some", "1")), Some(Object::Stream { term: 4 }));
+        assert_eq!((object(&stream(1, 4, "some", "1")), stream_term(&stream(1, 4, "some", "1"))), (None, Some(4)));
+        assert_eq!(stream_term(&data(1, 2, 3, 4)), None);
         assert_eq!(object(&record(1, 7)), None);
         assert_eq!(object("_link/0000000001/data/2/3/readme.txt"), None);
     }

@@ -47,19 +47,23 @@ pub async fn table(context: Context, id: u32, table: TableState) {
         };
         let began = Instant::now();
         let fault = match applier.work().await {
-            Ok(After::Moves(at)) => match context.group.enter(applier.member(at)).await {
-                Some(fault) => fault,
-                None => continue,
-            },
+            Ok(After::Moves(at)) => {
+                let mut plan = context.plan.clone();
+                let left = tokio::select! {
+                    left = context.group.enter(applier.member(at)) => left,
+                    _ = plan.wait_for(|plan| !plan.transactional_consistency) => None,
+                };
+                match left {
+                    Some(fault) => fault,
+                    None => continue,
+                }
+            }
             Ok(After::Over) => return,
             Err(error) => error.fault(),
         };
         // Work that went well for a while is not the same trouble going on.
         attempt = if began.elapsed() > Duration::from_mins(1) { 1 } else { attempt + 1 };
         let delay = retry::delay(attempt);
-        if !fault.heals {
-            context.group.excuse((id, table.incarnation));
-        }
         context.board.table_failed(&table.uid, fault, attempt, delay);
         tokio::time::sleep(delay).await;
     }
@@ -111,7 +115,7 @@ impl Applier<'_> {
                     0
                 } else {
                     let steps = batch::steps_at_hand(self.context, &self.table.schema, &share.entries).await?;
-                    let advance = Advance { incarnation: self.incarnation, from: at, to: batch.upto, as_of: batch.as_of };
+                    let advance = self.advance(at, batch.upto, batch.as_of);
                     let rows = target.apply(&self.target, &self.table.schema, advance, steps).await?;
                     at = batch.upto;
                     rows
@@ -120,6 +124,7 @@ impl Applier<'_> {
                 advanced(self.context, &self.table.uid, &batch, (!idle).then_some((rows, share.bytes)));
                 self.context.applied(self.id, self.table.incarnation, Applied { seen, as_of: batch.as_of, at });
             } else if self.grouped() {
+                self.context.board.table(&self.table.uid, |report| report.consistent = false);
                 return Ok(After::Moves(at));
             } else if states.changed().await.is_err() {
                 return Ok(After::Over);
@@ -132,6 +137,10 @@ impl Applier<'_> {
         self.context.plan.borrow().transactional_consistency
     }
 
+    fn advance(&self, from: u64, to: u64, as_of: Option<Timestamp>) -> Advance {
+        Advance { incarnation: self.incarnation, from, to, as_of, plan_revision: self.context.plan.borrow().revision }
+    }
+
     fn member(&self, at: u64) -> Member {
         let TableState { uid, schema, .. } = self.table;
         Member { uid: uid.clone(), target: self.target.clone(), schema: schema.clone(), incarnation: self.incarnation, id: self.id, at }
@@ -140,7 +149,7 @@ impl Applier<'_> {
     /// What the records after `after` hold for this table: up to `newest`, or to the record that fills the batch.
     async fn gather(&self, after: u64, newest: u64) -> Result<(Batch, Share), Error> {
         let place = Place { table: self.id, incarnation: self.table.incarnation, after };
-        let mut batch = batch::gather(self.context, &[place], newest).await?;
+        let mut batch = batch::gather(self.context, &[place], newest, after).await?;
         let share = batch.tables.pop().unwrap_or_default();
         Ok((batch, share))
     }
@@ -166,12 +175,12 @@ impl Applier<'_> {
             // Not across `passed`: only from there on the rows aside hold what a change leaves out.
             let (batch, share) = self.gather(at, passed.filter(|passed| at < *passed).unwrap_or(exact)).await?;
             let steps = batch::steps_at_hand(self.context, &self.table.schema, &share.entries).await?;
-            let advance = Advance { incarnation: self.incarnation, from: at, to: batch.upto, as_of: batch.as_of };
+            let advance = self.advance(at, batch.upto, batch.as_of);
             self.context.setup.target.catch_up(&self.target, &self.table.schema, advance, steps).await?;
             at = batch.upto;
         }
         let record = self.context.journal.record(exact).await?;
-        let advance = Advance { incarnation: self.incarnation, from: at, to: at, as_of: record.time };
+        let advance = self.advance(at, at, record.time);
         self.context.setup.target.finish_snapshot(&self.target, &self.table.schema, advance).await?;
         let position = record.to.to_string();
         self.context.board.table(&self.table.uid, |report| {
@@ -238,6 +247,9 @@ impl Applier<'_> {
 /// A table is at the end of a batch: `written`, if anything of it was the table's, are rows and the files' bytes.
 pub fn advanced(context: &Context, uid: &str, batch: &Batch, written: Option<(u64, u64)>) {
     context.board.table(uid, |report| {
+        if batch.position.is_empty() {
+            return;
+        }
         // An error of another task of the same table has been overcome too.
         report.phase = TablePhase::Replicating;
         report.error = None;

@@ -21,6 +21,9 @@ const PIECE_BYTES: u64 = 64 * 1024 * 1024;
 /// Files read at once.
 const READS_AT_ONCE: usize = 8;
 
+/// And they change no more tables than this: what one transaction of the target locks is bounded.
+const TABLES: usize = 200;
+
 /// Where a table is in the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
@@ -53,13 +56,15 @@ pub struct Share {
     pub bytes: u64,
 }
 
-/// What the log holds for these tables, for each after its place: up to `newest`, or to the record that fills the batch.
-pub async fn gather(context: &Context, places: &[Place], newest: u64) -> Result<Batch, Error> {
+/// What the log holds for these tables, for each after its place: up to `newest`, or to the record that fills the batch, but not
+/// before `at_least`.
+pub async fn gather(context: &Context, places: &[Place], newest: u64, at_least: u64) -> Result<Batch, Error> {
     let by_life: HashMap<(u32, u64), usize> = places.iter().enumerate().map(|(at, place)| ((place.table, place.incarnation), at)).collect();
     let after = places.iter().map(|place| place.after).min().unwrap_or(newest);
     let tables = places.iter().map(|_| Share::default()).collect();
     let mut batch = Batch { upto: after, as_of: None, position: String::new(), tables };
     let mut held = 0;
+    let mut touched = 0;
     for number in after + 1..=newest {
         let record = context.journal.record(number).await?;
         let found: Vec<(usize, &[Entry])> = record
@@ -69,10 +74,12 @@ pub async fn gather(context: &Context, places: &[Place], newest: u64) -> Result<
             .filter(|(at, _)| places[*at].after < number)
             .collect();
         let memory: u64 = found.iter().flat_map(|(_, entries)| files(entries)).map(DataFile::rows_memory).sum();
-        if held > 0 && held + memory > PIECE_BYTES {
+        let more = found.iter().filter(|(at, _)| batch.tables[*at].entries.is_empty()).count();
+        if number > at_least && touched > 0 && (held + memory > PIECE_BYTES || touched + more > TABLES) {
             break;
         }
         held += memory;
+        touched += more;
         for (at, entries) in found {
             let share = &mut batch.tables[at];
             share.bytes += files(entries).map(|file| file.bytes).sum::<u64>();

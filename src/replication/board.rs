@@ -117,6 +117,13 @@ impl Board {
         });
     }
 
+    /// Changes what is known of all tables.
+    pub fn amend(&self, change: impl Fn(&str, &mut TableReport)) {
+        for (uid, report) in &mut self.lock().tables {
+            change(uid, report);
+        }
+    }
+
     /// Forgets all tables but those.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         self.lock().tables.retain(|uid, _| keep(uid));

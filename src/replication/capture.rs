@@ -132,6 +132,9 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     }
     tracing::info!(run = state.run, term = reign.term, from = %reign.to, "capture begins");
     board.link(|report| report.term = Some(reign.term));
+    if let Err(error) = sweep::streams(journal.log(), reign.term).await {
+        tracing::warn!(%error, "what former captures kept of open transactions stays in the landing zone");
+    }
     let scratch = Arc::new(ZoneScratch::new(setup.zone.clone(), state.run, reign.term));
     let capture = setup.source.capture(&reign.to, true, scratch).await?;
 

@@ -8,15 +8,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     Applied, Context,
     apply::{self, IDLE_RECORDS},
-    batch::{self, Place},
+    batch::{self, Batch, Place},
     error::Error,
     retry,
     state::RunState,
@@ -28,7 +28,7 @@ use crate::{
     },
     data::TableSchema,
     protection::Protection,
-    target::{Apart, Incarnation, TargetTable, Together},
+    target::{self, Apart, Incarnation, Stride, TargetTable, Together},
 };
 
 /// An incarnation of a table: its number in the run and the record that admitted it.
@@ -43,13 +43,12 @@ pub struct Group {
 
 #[derive(Default)]
 struct Inner {
-    members: BTreeMap<Life, (Member, oneshot::Sender<Option<Fault>>)>,
+    members: BTreeMap<Life, (Arc<Member>, oneshot::Sender<Option<Fault>>)>,
     /// Nobody waits for these: a person must see to them first.
     excused: BTreeSet<Life>,
 }
 
 /// A table of the group.
-#[derive(Clone)]
 pub struct Member {
     /// UID of its LinkTable.
     pub uid: String,
@@ -61,7 +60,7 @@ pub struct Member {
     pub incarnation: Incarnation,
     /// Number of the table in the run.
     pub id: u32,
-    /// Where its progress in the target is.
+    /// Where its progress in the target was when it came.
     pub at: u64,
 }
 
@@ -94,17 +93,11 @@ impl Group {
         {
             let mut inner = self.lock();
             inner.excused.remove(&life);
-            inner.members.insert(life, (member, leave));
+            inner.members.insert(life, (Arc::new(member), leave));
         }
-        let _place = Seat(self, life);
+        let _seat = Seat(self, life);
         self.changed.notify_one();
         left.await.ok().flatten()
-    }
-
-    /// The table failed in a way that needs a person: the others go on without it.
-    pub fn excuse(&self, life: Life) {
-        self.lock().excused.insert(life);
-        self.changed.notify_one();
     }
 
     /// Sends all tables away.
@@ -116,18 +109,12 @@ impl Group {
     }
 
     fn send_away(&self, life: Life, fault: Fault) {
-        if let Some((_, leave)) = self.lock().members.remove(&life) {
-            let _ = leave.send(Some(fault));
+        let mut inner = self.lock();
+        if !fault.heals {
+            inner.excused.insert(life);
         }
-    }
-
-    fn members(&self) -> Vec<Member> {
-        self.lock().members.values().map(|(member, _)| member.clone()).collect()
-    }
-
-    fn moved(&self, life: Life, at: u64) {
-        if let Some((member, _)) = self.lock().members.get_mut(&life) {
-            member.at = at;
+        if let Some((_, leave)) = inner.members.remove(&life) {
+            let _ = leave.send(Some(fault));
         }
     }
 }
@@ -135,109 +122,147 @@ impl Group {
 /// Moves the group until the future is dropped. Errors are reported with the tables that they concern, and tried again.
 pub async fn run(context: Context) {
     loop {
-        let Err(error) = work(&context).await else { return };
-        // Each table waits by itself and comes back.
-        context.group.dissolve(Some(&error.fault()));
+        let Err(error) = (Mover { context: &context, places: BTreeMap::new(), seen: 0 }).work().await else { return };
+        tracing::warn!(%error, "the tables that move together begin anew");
+        // Each table comes back by itself, and the group waits for all of them. That another moved them is no fault of theirs.
+        let moved = matches!(error, Error::Target(target::Error::ProgressMoved(_)));
+        context.group.dissolve((!moved).then(|| error.fault()).as_ref());
         tokio::time::sleep(retry::delay(1)).await;
     }
 }
 
-async fn work(context: &Context) -> Result<(), Error> {
-    let group = &context.group;
-    let mut states = context.journal.subscribe();
-    let mut expected = interrupted(context).await?;
-    let mut seen = 0;
-    loop {
-        let state = states.borrow_and_update().clone();
-        let plan = context.plan.borrow().clone();
-        {
-            let mut inner = group.lock();
-            inner.excused.retain(|life| is_live(&plan, &state, *life));
-            expected.retain(|life| is_live(&plan, &state, *life) && !inner.excused.contains(life));
+struct Mover<'a> {
+    context: &'a Context,
+    /// Where the tables are that move together, in the target. The group waits for each of them.
+    places: BTreeMap<Life, u64>,
+    /// All records up to this one are in all of them.
+    seen: u64,
+}
+
+impl Mover<'_> {
+    async fn work(mut self) -> Result<(), Error> {
+        let group = &self.context.group;
+        let mut states = self.context.journal.subscribe();
+        let mut plans = self.context.plan.clone();
+        self.interrupted(&mut states).await?;
+        loop {
+            let state = states.borrow_and_update().clone();
+            let plan = plans.borrow_and_update().clone();
+            let members = self.gathered(&plan, &state);
+            let Some(members) = members.filter(|members| state.number > self.seen || self.entrants(members)) else {
+                tokio::select! {
+                    changed = states.changed() => if changed.is_err() { return Ok(()) },
+                    changed = plans.changed() => if changed.is_err() { return Ok(()) },
+                    () = group.changed.notified() => {}
+                }
+                continue;
+            };
+            self.step(&plan, members, state.number).await?;
         }
-        let mut members = group.members();
-        let complete = expected.iter().all(|life| members.iter().any(|member| member.life() == *life));
-        let entrants = members.iter().any(|member| !expected.contains(&member.life()));
-        if !complete || members.is_empty() || (state.number <= seen && !entrants) {
-            tokio::select! {
-                changed = states.changed() => if changed.is_err() { return Ok(()) },
-                () = group.changed.notified() => {}
-            }
-            continue;
+    }
+
+    /// Takes up what moved together when the group was interrupted.
+    async fn interrupted(&mut self, states: &mut watch::Receiver<Arc<RunState>>) -> Result<(), Error> {
+        if !Protection::Reunion.holds() {
+            return Ok(());
         }
-        let place = |member: &Member| Place { table: member.id, incarnation: member.incarnation.record, after: member.at };
+        let link_id = self.context.plan.borrow().link.link_id.clone();
+        let mut progresses = self.context.setup.target.link_progress(&link_id).await?;
+        let run = self.context.journal.log().run();
+        progresses.retain(|_, progress| progress.grouped && progress.exact && progress.incarnation.run == run);
+        let newest = progresses.values().map(|progress| progress.record).max().unwrap_or_default();
+        // Whoever moved them knew more of the log.
+        let state = states.wait_for(|state| state.number >= newest).await.map_err(|_| Error::Internal("the log ended".to_owned()))?.clone();
+        let place = |(name, progress): (_, &target::Progress)| Some(((state.table(name)?.0, progress.incarnation.record), progress.record));
+        self.places = progresses.iter().filter_map(place).collect();
+        Ok(())
+    }
+
+    /// The members, if all are there that must be.
+    fn gathered(&mut self, plan: &Plan, state: &RunState) -> Option<Vec<Arc<Member>>> {
+        let mut inner = self.context.group.lock();
+        inner.excused.retain(|life| is_live(plan, state, *life));
+        self.places.retain(|life, _| is_live(plan, state, *life) && !inner.excused.contains(life));
+        let complete = self.places.keys().all(|life| inner.members.contains_key(life));
+        let members: Vec<Arc<Member>> =
+            inner.members.values().map(|(member, _)| member).filter(|member| is_live(plan, state, member.life())).cloned().collect();
+        (complete && !members.is_empty()).then_some(members)
+    }
+
+    fn entrants(&self, members: &[Arc<Member>]) -> bool {
+        members.iter().any(|member| !self.places.contains_key(&member.life()))
+    }
+
+    /// Moves the members on by one batch.
+    async fn step(&mut self, plan: &Plan, mut members: Vec<Arc<Member>>, newest: u64) -> Result<(), Error> {
+        let context = self.context;
+        let at = |member: &Member| self.places.get(&member.life()).copied().unwrap_or(member.at);
+        let place = |member: &Arc<Member>| {
+            // What is known to be idle is not read again.
+            let after = if self.places.contains_key(&member.life()) { at(member).max(self.seen) } else { member.at };
+            Place { table: member.id, incarnation: member.incarnation.record, after }
+        };
         let places: Vec<Place> = members.iter().map(place).collect();
-        let mut found = batch::gather(context, &places, state.number).await?;
-        // A table that is further than this batch joins with a later one.
+        // Nobody of the group may be left behind, however much an entrant has yet to take in.
+        let at_least = self.places.values().copied().max().unwrap_or_default().max(self.seen);
+        let mut found = batch::gather(context, &places, newest, at_least).await?;
+        // An entrant that is further than this batch joins with a later one.
         let mut shares = std::mem::take(&mut found.tables).into_iter();
         let mut taken = Vec::new();
         members.retain(|member| {
             let share = shares.next().unwrap_or_default();
-            let takes_part = member.at <= found.upto;
+            let takes_part = at(member) <= found.upto;
             if takes_part {
                 taken.push(share);
             }
             takes_part
         });
-        let at = members.iter().map(|member| member.at).min().unwrap_or(found.upto);
+        let lowest = members.iter().map(|member| at(member)).min().unwrap_or(found.upto);
         let idle = taken.iter().all(|share| share.entries.is_empty());
-        if idle && members.iter().all(|member| expected.contains(&member.life())) && found.upto - at < IDLE_RECORDS {
+        if idle && !self.entrants(&members) && found.upto - lowest < IDLE_RECORDS {
             for member in &members {
-                apply::advanced(context, &member.uid, &found, None);
-                let applied = Applied { seen: found.upto, as_of: found.as_of, at: member.at };
-                context.applied(member.id, member.incarnation.record, applied);
+                self.moved(member, &found, at(member), None);
             }
-            seen = found.upto;
-            continue;
+            self.seen = found.upto;
+            return Ok(());
         }
         let together = members.iter().zip(&taken).map(|(member, share)| Together {
             table: &member.target,
             schema: &member.schema,
             incarnation: member.incarnation,
-            from: member.at,
+            from: at(member),
             // Not begun before the one of the table before is through: the budget for rows in memory is one for all.
             steps: (!share.entries.is_empty()).then(|| batch::steps(context, &member.schema, &share.entries)),
         });
         let together = together.collect();
-        let link_id = &plan.link.link_id;
-        match context.setup.target.apply_together(link_id, found.upto, found.as_of, together).await {
+        let stride = Stride { link_id: &plan.link.link_id, to: found.upto, as_of: found.as_of, plan_revision: plan.revision };
+        match context.setup.target.apply_together(stride, together).await {
             Ok(rows) => {
                 for ((member, share), rows) in members.iter().zip(&taken).zip(rows) {
-                    apply::advanced(context, &member.uid, &found, (!share.entries.is_empty()).then_some((rows, share.bytes)));
-                    context.board.table(&member.uid, |report| report.consistent = true);
-                    let applied = Applied { seen: found.upto, as_of: found.as_of, at: found.upto };
-                    context.applied(member.id, member.incarnation.record, applied);
-                    group.moved(member.life(), found.upto);
-                    expected.insert(member.life());
+                    self.moved(member, &found, found.upto, (!share.entries.is_empty()).then_some((rows, share.bytes)));
+                    self.places.insert(member.life(), found.upto);
                 }
-                seen = found.upto;
+                self.seen = found.upto;
+                Ok(())
             }
-            Err(Apart { table, error }) => match table.and_then(|table| members.get(table)) {
-                Some(member) if !error.heals() => {
-                    group.excuse(member.life());
-                    group.send_away(member.life(), error.fault());
-                }
-                Some(member) => {
+            Err(Apart { table, error }) => {
+                let Some(member) = table.and_then(|table| members.get(table)) else { return Err(error.into()) };
+                context.group.send_away(member.life(), error.fault());
+                if error.heals() {
                     // The others come back at once and wait for it.
-                    group.send_away(member.life(), error.fault());
-                    group.dissolve(None);
+                    context.group.dissolve(None);
                 }
-                None => return Err(error.into()),
-            },
+                Ok(())
+            }
         }
     }
-}
 
-/// The tables that moved together when the group was interrupted.
-async fn interrupted(context: &Context) -> Result<BTreeSet<Life>, Error> {
-    if !Protection::Reunion.holds() {
-        return Ok(BTreeSet::new());
+    /// A member holds all of a batch; its progress in the target is `at`.
+    fn moved(&self, member: &Member, batch: &Batch, at: u64, written: Option<(u64, u64)>) {
+        apply::advanced(self.context, &member.uid, batch, written);
+        self.context.board.table(&member.uid, |report| report.consistent = true);
+        self.context.applied(member.id, member.incarnation.record, Applied { seen: batch.upto, as_of: batch.as_of, at });
     }
-    let link_id = context.plan.borrow().link.link_id.clone();
-    let progresses = context.setup.target.link_progress(&link_id).await?;
-    let state = context.journal.state();
-    let grouped = progresses.iter().filter(|(_, progress)| progress.grouped && progress.exact && progress.incarnation.run == state.run);
-    Ok(grouped.filter_map(|(name, progress)| Some((state.table(name)?.0, progress.incarnation.record))).collect())
 }
 
 /// Whether that life of a table goes on.

@@ -9,7 +9,7 @@ use crate::{
     source::{self, Scratch},
 };
 
-/// A folder of one capture in the landing zone. What is left in it when the capture ends is swept under a later term.
+/// A folder of one capture in the landing zone. What is left in it when the capture ends goes when the next begins.
 pub struct ZoneScratch {
     zone: Zone,
     run: u32,
@@ -41,9 +41,11 @@ impl Scratch for ZoneScratch {
         found.ok_or_else(|| failed(landing::Error::ZoneCorrupt(format!("{path}, a part of a large transaction, is missing"))))
     }
 
-    async fn delete(&self, names: &[String]) -> Result<(), source::Error> {
+    async fn delete(&self, names: &[String]) {
         let paths: Vec<String> = names.iter().map(|name| self.path(name)).collect();
-        self.zone.delete(&paths).await.map_err(failed)
+        if let Err(error) = self.zone.delete(&paths).await {
+            tracing::warn!(%error, "parts of a large transaction stay in the landing zone until it is swept");
+        }
     }
 }
 

@@ -207,7 +207,7 @@ impl<'a> Supervisor<'a> {
         if !groups && self.group.take().is_some() {
             context.group.dissolve(None);
         }
-        if groups && self.group.is_none() {
+        if groups && self.group.as_ref().is_none_or(|task| task.0.is_finished()) {
             self.group = Some(Task::spawn(group::run(context.clone())));
         }
 
@@ -245,7 +245,15 @@ impl<'a> Supervisor<'a> {
                 });
             }
         }
-        context.board.retain(|uid| plan.tables.iter().any(|planned| planned.uid == uid));
+        let captures = share::capturer(plan.workers) == context.setup.ordinal;
+        let known: HashMap<&str, (u32, &TableState)> = state.tables.iter().map(|(id, table)| (table.uid.as_str(), (*id, table))).collect();
+        context.board.retain(|uid| {
+            let here = known.get(uid).is_some_and(|(id, _)| ours(*id));
+            // Until it is cut into chunks, the worker that captures reports it.
+            let elsewhere = known.get(uid).is_some_and(|(_, table)| table.followed() && table.plan.is_some());
+            plan.tables.iter().any(|planned| planned.uid == uid) && (here || (captures && !elsewhere))
+        });
+        context.board.amend(|uid, report| report.consistent &= known.get(uid).is_some_and(|(_, table)| table.followed()));
 
         let seen = |life: &Life| context.applied_upto(life.0, life.1).map(|applied| applied.seen).unwrap_or_default();
         let replicating: Vec<_> = live.iter().filter(|(life, table)| table.exact.is_some() && ours(life.0)).collect();

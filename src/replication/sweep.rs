@@ -50,6 +50,14 @@ pub async fn keep_sweeping(context: &Context) -> Result<(), Error> {
     }
 }
 
+/// Removes what former captures kept of transactions that were open: the source sends them again to the one that begins. At once,
+/// for if the source ends each of them after minutes, none would last until the first sweep.
+pub async fn streams(log: &Log, term: u64) -> Result<(), Error> {
+    let mut paths = log.zone().list(&layout::streams(log.run())).await?;
+    paths.retain(|path| layout::stream_term(path).is_some_and(|of| of < term));
+    Ok(log.zone().delete(&paths).await?)
+}
+
 async fn sweep(context: &Context, retention: Duration, seen: &mut Option<Seen>) -> Result<(), Error> {
     let log = context.journal.log();
     let state = context.journal.state();
@@ -127,7 +135,7 @@ async fn remove_records(log: &Log, floor: u64, before: Timestamp) -> Result<Opti
 /// Removes files that no record names any more or ever did, chunks that are loaded, and runs that are over.
 async fn remove_litter(log: &Log, state: &RunState, progresses: &Progresses, oldest_term: u64) -> Result<(), Error> {
     let zone = log.zone();
-    for folder in [layout::data_files(log.run()), layout::all_chunks(log.run()), layout::streams(log.run())] {
+    for folder in [layout::data_files(log.run()), layout::all_chunks(log.run())] {
         let mut paths = zone.list(&folder).await?;
         paths.retain(|path| layout::object(path).is_some_and(|object| is_litter(object, state, progresses, oldest_term)));
         zone.delete(&paths).await?;
@@ -142,8 +150,6 @@ fn is_litter(object: Object, state: &RunState, progresses: &Progresses, oldest_t
         // A record that names it would be of its term, and all of them are swept: it was put by a capture that died before its
         // record, or its record went before it did.
         Object::Changes { term } => term < oldest_term,
-        // Whoever kept it has ended: the source sends it again to the capture that reigns.
-        Object::Stream { term } => term < state.term,
         Object::Chunk { table, incarnation } => state.tables.get(&table).is_some_and(|known| {
             let over = known.left || in_place(state, table, progresses);
             incarnation < known.incarnation || (incarnation == known.incarnation && over)
@@ -177,7 +183,7 @@ mod tests {
             left: false,
         };
         let tables = tables.iter().map(|(id, name, incarnation)| (*id, table(name, *incarnation))).collect();
-        RunState { run: 2, number: 100, term: 35, tables, ..RunState::default() }
+        RunState { run: 2, number: 100, tables, ..RunState::default() }
     }
 
     fn progress(name: &str, incarnation: u64, record: u64, exact: bool) -> (TableName, Progress) {
@@ -209,7 +215,6 @@ mod tests {
         let litter = |object| is_litter(object, &state, &progresses, 30);
         assert!(litter(Object::Changes { term: 29 }));
         assert!(!litter(Object::Changes { term: 30 }));
-        assert!(litter(Object::Stream { term: 34 }) && !litter(Object::Stream { term: 35 }));
         assert!(litter(Object::Chunk { table: 1, incarnation: 5 }), "loaded and in place");
         assert!(!litter(Object::Chunk { table: 2, incarnation: 40 }), "not in place yet");
         assert!(litter(Object::Chunk { table: 2, incarnation: 39 }), "of an older life");

@@ -240,8 +240,8 @@ pub trait Scratch: Send + Sync {
     /// What was kept under that name.
     async fn get(&self, name: &str) -> Result<Bytes, Error>;
 
-    /// It is no longer needed.
-    async fn delete(&self, names: &[String]) -> Result<(), Error>;
+    /// It is no longer needed. What cannot be deleted now goes later.
+    async fn delete(&self, names: &[String]);
 }
 
 /// A stream of changes.

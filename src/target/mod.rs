@@ -187,6 +187,8 @@ pub struct Advance {
     pub to: u64,
     /// The table holds everything that the source committed before this time.
     pub as_of: Option<Timestamp>,
+    /// Revision of the plan that asks for it: what moved with other tables under a newer plan is not moved alone under an older.
+    pub plan_revision: u64,
 }
 
 /// A table's part of a batch that is applied to several tables together.
@@ -201,6 +203,19 @@ pub struct Together<'a> {
     pub from: u64,
     /// What is to be done to it, if anything.
     pub steps: Option<Steps<'a>>,
+}
+
+/// How several tables move together.
+#[derive(Clone, Copy, Debug)]
+pub struct Stride<'a> {
+    /// The link.
+    pub link_id: &'a str,
+    /// Progress of all after.
+    pub to: u64,
+    /// All hold everything that the source committed before this time.
+    pub as_of: Option<Timestamp>,
+    /// As in [`Advance`].
+    pub plan_revision: u64,
 }
 
 /// Why several tables could not be moved together.
@@ -276,10 +291,10 @@ pub trait Target: Send + Sync {
     /// Applies changes to the table in place, in one transaction with its progress. Returns the rows written.
     async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error>;
 
-    /// Applies a batch to several tables in place, in one transaction with the progress of all, which is at record `to` after it:
-    /// readers see all tables before or all after. Tables of the link that moved with others before and do not now leave the
-    /// group. Returns the rows written to each.
-    async fn apply_together(&self, link_id: &str, to: u64, as_of: Option<Timestamp>, tables: Vec<Together<'_>>) -> Result<Vec<u64>, Apart>;
+    /// Applies a batch to several tables in place, in one transaction with the progress of all: readers see all tables before or
+    /// all after. Tables of the link that moved with others before and do not now leave the group. Returns the rows written to
+    /// each.
+    async fn apply_together(&self, stride: Stride<'_>, tables: Vec<Together<'_>>) -> Result<Vec<u64>, Apart>;
 
     /// The table left the link: forget progress and claim, remove what stands aside, and drop the table itself if `delete`.
     /// Idempotent.

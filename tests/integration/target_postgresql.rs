@@ -57,7 +57,7 @@ fn reason(error: &Error) -> &'static str {
 }
 
 fn at(from: u64, to: u64) -> Advance {
-    Advance { incarnation: FIRST, from, to, as_of: None }
+    Advance { incarnation: FIRST, from, to, as_of: None, plan_revision: 1 }
 }
 
 /// A batch of `arrow_rows` or `arrow_keys`: the arrays, then a column of exact texts.
@@ -100,7 +100,7 @@ impl Link {
     async fn seed(&self, incarnation: Incarnation, rows: &[Row<'_>]) {
         self.target.begin_snapshot(&self.table, &self.schema, incarnation).await.unwrap();
         self.load(incarnation, 0, rows).await.unwrap();
-        let advance = Advance { incarnation, from: incarnation.record, to: incarnation.record, as_of: None };
+        let advance = Advance { incarnation, from: incarnation.record, to: incarnation.record, as_of: None, plan_revision: 1 };
         self.target.finish_snapshot(&self.table, &self.schema, advance).await.unwrap();
     }
 

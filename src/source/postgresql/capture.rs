@@ -200,7 +200,10 @@ impl SlotCapture {
                 self.streaming = Some(id);
                 return Ok(());
             }
-            Message::StreamAbort { id, sub } => return self.spill.abort(id, sub).await,
+            Message::StreamAbort { id, sub } => {
+                self.spill.abort(id, sub).await;
+                return Ok(());
+            }
             Message::StreamCommit { id, commit, end, time } => {
                 self.replay = Some((self.spill.commit(id), Ending { end, time }));
                 return self.assembler.message(Message::Begin { commit, id });

@@ -55,7 +55,13 @@ impl Spill {
         held.put_u8(message.kind);
         held.put_slice(message.rest);
         self.held += held.len() - before;
-        if self.held > HELD_BYTES { self.put_largest().await } else { Ok(()) }
+        if self.held > HELD_BYTES {
+            // Half of it, or with many open transactions each message would put a small piece.
+            while self.held > HELD_BYTES / 2 {
+                self.put_largest().await?;
+            }
+        }
+        Ok(())
     }
 
     async fn put_largest(&mut self) -> Result<(), Error> {
@@ -71,16 +77,16 @@ impl Spill {
     }
 
     /// Subtransaction `sub` of transaction `id` was rolled back, or all of it.
-    pub async fn abort(&mut self, id: u32, sub: u32) -> Result<(), Error> {
+    pub async fn abort(&mut self, id: u32, sub: u32) {
         if id != sub {
             if let Some(transaction) = self.open.get_mut(&id) {
                 transaction.aborted.insert(sub);
             }
-            return Ok(());
+            return;
         }
-        let Some(transaction) = self.open.remove(&id) else { return Ok(()) };
+        let Some(transaction) = self.open.remove(&id) else { return };
         self.held -= transaction.held.len();
-        self.scratch.delete(&transaction.pieces).await
+        self.scratch.delete(&transaction.pieces).await;
     }
 
     /// The transaction committed: its messages.
@@ -117,13 +123,13 @@ impl Replay {
                     return Err(Malformed.into());
                 }
                 let message = self.messages.split_to(length);
-                // How a table is, the server tells once for all subtransactions, and again when a rollback undid it.
-                if !self.aborted.contains(&sub) || message.first() == Some(&b'R') || !Protection::Savepoints.holds() {
+                // Also how tables are: after a rollback the server tells it again before the next change.
+                if !self.aborted.contains(&sub) || !Protection::Savepoints.holds() {
                     return Ok(Some(message));
                 }
             }
             if let Some(read) = self.read.take() {
-                self.scratch.delete(&[read]).await?;
+                self.scratch.delete(&[read]).await;
             }
             if let Some(name) = self.pieces.pop_front() {
                 let packed = self.scratch.get(&name).await?;

@@ -43,6 +43,10 @@ impl From<&tokio_postgres::Error> for Error {
                 // undefined_object (a type), datatype_mismatch; class 22: data exceptions
                 "42704" | "42804" => Self::ValueNotSupported(message),
                 code if code.starts_with("22") => Self::ValueNotSupported(message),
+                // out_of_memory of the table of locks: a transaction over many tables.
+                "53200" if message.contains("max_locks_per_transaction") || message.contains("shared memory") => {
+                    Self::TargetNotPrepared { message, remedy: "raise max_locks_per_transaction of the target and restart it".to_owned() }
+                }
                 _ => Self::TargetError(message),
             },
         }

@@ -44,7 +44,9 @@ pub(super) async fn apply(
         match &step {
             // Readers wait until the transaction ends, which a batch bounds; they must not queue behind a long wait for the lock.
             Step::Truncate => {
-                transaction.batch_execute(&format!("SET LOCAL lock_timeout = '5s'; TRUNCATE {}", merge.table)).await?;
+                transaction
+                    .batch_execute(&format!("SET LOCAL lock_timeout = '5s'; TRUNCATE {}; SET LOCAL lock_timeout TO DEFAULT", merge.table))
+                    .await?;
             }
             Step::Merge(changes) if changes.is_empty() => {}
             Step::Merge(changes) => written += merge.merge(changes).await?,

@@ -20,11 +20,10 @@ use std::collections::{BTreeSet, HashMap};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
-use super::{Advance, Apart, Error, Incarnation, Progress, Steps, Target, TargetTable, Together, Untouched};
+use super::{Advance, Apart, Error, Incarnation, Progress, Steps, Stride, Target, TargetTable, Together, Untouched};
 use crate::{
     api::{
         database::{OnExistingTable, PostgresqlTarget},
@@ -138,7 +137,7 @@ impl Target for Postgresql {
         }))
     }
 
-    async fn apply_together(&self, link_id: &str, to: u64, as_of: Option<Timestamp>, tables: Vec<Together<'_>>) -> Result<Vec<u64>, Apart> {
+    async fn apply_together(&self, stride: Stride<'_>, tables: Vec<Together<'_>>) -> Result<Vec<u64>, Apart> {
         let of_all = |error: Error| Apart { table: None, error };
         let mut session = self.pool.get().await.map_err(|error| of_all(error.into()))?;
         let transaction = session.transaction().await.map_err(|error| of_all(error.into()))?;
@@ -146,10 +145,11 @@ impl Target for Postgresql {
             .iter()
             .map(|part| together::Place { source: &part.table.source, incarnation: part.incarnation, record: part.from })
             .collect();
-        together::advance(&transaction, link_id, to, as_of, &places).await.map_err(of_all)?;
+        together::advance(&transaction, stride, &places).await.map_err(of_all)?;
         let mut written = Vec::with_capacity(tables.len());
         for (at, part) in tables.into_iter().enumerate() {
-            let of_table = |error: Error| Apart { table: Some(at), error };
+            // A lost connection is nobody's fault.
+            let of_table = |error: Error| Apart { table: (!matches!(error, Error::TargetUnreachable(_))).then_some(at), error };
             let Some(steps) = part.steps else {
                 written.push(0);
                 continue;

@@ -33,7 +33,7 @@ const CREATE_TABLES: &str = "
         link_id text NOT NULL, source_schema text NOT NULL, source_table text NOT NULL,
         target_schema text NOT NULL, target_table text NOT NULL,
         run bigint, incarnation bigint, record bigint,
-        exact boolean NOT NULL DEFAULT false, grouped boolean NOT NULL DEFAULT false,
+        exact boolean NOT NULL DEFAULT false, group_revision bigint,
         as_of timestamp with time zone, rows bigint NOT NULL DEFAULT 0, placed oid,
         updated_at timestamp with time zone NOT NULL DEFAULT now(),
         PRIMARY KEY (link_id, source_schema, source_table), UNIQUE (target_schema, target_table)
@@ -50,7 +50,7 @@ const CREATE_TABLES: &str = "
 /// For readers; nothing of ours needs it.
 const CREATE_VIEW: &str = "
     CREATE VIEW link_operator.link_status AS
-        SELECT link_id, source_schema, source_table, target_schema, target_table, exact, grouped,
+        SELECT link_id, source_schema, source_table, target_schema, target_table, exact, group_revision IS NOT NULL AS grouped,
             CASE WHEN exact THEN as_of END AS consistent_as_of
         FROM link_operator.link_progress;
     COMMENT ON VIEW link_operator.link_status IS
@@ -176,7 +176,8 @@ pub(super) struct Claimed {
 
 /// Reads a claim and holds its row until the transaction ends, so that nobody loads or moves the table meanwhile.
 pub(super) async fn claimed(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Option<Claimed>, Error> {
-    let sql = "SELECT target_schema, target_table, placed, run, incarnation, record, exact, rows, grouped FROM link_operator.link_progress
+    let sql =
+        "SELECT target_schema, target_table, placed, run, incarnation, record, exact, rows, group_revision FROM link_operator.link_progress
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3 FOR UPDATE";
     let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
     Ok(row.map(|row| Claimed {
@@ -188,7 +189,7 @@ pub(super) async fn claimed(transaction: &Transaction<'_>, table: &TargetTable) 
 
 /// How far the table is.
 pub(super) async fn read(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Option<Progress>, Error> {
-    let sql = "SELECT run, incarnation, record, exact, rows, grouped FROM link_operator.link_progress
+    let sql = "SELECT run, incarnation, record, exact, rows, group_revision FROM link_operator.link_progress
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3";
     let row = transaction.query_opt(sql, &[&table.link_id, &table.source.schema_name, &table.source.table_name]).await?;
     Ok(row.and_then(|row| progress_of(&row, 0)))
@@ -196,18 +197,18 @@ pub(super) async fn read(transaction: &Transaction<'_>, table: &TargetTable) -> 
 
 /// How far each table of a link is, by its name in the source.
 pub(super) async fn of_link(transaction: &Transaction<'_>, link_id: &str) -> Result<HashMap<TableName, Progress>, Error> {
-    let sql = "SELECT source_schema, source_table, run, incarnation, record, exact, rows, grouped FROM link_operator.link_progress WHERE link_id = $1";
+    let sql = "SELECT source_schema, source_table, run, incarnation, record, exact, rows, group_revision FROM link_operator.link_progress WHERE link_id = $1";
     let rows = transaction.query(sql, &[&link_id]).await?;
     let entry = |row: &Row| Some((TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), progress_of(row, 2)?));
     Ok(rows.iter().filter_map(entry).collect())
 }
 
-/// From six columns: run, incarnation, record, exact, rows, grouped.
+/// From six columns: run, incarnation, record, exact, rows, group_revision.
 fn progress_of(row: &Row, at: usize) -> Option<Progress> {
     let (run, incarnation, record) =
         (row.get::<_, Option<i64>>(at)?, row.get::<_, Option<i64>>(at + 1)?, row.get::<_, Option<i64>>(at + 2)?);
     let incarnation = Incarnation { run: run as u32, record: incarnation as u64 };
-    let (exact, rows, grouped) = (row.get(at + 3), row.get::<_, i64>(at + 4) as u64, row.get(at + 5));
+    let (exact, rows, grouped) = (row.get(at + 3), row.get::<_, i64>(at + 4) as u64, row.get::<_, Option<i64>>(at + 5).is_some());
     Some(Progress { incarnation, record: record as u64, exact, rows, grouped })
 }
 
@@ -223,7 +224,7 @@ pub(super) async fn begin(transaction: &Transaction<'_>, table: &TargetTable, in
     transaction
         .execute(
             "UPDATE link_operator.link_progress
-             SET run = $4, incarnation = $5, record = $5, exact = false, grouped = false, as_of = NULL, rows = 0, updated_at = now()
+             SET run = $4, incarnation = $5, record = $5, exact = false, group_revision = NULL, as_of = NULL, rows = 0, updated_at = now()
              WHERE link_id = $1 AND source_schema = $2 AND source_table = $3",
             &[link_id, &source.schema_name, &source.table_name, &i64::from(incarnation.run), &(incarnation.record as i64)],
         )
@@ -316,9 +317,10 @@ pub(super) async fn advance(
     failpoint::at(Point::ProgressUpdate, Moment::Before).await;
     let TargetTable { link_id, source, .. } = table;
     let sql = "UPDATE link_operator.link_progress
-               SET record = $7, as_of = coalesce($8, as_of), exact = exact OR $9, grouped = false, updated_at = now()
+               SET record = $7, as_of = coalesce($8, as_of), exact = exact OR $9, group_revision = NULL, updated_at = now()
                WHERE link_id = $1 AND source_schema = $2 AND source_table = $3
-                 AND run = $4 AND incarnation = $5 AND record = $6 AND exact = $10";
+                 AND run = $4 AND incarnation = $5 AND record = $6 AND exact = $10
+                 AND (group_revision IS NULL OR group_revision <= $11)";
     let moved_rows = transaction
         .execute(
             sql,
@@ -333,6 +335,7 @@ pub(super) async fn advance(
                 &advance.as_of.map(SystemTime::from),
                 &finish,
                 &exact,
+                &(advance.plan_revision as i64),
             ],
         )
         .await?;

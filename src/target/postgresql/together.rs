@@ -2,14 +2,13 @@
 
 use std::time::SystemTime;
 
-use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use crate::{
     data::TableName,
     failpoint::{self, Moment, Point},
     protection::Protection,
-    target::{Error, Incarnation},
+    target::{Error, Incarnation, Stride},
 };
 
 /// Where a table is thought to be.
@@ -22,13 +21,7 @@ pub(super) struct Place<'a> {
 /// Moves the progress of all tables by compare-and-set, or of none. Every table's is moved, also that of tables to which nothing is
 /// done: whoever believes in another place of only one of them moves nothing. Rows are locked in order, as
 /// [`super::progress::touch`] does.
-pub(super) async fn advance(
-    transaction: &Transaction<'_>,
-    link_id: &str,
-    to: u64,
-    as_of: Option<Timestamp>,
-    tables: &[Place<'_>],
-) -> Result<(), Error> {
+pub(super) async fn advance(transaction: &Transaction<'_>, stride: Stride<'_>, tables: &[Place<'_>]) -> Result<(), Error> {
     failpoint::at(Point::ProgressUpdate, Moment::Before).await;
     let advance = "
         WITH held AS (
@@ -37,18 +30,21 @@ pub(super) async fn advance(
             JOIN unnest($4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[])
                 AS t (source_schema, source_table, run, incarnation, record) USING (source_schema, source_table)
             WHERE p.link_id = $1 AND p.run = t.run AND p.incarnation = t.incarnation AND p.record = t.record AND p.exact
+              AND (p.group_revision IS NULL OR p.group_revision <= $9)
             ORDER BY 1, 2 FOR UPDATE OF p
         )
         UPDATE link_operator.link_progress p
-        SET record = $2, as_of = coalesce($3, as_of), grouped = true, updated_at = now()
+        SET record = $2, as_of = coalesce($3, as_of), group_revision = $9, updated_at = now()
         FROM held WHERE p.link_id = $1 AND p.source_schema = held.source_schema AND p.source_table = held.source_table";
     let schemas: Vec<&str> = tables.iter().map(|table| table.source.schema_name.as_str()).collect();
     let names: Vec<&str> = tables.iter().map(|table| table.source.table_name.as_str()).collect();
     let runs: Vec<i64> = tables.iter().map(|table| i64::from(table.incarnation.run)).collect();
     let incarnations: Vec<i64> = tables.iter().map(|table| table.incarnation.record as i64).collect();
     let records: Vec<i64> = tables.iter().map(|table| table.record as i64).collect();
-    let as_of = as_of.map(SystemTime::from);
-    let moved = transaction.execute(advance, &[&link_id, &(to as i64), &as_of, &schemas, &names, &runs, &incarnations, &records]).await?;
+    let (as_of, revision) = (stride.as_of.map(SystemTime::from), stride.plan_revision as i64);
+    let moved = transaction
+        .execute(advance, &[&stride.link_id, &(stride.to as i64), &as_of, &schemas, &names, &runs, &incarnations, &records, &revision])
+        .await?;
     if moved != tables.len() as u64 && Protection::CompareAndSet.holds() {
         let missing = tables.len() as u64 - moved;
         return Err(Error::ProgressMoved(format!(
@@ -57,9 +53,9 @@ pub(super) async fn advance(
         )));
     }
     let leave = "
-        UPDATE link_operator.link_progress SET grouped = false
-        WHERE link_id = $1 AND grouped AND (source_schema, source_table) NOT IN (SELECT * FROM unnest($2::text[], $3::text[]))";
-    transaction.execute(leave, &[&link_id, &schemas, &names]).await?;
+        UPDATE link_operator.link_progress SET group_revision = NULL
+        WHERE link_id = $1 AND group_revision <= $4 AND (source_schema, source_table) NOT IN (SELECT * FROM unnest($2::text[], $3::text[]))";
+    transaction.execute(leave, &[&stride.link_id, &schemas, &names, &revision]).await?;
     failpoint::at(Point::ProgressUpdate, Moment::After).await;
     Ok(())
 }

@@ -166,3 +166,41 @@ async fn a_suspended_table_holds_the_others_and_a_failed_one_leaves_them() {
     link.converged("big").await;
     engine.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ails_the_whole_group_moves_none_apart_and_a_removed_table_holds_nobody() {
+    let link = with_tables(&["l", "r"]).await;
+    link.replan(|plan| plan.transactional_consistency = true);
+    let engine = link.start();
+    until_grouped(&link, 2).await;
+
+    // The link's own tables are damaged: all wait for a person, and none goes first once it is mended.
+    link.target.execute("ALTER TABLE link_operator.link_progress RENAME COLUMN updated_at TO lost").await;
+    let write = |round: u32| {
+        format!("BEGIN; UPDATE l SET v = v + {round} WHERE id = {round}; UPDATE r SET v = v - {round} WHERE id = {round}; COMMIT")
+    };
+    for round in 1..50 {
+        link.source.execute(&write(round)).await;
+    }
+    for table in ["public.l", "public.r"] {
+        engine.table(table, TablePhase::Failed, Some("TargetInconsistent")).await;
+    }
+    assert_eq!(watch(&link, 5).await, 1);
+    link.target.execute("ALTER TABLE link_operator.link_progress RENAME COLUMN lost TO updated_at").await;
+    watch(&link, 100).await;
+    link.converged("l").await;
+    link.converged("r").await;
+    engine.replicating(2).await;
+    assert_eq!(grouped(&link).await, 2);
+
+    // A table that holds the others is taken out of the link while nothing is captured any more.
+    link.target.execute("ALTER TABLE r ADD CONSTRAINT odd CHECK (v > -1000)").await;
+    link.source.execute("BEGIN; UPDATE l SET v = 1000 WHERE id = 60; UPDATE r SET v = -1000 WHERE id = 60; COMMIT").await;
+    engine.table("public.r", TablePhase::Suspended, Some("TargetError")).await;
+    link.replan(|plan| plan.intent = link_operator::api::plan::Intent::Drain);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    link.replan(|plan| plan.tables.retain(|table| table.name != "r"));
+    engine.until("the other is applied", |report| report.drained).await;
+    link.converged("l").await;
+    engine.kill().await;
+}

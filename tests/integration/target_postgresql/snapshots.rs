@@ -129,7 +129,7 @@ async fn a_view_on_the_table_stops_the_swap_and_nothing_is_lost() {
     link.database.execute("CREATE VIEW dw.report AS SELECT name FROM dw.orders").await;
     link.target.begin_snapshot(&link.table, &link.schema, SECOND).await.unwrap();
     link.load(SECOND, 0, &[(1, Some("new"), None)]).await.unwrap();
-    let advance = Advance { incarnation: SECOND, from: 20, to: 21, as_of: None };
+    let advance = Advance { incarnation: SECOND, from: 20, to: 21, as_of: None, plan_revision: 1 };
     let error = link.target.finish_snapshot(&link.table, &link.schema, advance).await.unwrap_err();
     assert_eq!(reason(&error), "TargetError");
     assert!(error.to_string().contains("view dw.report"), "{error}");
