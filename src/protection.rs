@@ -37,6 +37,8 @@ pub enum Protection {
     Terms,
     /// A capture begins only where the source's log goes on.
     Continuity,
+    /// Tables are compared with the catalog when the stream describes them.
+    Catalog,
     /// What a table has yet to apply is not swept.
     SweepFloor,
 }

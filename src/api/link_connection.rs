@@ -222,11 +222,27 @@ pub struct DeletionPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SchemaChange {
-    /// A table was renamed, or a column was added, dropped, renamed or retyped, or joined or left the key. Fail: the table is
-    /// Failed until somebody reseeds it; the others go on. Reseed: it is loaded anew, beside what the target has, which
-    /// readers see until the new load is complete. Default: Fail.
+    /// A column was added. Propagate: the target's table gets it without a load, and its rows read there what the source's
+    /// rows read. Fail: the table is Failed until somebody reseeds it. A column that gave each row a value of its own
+    /// (`DEFAULT gen_random_uuid()`, `serial`) is a breaking change. A column that was dropped stays in the target, and is
+    /// NULL in every row that is written from then on. Default: Propagate.
+    #[serde(default)]
+    pub additive: AdditiveChange,
+    /// A table was renamed or rewritten, a column was renamed or retyped, or joined or left the key, a partition was attached,
+    /// detached or dropped, or truncated alone. Fail: the table is Failed until somebody reseeds it; the others go on. Reseed: it
+    /// is loaded anew, beside what the target has, which readers see until the new load is complete. Default: Fail.
     #[serde(default)]
     pub breaking: BreakingChange,
+}
+
+/// What becomes of a table that got another column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AdditiveChange {
+    /// The target's table gets it too.
+    #[default]
+    Propagate,
+    /// It waits for a person.
+    Fail,
 }
 
 /// What becomes of a table that changed in a way that its copy cannot follow.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    report::{SnapshotProgress, TablePhase},
+    report::{SchemaReport, SnapshotProgress, TablePhase},
     schema::{LocalRef, time},
 };
 use crate::data::TableName;
@@ -162,6 +162,9 @@ pub struct LinkTableStatus {
     /// Position in the source's log up to which the target table is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
+    /// The columns of the target table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<SchemaReport>,
     /// Why the table is Suspended or Failed. Synapse: `errorCode` and `errorMessage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TableError>,

@@ -158,6 +158,9 @@ pub struct TableReport {
     /// transaction with the others.
     #[serde(default)]
     pub consistent: bool,
+    /// Its columns in the target.
+    #[serde(default)]
+    pub schema: Option<SchemaReport>,
     /// Why it is Suspended or Failed.
     #[serde(default)]
     pub error: Option<Fault>,
@@ -167,6 +170,16 @@ pub struct TableReport {
     /// When the next attempt begins.
     #[serde(default)]
     pub next_attempt: Option<Timestamp>,
+}
+
+/// The columns of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SchemaReport {
+    /// 1 at each load, one more each time that columns are added.
+    pub version: i32,
+    /// Columns that the target has. Those that the source dropped stay, and count.
+    pub columns: i32,
 }
 
 /// Progress of a first load.

@@ -6,6 +6,8 @@
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
+use super::TableSchema;
+
 /// Column of a change batch that says what happened, an [`Op`] as `UInt8`.
 pub const OP_COLUMN: &str = "__op__";
 
@@ -62,6 +64,8 @@ pub type ExactTexts = std::collections::BTreeMap<Cell, String>;
 pub enum Step {
     /// All rows go.
     Truncate,
+    /// The table has these columns from here on: those that it had, and after them those that were added.
+    Version(TableSchema),
     /// Rows change.
     Merge(NetChanges),
 }

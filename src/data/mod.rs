@@ -10,5 +10,5 @@ mod snapshot;
 
 pub use change::{Cell, ExactTexts, LINK_COLUMN, LinkCell, NetChanges, OP_COLUMN, Op, Step, Unresolved};
 pub use position::Position;
-pub use schema::{Column, TableName, TableSchema, Travel};
+pub use schema::{Column, Part, TableName, TableSchema, TableVersion, Travel};
 pub use snapshot::{Chunk, ChunkPlan, Identity};

@@ -108,6 +108,15 @@ pub struct Column {
     pub source_type: String,
     /// Whether the source allows NULL.
     pub nullable: bool,
+    /// What rows that are older than the column read in it, as the source prints it; none: NULL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<String>,
+    /// Another one with every change of the column's definition, in the source's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub revision: String,
+    /// It is gone from the source. It stays in the target, and is NULL in every row that is written from then on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
 }
 
 /// A table as it is at one moment.
@@ -124,6 +133,40 @@ pub struct TableSchema {
     pub columns: Vec<Column>,
     /// Indexes into `columns` of the key by which rows are known, in key order. Never empty for a table that is linked.
     pub key: Vec<usize>,
+    /// Highest number that a column had when this was said: one with a higher number was added since.
+    #[serde(default)]
+    pub last_number: i32,
+}
+
+/// A table from one change of its shape to the next, as the log records it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableVersion {
+    /// Its columns: those of the version before, then those that were added.
+    pub schema: TableSchema,
+    /// What holds its rows.
+    pub parts: Vec<Part>,
+}
+
+impl TableVersion {
+    /// Whether its rows are in partitions.
+    pub fn is_partitioned(&self) -> bool {
+        // Records of a former version name no parts.
+        !self.parts.is_empty() && !self.parts.iter().any(|part| part.object_id == self.schema.object_id)
+    }
+}
+
+/// A relation that holds rows of a table: the table itself, or a leaf partition of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    /// Its identity (PostgreSQL: `pg_class.oid`).
+    pub object_id: u32,
+    /// The file that holds the rows: another one after the table was rewritten (PostgreSQL: `relfilenode`).
+    pub file_id: u32,
+    /// Another one after a partition was detached and attached again; empty of the table itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub attached: String,
 }
 
 impl TableSchema {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::fault::Fault,
-    data::{ChunkPlan, Identity, Position, TableName, TableSchema},
+    data::{ChunkPlan, Identity, Part, Position, TableName, TableSchema, TableVersion},
 };
 
 /// The format that this version writes.
@@ -63,6 +63,9 @@ pub enum Event {
         target: TableName,
         /// The table as it is; its name in the source too.
         schema: TableSchema,
+        /// What holds its rows; unknown in records of a former version.
+        #[serde(default)]
+        parts: Vec<Part>,
         /// From here on all its changes are in the source's stream; those before are in what a chunk reads.
         #[serde(default)]
         from: Position,
@@ -134,6 +137,8 @@ pub enum Entry {
     File(DataFile),
     /// The table was truncated.
     Truncate,
+    /// The table has another shape from here on: files before are of the version before.
+    Version(Box<TableVersion>),
 }
 
 /// A Parquet file.

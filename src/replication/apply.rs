@@ -25,6 +25,7 @@ use crate::{
         fault::Explain,
         report::{SnapshotProgress, TablePhase},
     },
+    data::TableSchema,
     target::{Advance, Incarnation, TargetTable},
 };
 
@@ -47,10 +48,10 @@ pub async fn table(context: Context, id: u32, table: TableState) {
         };
         let began = Instant::now();
         let fault = match applier.work().await {
-            Ok(After::Moves(at)) => {
+            Ok(After::Moves(at, schema)) => {
                 let mut plan = context.plan.clone();
                 let left = tokio::select! {
-                    left = context.group.enter(applier.member(at)) => left,
+                    left = context.group.enter(applier.member(at, schema)) => left,
                     _ = plan.wait_for(|plan| !plan.transactional_consistency) => None,
                 };
                 match left {
@@ -71,8 +72,8 @@ pub async fn table(context: Context, id: u32, table: TableState) {
 
 /// What comes after an applier's own work.
 enum After {
-    /// From this record on the table moves with the group.
-    Moves(u64),
+    /// From this record on, where it has these columns, the table moves with the group.
+    Moves(u64, TableSchema),
     /// Nothing.
     Over,
 }
@@ -95,12 +96,13 @@ impl Applier<'_> {
             other => self.snapshot(other.as_ref().map_or(self.table.incarnation, |progress| progress.record)).await?,
         };
 
+        let mut schema = self.schema_after(at).await?;
         self.context.board.table_works(&self.table.uid, TablePhase::Replicating);
         let rows = target.progress(&self.target).await?.map_or(0, |progress| progress.rows);
         self.context.board.table(&self.table.uid, |report| report.rows = rows);
         if self.grouped() && current.is_some_and(|progress| progress.exact && progress.grouped) {
             // It must not move apart from those that it moved with.
-            return Ok(After::Moves(at));
+            return Ok(After::Moves(at, schema));
         }
         self.context.board.table(&self.table.uid, |report| report.consistent = !self.grouped());
         let mut seen = at;
@@ -114,10 +116,11 @@ impl Applier<'_> {
                 let rows = if idle && batch.upto - at < IDLE_RECORDS {
                     0
                 } else {
-                    let steps = batch::steps_at_hand(self.context, &self.table.schema, &share.entries).await?;
+                    let steps = batch::steps_at_hand(self.context, &schema, &share.entries).await?;
                     let advance = self.advance(at, batch.upto, batch.as_of);
-                    let rows = target.apply(&self.target, &self.table.schema, advance, steps).await?;
+                    let rows = target.apply(&self.target, &schema, advance, steps).await?;
                     at = batch.upto;
+                    schema = share.schema().unwrap_or(schema);
                     rows
                 };
                 seen = batch.upto;
@@ -125,7 +128,7 @@ impl Applier<'_> {
                 self.context.applied(self.id, self.table.incarnation, Applied { seen, as_of: batch.as_of, at });
             } else if self.grouped() {
                 self.context.board.table(&self.table.uid, |report| report.consistent = false);
-                return Ok(After::Moves(at));
+                return Ok(After::Moves(at, schema));
             } else if states.changed().await.is_err() {
                 return Ok(After::Over);
             }
@@ -141,9 +144,16 @@ impl Applier<'_> {
         Advance { incarnation: self.incarnation, from, to, as_of, plan_revision: self.context.plan.borrow().revision }
     }
 
-    fn member(&self, at: u64) -> Member {
-        let TableState { uid, schema, .. } = self.table;
-        Member { uid: uid.clone(), target: self.target.clone(), schema: schema.clone(), incarnation: self.incarnation, id: self.id, at }
+    /// The columns that the table has at a record. Another worker may have brought it further than this one has read the log.
+    async fn schema_after(&self, record: u64) -> Result<TableSchema, Error> {
+        let mut states = self.context.journal.subscribe();
+        let state = states.wait_for(|state| state.number >= record).await.map_err(|_| Error::Internal("the log ended".to_owned()))?;
+        let table = state.tables.get(&self.id).filter(|table| table.incarnation == self.table.incarnation);
+        Ok(table.unwrap_or(self.table).schema_after(record))
+    }
+
+    fn member(&self, at: u64, schema: TableSchema) -> Member {
+        Member { uid: self.table.uid.clone(), target: self.target.clone(), schema, incarnation: self.incarnation, id: self.id, at }
     }
 
     /// What the records after `after` hold for this table: up to `newest`, or to the record that fills the batch.
@@ -157,7 +167,10 @@ impl Applier<'_> {
     /// Brings the table from nothing, or from wherever it was left, to exact and in place. Returns the record it is at.
     async fn snapshot(&self, mut at: u64) -> Result<u64, Error> {
         let Some(plan) = &self.table.plan else { return Err(Error::Internal("a table without a chunk plan".to_owned())) };
-        let snapshot = Snapshot { context: self.context, id: self.id, table: self.table, plan };
+        // Until it is exact it has the columns with which it joined.
+        let joined = self.table.joined();
+        let schema = &joined.schema;
+        let snapshot = Snapshot { context: self.context, id: self.id, table: &joined, plan };
         self.context.board.table_works(&self.table.uid, TablePhase::Snapshotting);
         let began = Timestamp::now();
         let mut sizes: HashMap<u32, (u64, u64)> = HashMap::new();
@@ -174,14 +187,14 @@ impl Applier<'_> {
         while at < exact {
             // Not across `passed`: only from there on the rows aside hold what a change leaves out.
             let (batch, share) = self.gather(at, passed.filter(|passed| at < *passed).unwrap_or(exact)).await?;
-            let steps = batch::steps_at_hand(self.context, &self.table.schema, &share.entries).await?;
+            let steps = batch::steps_at_hand(self.context, schema, &share.entries).await?;
             let advance = self.advance(at, batch.upto, batch.as_of);
-            self.context.setup.target.catch_up(&self.target, &self.table.schema, advance, steps).await?;
+            self.context.setup.target.catch_up(&self.target, schema, advance, steps).await?;
             at = batch.upto;
         }
         let record = self.context.journal.record(exact).await?;
         let advance = self.advance(at, at, record.time);
-        self.context.setup.target.finish_snapshot(&self.target, &self.table.schema, advance).await?;
+        self.context.setup.target.finish_snapshot(&self.target, schema, advance).await?;
         let position = record.to.to_string();
         self.context.board.table(&self.table.uid, |report| {
             report.as_of = record.time.or(report.as_of);

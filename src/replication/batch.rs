@@ -56,6 +56,13 @@ pub struct Share {
     pub bytes: u64,
 }
 
+impl Share {
+    /// The columns that the table has after it, if it says so.
+    pub fn schema(&self) -> Option<TableSchema> {
+        self.entries.iter().rev().find_map(|entry| if let Entry::Version(version) = entry { Some(version.schema.clone()) } else { None })
+    }
+}
+
 /// What the log holds for these tables, for each after its place: up to `newest`, or to the record that fills the batch, but not
 /// before `at_least`.
 pub async fn gather(context: &Context, places: &[Place], newest: u64, at_least: u64) -> Result<Batch, Error> {
@@ -104,23 +111,43 @@ pub fn steps<'e>(context: &'e Context, schema: &'e TableSchema, entries: &'e [En
     stream::iter(truncate).chain(merges(context, schema, pieces)).boxed()
 }
 
-/// The same, with the first piece at hand when this returns: nobody holds a connection or a lock of the target while he waits
+/// The same, with the first changes at hand when this returns: nobody holds a connection or a lock of the target while he waits
 /// for it.
 pub async fn steps_at_hand<'e>(context: &'e Context, schema: &'e TableSchema, entries: &'e [Entry]) -> Result<Steps<'e>, target::Error> {
     let (truncated, pieces) = pieces(entries);
     let truncate = truncated.then_some(Ok(Step::Truncate));
     let mut merges = merges(context, schema, pieces);
-    let first = merges.try_next().await?;
-    Ok(stream::iter(truncate).chain(stream::iter(first.map(Ok))).chain(merges).boxed())
+    let mut first = Vec::new();
+    while let Some(step) = merges.try_next().await? {
+        let changes = matches!(step, Step::Merge(_));
+        first.push(Ok(step));
+        if changes {
+            break;
+        }
+    }
+    Ok(stream::iter(truncate).chain(stream::iter(first)).chain(merges).boxed())
 }
 
-fn merges<'e>(context: &'e Context, schema: &'e TableSchema, pieces: Vec<Vec<&'e DataFile>>) -> Steps<'e> {
-    let merges = stream::try_unfold((pieces.into_iter(), None), move |(mut pieces, before)| async move {
+/// What is to be done at once.
+enum Piece<'e> {
+    /// The table has these columns from here on.
+    Version(&'e TableSchema),
+    /// The changes in these files, of one version.
+    Files(Vec<&'e DataFile>),
+}
+
+fn merges<'e>(context: &'e Context, schema: &'e TableSchema, pieces: Vec<Piece<'e>>) -> Steps<'e> {
+    let merges = stream::try_unfold((pieces.into_iter(), None, schema), move |(mut pieces, before, schema)| async move {
         drop::<Option<OwnedSemaphorePermit>>(before);
-        let Some(piece) = pieces.next() else { return Ok(None) };
-        let room = context.memory.room(piece.iter().map(|file| file.rows_memory()).sum()).await?;
-        let changes = net(context, schema, &piece).await?;
-        Ok(Some((Step::Merge(changes), (pieces, Some(room)))))
+        match pieces.next() {
+            None => Ok(None),
+            Some(Piece::Version(next)) => Ok(Some((Step::Version(next.clone()), (pieces, None, next)))),
+            Some(Piece::Files(files)) => {
+                let room = context.memory.room(files.iter().map(|file| file.rows_memory()).sum()).await?;
+                let changes = net(context, schema, &files).await?;
+                Ok(Some((Step::Merge(changes), (pieces, Some(room), schema))))
+            }
+        }
     });
     merges.map_err(|error: Error| target::Error::StepFailed(error.fault())).boxed()
 }
@@ -140,21 +167,28 @@ async fn net(context: &Context, schema: &TableSchema, files: &[&DataFile]) -> Re
     Ok(tokio::task::spawn_blocking(move || net::net(&schema, &batches.concat())).await??)
 }
 
-/// Whether the table is truncated, and the files of what comes after the last truncation, in pieces that fit into memory.
-/// What came before it need not be done.
-fn pieces(entries: &[Entry]) -> (bool, Vec<Vec<&DataFile>>) {
+/// Whether the table is truncated, and what comes after the last truncation, the files in pieces that fit into memory. Of what
+/// came before it only versions count.
+fn pieces(entries: &[Entry]) -> (bool, Vec<Piece<'_>>) {
     let truncated = entries.iter().rposition(|entry| matches!(entry, Entry::Truncate));
-    let mut pieces: Vec<Vec<&DataFile>> = Vec::new();
+    let mut pieces: Vec<Piece<'_>> = Vec::new();
     let mut room = 0;
-    for entry in &entries[truncated.map_or(0, |last| last + 1)..] {
-        let Entry::File(file) = entry else { continue };
+    for (at, entry) in entries.iter().enumerate() {
+        let file = match entry {
+            Entry::Version(version) => {
+                pieces.push(Piece::Version(&version.schema));
+                continue;
+            }
+            Entry::File(file) if truncated.is_none_or(|truncated| at > truncated) => file,
+            Entry::File(_) | Entry::Truncate => continue,
+        };
         let memory = file.rows_memory();
         if memory <= room
-            && let Some(piece) = pieces.last_mut()
+            && let Some(Piece::Files(piece)) = pieces.last_mut()
         {
             piece.push(file);
         } else {
-            pieces.push(vec![file]);
+            pieces.push(Piece::Files(vec![file]));
             room = PIECE_BYTES;
         }
         room = room.saturating_sub(memory);
@@ -165,6 +199,7 @@ fn pieces(entries: &[Entry]) -> (bool, Vec<Vec<&DataFile>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{TableName, TableVersion};
 
     #[test]
     fn pieces_fit_into_memory_and_begin_after_the_last_truncation() {
@@ -172,7 +207,11 @@ mod tests {
         let (big, small) = (PIECE_BYTES, PIECE_BYTES / 2);
         let sizes = |entries: &[Entry]| {
             let (truncated, pieces) = pieces(entries);
-            let sizes = pieces.iter().map(|piece| piece.iter().map(|file| file.memory).collect::<Vec<_>>()).collect::<Vec<_>>();
+            let memory = |piece: &Piece<'_>| match piece {
+                Piece::Version(_) => vec![],
+                Piece::Files(files) => files.iter().map(|file| file.memory).collect(),
+            };
+            let sizes = pieces.iter().map(memory).collect::<Vec<_>>();
             (truncated, sizes)
         };
         assert_eq!(sizes(&[]), (false, vec![]));
@@ -180,5 +219,11 @@ mod tests {
         assert_eq!(sizes(&[file(big * 2), file(1), file(big)]), (false, vec![vec![big * 2], vec![1], vec![big]]));
         assert_eq!(sizes(&[file(1), Entry::Truncate, file(2), Entry::Truncate, file(3)]), (true, vec![vec![3]]));
         assert_eq!(sizes(&[file(1), Entry::Truncate]), (true, vec![]));
+        // A version ends a piece, and counts also before a truncation.
+        let name = TableName::new("s", "t");
+        let schema = TableSchema { name, object_id: 1, system: String::new(), columns: vec![], key: vec![], last_number: 0 };
+        let version = || Entry::Version(Box::new(TableVersion { schema: schema.clone(), parts: vec![] }));
+        assert_eq!(sizes(&[file(1), version(), file(2), file(3)]), (false, vec![vec![1], vec![], vec![2, 3]]));
+        assert_eq!(sizes(&[file(1), version(), Entry::Truncate, file(2)]), (true, vec![vec![], vec![2]]));
     }
 }

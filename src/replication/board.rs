@@ -84,6 +84,7 @@ impl Board {
             as_of: None,
             last_processed_time: None,
             position: None,
+            schema: None,
             consistent: false,
             error: None,
             attempt: 0,

@@ -36,10 +36,10 @@ use super::{
 use crate::{
     api::{
         fault::{Explain, Fault},
-        link_connection::BreakingChange,
+        link_connection::{AdditiveChange, BreakingChange},
         report::{PositionTime, SourceReport},
     },
-    data::{Identity, Position, TableName},
+    data::{Identity, Position, TableName, TableSchema},
     failpoint::{self, Point},
     landing::{
         layout,
@@ -195,6 +195,7 @@ impl Reign<'_> {
         let mut pending = Pending { barrier: self.context.setup.source.heartbeat().await?, ..Pending::default() };
         let mut last_cut = Instant::now();
         let mut last_nudge = Instant::now();
+        let mut compared: Option<Instant> = None;
         let mut batch = Batch::new();
         self.follow(&mut *capture);
         // Not before the capture stands: what it needs was made, and the checks of the source hold.
@@ -203,6 +204,10 @@ impl Reign<'_> {
         loop {
             while let Ok(order) = inbox.try_recv() {
                 pending.take(order);
+            }
+            if compared.is_none_or(|at| at.elapsed() > self.context.setup.compare_every) {
+                compared = Some(Instant::now());
+                capture.compare().await?;
             }
             let flush_interval = Duration::from_millis(self.context.plan.borrow().flush_interval_ms);
             let idle = if pending.events.is_empty() { IDLE } else { Duration::ZERO };
@@ -265,12 +270,12 @@ impl Reign<'_> {
         let state = self.context.journal.state();
         for (table, error) in cut.broken {
             if let Some(known) = state.tables.get(&table) {
-                pending.events.push(Event::Fail { table, incarnation: known.incarnation, fault: self.verdict(&error) });
+                pending.events.push(Event::Fail { table, incarnation: known.incarnation, fault: self.verdict(&error, known) });
             }
         }
         let mut files = Vec::new();
         for table in cut.tables {
-            let Some(known) = state.tables.get(&table.id) else { continue };
+            let Some(known) = state.tables.get(&table.id).filter(|known| !pending.fails(table.id, known.incarnation)) else { continue };
             let entries = &mut batch
                 .entry(table.id)
                 .or_insert_with(|| TableData { table: table.id, incarnation: known.incarnation, entries: vec![] })
@@ -282,6 +287,13 @@ impl Reign<'_> {
                             filling.truncate();
                         }
                         entries.push(Entry::Truncate);
+                    }
+                    Segment::Version(version) => {
+                        if let Err(fault) = self.accept(known, &version.schema) {
+                            pending.events.push(Event::Fail { table: table.id, incarnation: known.incarnation, fault });
+                            break;
+                        }
+                        entries.push(Entry::Version(version));
                     }
                     Segment::Rows(rows) => {
                         let filled = if known.exact.is_none() && Protection::Fills.holds() {
@@ -327,11 +339,30 @@ impl Reign<'_> {
         Ok(())
     }
 
-    /// What to do about a table that broke: to load it anew heals what the plan lets heal.
-    fn verdict(&self, error: &source::Error) -> Fault {
+    /// Whether the target's table can become as the source's is now.
+    fn accept(&self, table: &TableState, next: &TableSchema) -> Result<(), Fault> {
+        let name = &next.name;
+        let here = |schema: &TableSchema| schema.columns.iter().filter(|column| !column.dropped).count();
+        let added: Vec<&str> = next.columns.iter().skip(table.schema.columns.len()).map(|column| column.name.as_str()).collect();
+        if added.is_empty() && here(next) == here(&table.schema) {
+            return Ok(());
+        }
+        let changed = |what: String| source::Error::SchemaChanged(format!("{name} {what}"));
+        if table.exact.is_none() {
+            return Err(self.verdict(&changed("had columns added or dropped while it was loaded".to_owned()), table));
+        }
+        if !added.is_empty() && self.context.plan.borrow().schema_change.additive == AdditiveChange::Fail {
+            return Err(changed(format!("had columns added: {}", added.join(", "))).fault());
+        }
+        tracing::info!(table = %name, columns = next.columns.len(), added = added.join(", "), "table has another shape");
+        Ok(())
+    }
+
+    /// What to do about a table that broke: to load it anew heals what the plan lets heal, and a load that is not complete.
+    fn verdict(&self, error: &source::Error, table: &TableState) -> Fault {
         let reseed = self.context.plan.borrow().schema_change.breaking == BreakingChange::Reseed;
         match error {
-            source::Error::SchemaChanged(_) if reseed => {
+            source::Error::SchemaChanged(_) if reseed || table.exact.is_none() => {
                 Fault { heals: true, remedy: "none needed: the table is loaded anew".to_owned(), ..error.fault() }
             }
             _ => error.fault(),
@@ -386,7 +417,7 @@ impl Reign<'_> {
 }
 
 fn captured_table((id, table): (&u32, &TableState)) -> CapturedTable {
-    CapturedTable { id: *id, schema: table.schema.clone(), from: table.from.clone() }
+    CapturedTable { id: *id, version: table.version(), from: table.from.clone() }
 }
 
 /// Gives joining tables their numbers, each its own.
@@ -420,6 +451,11 @@ impl Pending {
                 self.unfinished.insert((table, incarnation), read_at);
             }
         }
+    }
+
+    /// Whether the next record says that a table can be followed no longer.
+    fn fails(&self, id: u32, of: u64) -> bool {
+        self.events.iter().any(|event| matches!(event, Event::Fail { table, incarnation, .. } if (*table, *incarnation) == (id, of)))
     }
 
     /// Adds an event for each table that has passed all its chunks at `to`: exact, or waiting for its orphans.

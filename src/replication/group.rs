@@ -49,6 +49,7 @@ struct Inner {
 }
 
 /// A table of the group.
+#[derive(Clone)]
 pub struct Member {
     /// UID of its LinkTable.
     pub uid: String,
@@ -115,6 +116,13 @@ impl Group {
         }
         if let Some((_, leave)) = inner.members.remove(&life) {
             let _ = leave.send(Some(fault));
+        }
+    }
+
+    /// The table has these columns from here on.
+    fn altered(&self, life: Life, schema: TableSchema) {
+        if let Some((member, _)) = self.lock().members.get_mut(&life) {
+            *member = Arc::new(Member { schema, ..Member::clone(member) });
         }
     }
 }
@@ -241,6 +249,9 @@ impl Mover<'_> {
                 for ((member, share), rows) in members.iter().zip(&taken).zip(rows) {
                     self.moved(member, &found, found.upto, (!share.entries.is_empty()).then_some((rows, share.bytes)));
                     self.places.insert(member.life(), found.upto);
+                    if let Some(schema) = share.schema() {
+                        context.group.altered(member.life(), schema);
+                    }
                 }
                 self.seen = found.upto;
                 Ok(())

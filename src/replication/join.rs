@@ -56,6 +56,7 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
     let mut groups: JoinSet<Vec<(PlannedTable, Result<(), Fault>)>> = JoinSet::new();
     let mut leaves: JoinSet<TableName> = JoinSet::new();
     let mut busy: HashSet<TableName> = HashSet::new();
+    let mut silenced: HashSet<(u32, u64)> = HashSet::new();
     let mut retries: HashMap<String, (u32, Instant)> = HashMap::new();
     loop {
         let tables = plan.borrow_and_update().tables.clone();
@@ -65,6 +66,16 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
             let name = &table.schema.name;
             if !tables.iter().any(|planned| planned.source == *name) && busy.insert(name.clone()) {
                 leaves.spawn(leave(context.clone(), *id, table.clone(), orders.clone()));
+            }
+        }
+
+        // Tables that wait for a person: while the stream has them, the application's updates of one that lost its key fail.
+        let failed = |table: &TableState| !table.left && table.fault.as_ref().is_some_and(|fault| !fault.heals);
+        for (id, table) in state.tables.iter().filter(|(_, table)| failed(table)) {
+            let name = &table.schema.name;
+            if !silenced.contains(&(*id, table.incarnation)) && busy.insert(name.clone()) {
+                silenced.insert((*id, table.incarnation));
+                leaves.spawn(silence(context.clone(), name.clone()));
             }
         }
 
@@ -170,15 +181,22 @@ fn open_transaction(whom: &str) -> Fault {
 /// Claims the table in the target, admits it to the stream, and records that it joined.
 async fn admit(context: &Context, planned: &PlannedTable, before: Option<&TableState>, orders: &mpsc::Sender<Order>) -> Result<(), Error> {
     let setup = &context.setup;
-    let schema = setup.source.describe(&planned.source).await?;
+    let schema = match setup.source.describe(&planned.source).await {
+        // It cannot be linked any more: it must not stay in the stream, see above.
+        Err(error) if error.is_of_table() && before.is_some_and(|before| !before.left) => {
+            silence(context.clone(), planned.source.clone()).await;
+            return Err(error.into());
+        }
+        described => described?,
+    };
     if let Some(before) = before.filter(|before| before.target != planned.target) {
         setup.target.forget(&context.target_table(before), false).await?;
     }
     let link_id = context.plan.borrow().link.link_id.clone();
     setup.target.claim(&TargetTable { link_id, source: planned.source.clone(), name: planned.target.clone() }).await?;
-    let from = setup.source.admit(&schema).await?;
+    let source::Admitted { from, parts } = setup.source.admit(&schema).await?;
     let (uid, reseed, target) = (planned.uid.clone(), planned.reseed.clone(), planned.target.clone());
-    commit(orders, Event::Join { table: 0, uid, reseed, target, schema, from }).await.map(|_| ())
+    commit(orders, Event::Join { table: 0, uid, reseed, target, schema, parts, from }).await.map(|_| ())
 }
 
 /// Cuts the table into chunks and records how.
@@ -191,6 +209,11 @@ async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &
         return fail(orders, id, table, &source::Error::TableNotPublished(name)).await;
     }
     let plan = context.setup.source.plan_chunks(schema, context.setup.chunk_bytes).await?;
+    // The stream brings changes of what held the rows when the table joined.
+    let parts: HashSet<u32> = table.parts.iter().map(|part| part.object_id).collect();
+    if !parts.is_empty() && parts != plan.chunks.iter().map(|chunk| chunk.object_id).collect() {
+        return fail(orders, id, table, &source::Error::TableRewritten(format!("{} got or lost a partition", schema.name))).await;
+    }
     commit(orders, Event::Plan { table: id, incarnation: table.incarnation, v0: v0.clone(), plan }).await?;
     if share::applier(&context.plan.borrow(), id) != context.setup.ordinal {
         // From here on the worker that applies the table reports it.
@@ -211,6 +234,14 @@ async fn leave(context: Context, id: u32, table: TableState, orders: mpsc::Sende
         if let Err(error) = context.setup.target.forget(&context.target_table(&table), false).await {
             tracing::warn!(table = %name, %error, "the target keeps the table's progress");
         }
+    }
+    name
+}
+
+/// Takes a table that is not followed out of the source's stream, until it joins again.
+async fn silence(context: Context, name: TableName) -> TableName {
+    if let Err(error) = context.setup.source.expel(&name).await {
+        tracing::warn!(table = %name, %error, "table stays in the source's stream");
     }
     name
 }

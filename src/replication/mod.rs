@@ -71,6 +71,8 @@ pub struct Setup {
     pub memory: u64,
     /// How often the landing zone is swept: [`SWEEP_EVERY`] but in tests.
     pub sweep_every: Duration,
+    /// How often tables are compared with what the source says they are: [`COMPARE_EVERY`] but in tests.
+    pub compare_every: Duration,
 }
 
 /// Size of a snapshot's chunks in the source: a few seconds of reading, and what a killed worker does again at most.
@@ -78,6 +80,9 @@ pub const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How often the landing zone is swept.
 pub const SWEEP_EVERY: Duration = Duration::from_mins(5);
+
+/// How often tables are compared with what the source says they are, for what its stream does not show.
+pub const COMPARE_EVERY: Duration = Duration::from_mins(1);
 
 /// What an engine knows of its share of the link; becomes part of the worker's report.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::fault::Fault,
-    data::{ChunkPlan, Identity, Position, TableName, TableSchema},
-    landing::record::{Event, Record},
+    data::{ChunkPlan, Identity, Part, Position, TableName, TableSchema, TableVersion},
+    landing::record::{Entry, Event, Record},
 };
 
 /// A run at one of its records. Also the content of a checkpoint.
@@ -43,8 +43,14 @@ pub struct TableState {
     pub reseed: Option<String>,
     /// Name in the target.
     pub target: TableName,
-    /// The table as it was when it joined.
+    /// The table as it is.
     pub schema: TableSchema,
+    /// What holds its rows.
+    #[serde(default)]
+    pub parts: Vec<Part>,
+    /// What it lacked before it became as it is, in the order of the records.
+    #[serde(default)]
+    pub narrower: Vec<Narrower>,
     /// From here on all its changes are in the source's stream.
     #[serde(default)]
     pub from: Position,
@@ -62,7 +68,37 @@ pub struct TableState {
     pub left: bool,
 }
 
+/// That a table had fewer columns before a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Narrower {
+    /// Number of the record that has the version with more.
+    pub before: u64,
+    /// How many columns the table had: the first of those that it has now.
+    pub columns: usize,
+}
+
 impl TableState {
+    /// Its columns after a record, and the files of the next as they begin.
+    pub fn schema_after(&self, record: u64) -> TableSchema {
+        let mut schema = self.schema.clone();
+        if let Some(narrower) = self.narrower.iter().find(|narrower| narrower.before > record) {
+            schema.columns.truncate(narrower.columns);
+        }
+        schema
+    }
+
+    /// The table as it joined.
+    #[must_use]
+    pub fn joined(&self) -> Self {
+        Self { schema: self.schema_after(self.incarnation), ..self.clone() }
+    }
+
+    /// Its newest version.
+    pub fn version(&self) -> TableVersion {
+        TableVersion { schema: self.schema.clone(), parts: self.parts.clone() }
+    }
+
     /// Whether its changes are captured.
     pub fn followed(&self) -> bool {
         !self.left && self.fault.is_none()
@@ -98,17 +134,31 @@ impl RunState {
         for event in &record.events {
             self.take(record.number, event);
         }
+        for data in &record.data {
+            let versions = data.entries.iter().filter_map(|entry| if let Entry::Version(version) = entry { Some(version) } else { None });
+            for version in versions {
+                self.of(data.table, data.incarnation, |state| {
+                    if version.schema.columns.len() > state.schema.columns.len() {
+                        state.narrower.push(Narrower { before: record.number, columns: state.schema.columns.len() });
+                    }
+                    state.schema = version.schema.clone();
+                    state.parts.clone_from(&version.parts);
+                });
+            }
+        }
         Ok(())
     }
 
     fn take(&mut self, number: u64, event: &Event) {
         match event {
-            Event::Join { table, uid, reseed, target, schema, from } => {
+            Event::Join { table, uid, reseed, target, schema, parts, from } => {
                 let state = TableState {
                     uid: uid.clone(),
                     reseed: reseed.clone(),
                     target: target.clone(),
                     schema: schema.clone(),
+                    parts: parts.clone(),
+                    narrower: Vec::new(),
                     from: from.clone(),
                     incarnation: number,
                     plan: None,
@@ -155,10 +205,20 @@ impl RunState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::landing::record::RECORD_FORMAT;
+    use crate::{
+        data::{Column, Travel},
+        landing::record::{RECORD_FORMAT, TableData},
+    };
 
     fn schema(name: &str) -> TableSchema {
-        TableSchema { name: TableName::new("public", name), object_id: 1, system: "postgresql".into(), columns: vec![], key: vec![] }
+        TableSchema {
+            name: TableName::new("public", name),
+            object_id: 1,
+            system: "postgresql".into(),
+            columns: vec![],
+            key: vec![],
+            last_number: 0,
+        }
     }
 
     fn join(table: u32, name: &str) -> Event {
@@ -168,6 +228,7 @@ mod tests {
             reseed: None,
             target: TableName::new("public", name),
             schema: schema(name),
+            parts: vec![],
             from: Position::default(),
         }
     }
@@ -198,6 +259,40 @@ mod tests {
         assert!(state.fold(&record(3, 1, vec![])).is_err());
         assert!(state.fold(&Record { run: 2, ..record(3, 2, vec![]) }).is_err());
         assert_eq!(state.number, 2);
+    }
+
+    #[test]
+    fn a_table_has_the_columns_of_the_record_that_one_is_at() {
+        let column = |number: i32| Column {
+            number,
+            name: number.to_string(),
+            travel: Travel::Int32,
+            source_type: "integer".into(),
+            nullable: true,
+            initial: None,
+            revision: String::new(),
+            dropped: false,
+        };
+        let version = |columns: i32| {
+            let schema = TableSchema { columns: (1..=columns).map(column).collect(), last_number: columns, ..schema("a") };
+            Entry::Version(Box::new(TableVersion { schema, parts: vec![] }))
+        };
+        let versions = |number: u64, columns: &[i32]| {
+            let entries = columns.iter().map(|columns| version(*columns)).collect();
+            Record { data: vec![TableData { table: 1, incarnation: 1, entries }], ..record(number, 1, vec![]) }
+        };
+        let mut state = RunState::new(1);
+        state.fold(&record(1, 1, vec![join(1, "a")])).unwrap();
+        state.fold(&versions(2, &[1, 1, 3])).unwrap();
+        state.fold(&record(3, 1, vec![])).unwrap();
+        state.fold(&versions(4, &[4])).unwrap();
+        let columns = |record| state.tables[&1].schema_after(record).columns.len();
+        assert_eq!([1, 2, 3, 4, 5].map(columns), [0, 3, 3, 4, 4]);
+        assert_eq!(state.tables[&1].joined().schema.columns.len(), 0);
+        // What is said of a life that has ended says nothing of the next.
+        state.fold(&record(5, 1, vec![join(1, "a")])).unwrap();
+        state.fold(&versions(6, &[9])).unwrap();
+        assert_eq!(state.tables[&1].schema.columns.len(), 0);
     }
 
     #[test]

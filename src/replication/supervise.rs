@@ -29,7 +29,7 @@ use crate::{
     api::{
         fault::Explain,
         plan::{Intent, Plan},
-        report::{PositionTime, TablePhase},
+        report::{PositionTime, SchemaReport, TablePhase},
     },
     landing::{
         log::{self, Log},
@@ -226,7 +226,7 @@ impl<'a> Supervisor<'a> {
                 self.appliers.insert(*life, Task::spawn(apply::table(context.clone(), life.0, (*table).clone())));
             }
             if running && !self.snapshots.contains_key(life) {
-                self.snapshots.insert(*life, Task::spawn(snapshot(context.clone(), life.0, (*table).clone())));
+                self.snapshots.insert(*life, Task::spawn(snapshot(context.clone(), life.0, table.joined())));
             }
         }
         self.report(plan, state, &live);
@@ -254,6 +254,14 @@ impl<'a> Supervisor<'a> {
             plan.tables.iter().any(|planned| planned.uid == uid) && (here || (captures && !elsewhere))
         });
         context.board.amend(|uid, report| report.consistent &= known.get(uid).is_some_and(|(_, table)| table.followed()));
+        for (life, table) in live.iter().filter(|(life, _)| ours(life.0)) {
+            if let Some(applied) = context.applied_upto(life.0, life.1) {
+                let columns = table.schema_after(applied.at).columns.len();
+                let version = 1 + table.narrower.iter().filter(|narrower| narrower.before <= applied.at).count();
+                let schema = SchemaReport { version: version as i32, columns: columns as i32 };
+                context.board.table(&table.uid, |report| report.schema = Some(schema));
+            }
+        }
 
         let seen = |life: &Life| context.applied_upto(life.0, life.1).map(|applied| applied.seen).unwrap_or_default();
         let replicating: Vec<_> = live.iter().filter(|(life, table)| table.exact.is_some() && ours(life.0)).collect();

@@ -17,7 +17,7 @@ use crate::{
         database,
         fault::{Check, Explain, Fault},
     },
-    data::{Position, TableName, TableSchema},
+    data::{Part, Position, TableName, TableSchema, TableVersion},
     secrets::Secrets,
 };
 
@@ -119,7 +119,9 @@ impl Explain for Error {
             | Self::TableNotSupported { remedy, .. } => remedy.clone(),
             Self::ScratchFailed(fault) => fault.remedy.clone(),
             Self::SourceTableMissing(table) => format!("create {table} in the source, or delete the LinkTable"),
-            Self::NoPrimaryKey(table) => format!("ALTER TABLE {table} ADD PRIMARY KEY (…)"),
+            Self::NoPrimaryKey(table) => format!(
+                "ALTER TABLE {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY USING INDEX … with a unique index of NOT NULL columns"
+            ),
             Self::SchemaChanged(_) => "reseed the table: annotate the LinkTable with link-operator.io/reseed-requested-at".to_owned(),
             Self::PositionLost(_) => "start the link over: set spec.state to Stopped, then to Running".to_owned(),
             Self::TableRewritten(_) => "none needed: the table's snapshot starts over".to_owned(),
@@ -177,8 +179,8 @@ pub struct ChunkRows {
 pub struct CapturedTable {
     /// Number of the table in the run.
     pub id: u32,
-    /// How it was when it was admitted.
-    pub schema: TableSchema,
+    /// How it is by the newest version that is recorded.
+    pub version: TableVersion,
     /// Its changes are delivered from here on. Before, the stream may have had some of them and not others: from when it was
     /// in the link already, and left.
     pub from: Position,
@@ -229,6 +231,8 @@ pub enum Segment {
     Rows(RecordBatch),
     /// The table was truncated.
     Truncate,
+    /// The table has another shape from here on.
+    Version(Box<TableVersion>),
 }
 
 /// Where a capture keeps what it cannot hold in memory, while it lasts. Names are its own to choose.
@@ -254,8 +258,21 @@ pub trait Capture: Send {
     /// loses the capture.
     async fn next_cut(&mut self, limits: Limits) -> Result<Cut, Error>;
 
+    /// Compares the tables with what the database says they are now; what it finds is in the next cut. Does nothing within a
+    /// transaction that is still arriving.
+    async fn compare(&mut self) -> Result<(), Error>;
+
     /// Nothing up to here is needed from the source any more.
     async fn acknowledge(&mut self, position: &Position) -> Result<(), Error>;
+}
+
+/// A table that was let into the stream.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// From here on, all its changes are in the stream.
+    pub from: Position,
+    /// What held its rows then, or later.
+    pub parts: Vec<Part>,
 }
 
 /// Rows read by key after a change, to fill in what the change did not carry.
@@ -287,8 +304,8 @@ pub trait Source: Send + Sync {
     /// trimmed or forwarded past it. Else `PositionLost`, saying which.
     async fn check_continuity(&self, from: &Position, identity: &Identity) -> Result<(), Error>;
 
-    /// Lets changes of the table into the stream: from the position that it returns, all of them are. Idempotent.
-    async fn admit(&self, schema: &TableSchema) -> Result<Position, Error>;
+    /// Lets changes of the table into the stream. Idempotent.
+    async fn admit(&self, schema: &TableSchema) -> Result<Admitted, Error>;
 
     /// Those of the tables whose changes are not in the stream.
     async fn silent(&self, tables: &[TableSchema]) -> Result<Vec<TableName>, Error>;

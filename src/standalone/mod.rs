@@ -158,6 +158,7 @@ fn open(link: &Link, secrets: &Secrets, options: &Options) -> Result<Setup, Erro
         chunk_bytes: options.chunk_bytes,
         memory: options.memory << 20,
         sweep_every: options.sweep_every.map_or(replication::SWEEP_EVERY, Duration::from_millis),
+        compare_every: replication::COMPARE_EVERY,
     })
 }
 

@@ -69,6 +69,14 @@ pub enum Error {
         /// Id of the other link, and its source table.
         owner: String,
     },
+    /// A column was added in the source, and the target's table has one of that name already.
+    #[error("table {table} of the target already has a column {column}, which this link did not make")]
+    TargetColumnExists {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
     /// Somebody else moved the table's progress: this applier is not the one any more.
     #[error("{0}")]
     ProgressMoved(String),
@@ -98,6 +106,7 @@ impl Explain for Error {
             Self::TargetPermissionDenied { remedy, .. } | Self::TargetNotPrepared { remedy, .. } => remedy.clone(),
             Self::TargetSchemaMissing(schema) => format!("CREATE SCHEMA \"{schema}\" in the target, or name another schema"),
             Self::TargetTableExists(table) => format!("drop or rename {table}, or set spec.target.….onExistingTable"),
+            Self::TargetColumnExists { column, .. } => format!("rename or drop column {column} of the target's table, or reseed the table"),
             Self::TargetTableOwned { .. } => "name another target table, or remove the table from the other link".to_owned(),
             Self::ProgressMoved(_) | Self::InputFailed(_) => "none needed: the work starts again where it was".to_owned(),
             Self::StepFailed(fault) => fault.remedy.clone(),
@@ -117,6 +126,7 @@ impl Explain for Error {
                 | Self::TargetSchemaMissing(_)
                 | Self::TargetTableExists(_)
                 | Self::TargetTableOwned { .. }
+                | Self::TargetColumnExists { .. }
                 | Self::TargetInconsistent(_)
                 | Self::ValueNotSupported(_)
         )

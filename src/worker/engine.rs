@@ -65,6 +65,7 @@ impl<Open: Fn(&Plan) -> Systems> Supervisor<Open> {
                 chunk_bytes: replication::CHUNK_BYTES,
                 memory: self.memory,
                 sweep_every: replication::SWEEP_EVERY,
+                compare_every: replication::COMPARE_EVERY,
             };
             match self.run_engine(setup, plan, &stop).await? {
                 Stopped::ForGood => return Ok(()),

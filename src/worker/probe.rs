@@ -97,6 +97,7 @@ fn report(table: &PlannedTable, error: Option<Fault>) -> TableReport {
         as_of: None,
         last_processed_time: None,
         position: None,
+        schema: None,
         error,
         attempt: 0,
         next_attempt: None,

@@ -152,7 +152,7 @@ async fn server_completes_the_minimal_link() {
             "compute": {"coreCount": 1, "coresPerWorker": 4, "memoryPerCore": "2Gi", "flushInterval": "1s"},
             "deletionPolicy": {"target": "Retain", "landingZone": "Delete"},
             "transactionalConsistency": false,
-            "schemaChange": {"breaking": "Fail"}
+            "schemaChange": {"additive": "Propagate", "breaking": "Fail"}
         })
     );
     // The server itself must hold the defaults: kubectl shows what the controller goes by.
@@ -356,6 +356,7 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
         ("folder that begins with a slash", azure("folder", json!("/links")), "folder is a path such as links/shop"),
         ("retention too short", kept("59m"), "committedFiles is a whole number of m or h from 1h to 8760h"),
         ("retention in days", kept("7d"), "committedFiles is a whole number of m or h from 1h to 8760h"),
+        ("added columns in other words", with(link(), &[("/spec/schemaChange", json!({"additive": "Ignore"}))]), "\"Propagate\", \"Fail\""),
         ("schema change in other words", with(link(), &[("/spec/schemaChange", json!({"breaking": "Ignore"}))]), "\"Fail\", \"Reseed\""),
         ("folder that climbs", azure("folder", json!("links/../other")), "folder is a path such as links/shop"),
         ("endpoint with its token", azure("endpoint", json!("https://x.example/?sig=1")), "without a query: the token goes into a Secret"),

@@ -19,7 +19,7 @@ use link_operator::{
         database::{CaSource, SecretKey, Tls, TlsMode},
         fault::Explain as _,
     },
-    data::{LinkCell, Position, TableName, TableSchema, Travel},
+    data::{LinkCell, Position, TableName, TableSchema, TableVersion, Travel},
     postgresql::connect,
     source::{Capture, CapturedTable, Cut, Error, Identity, Limits, Scratch, Segment, Source as _, postgresql::Postgresql},
 };

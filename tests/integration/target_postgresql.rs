@@ -45,11 +45,20 @@ fn table_of(link: &str) -> TargetTable {
 }
 
 fn column(number: i32, name: &str, source_type: &str, travel: Travel) -> Column {
-    Column { number, name: name.to_owned(), travel, source_type: source_type.to_owned(), nullable: true }
+    Column {
+        number,
+        name: name.to_owned(),
+        travel,
+        source_type: source_type.to_owned(),
+        nullable: true,
+        initial: None,
+        revision: String::new(),
+        dropped: false,
+    }
 }
 
 fn schema_of(columns: Vec<Column>, key: Vec<usize>) -> TableSchema {
-    TableSchema { name: TableName::new("public", "orders"), object_id: 1, system: "postgresql".to_owned(), columns, key }
+    TableSchema { name: TableName::new("public", "orders"), object_id: 1, system: "postgresql".to_owned(), columns, key, last_number: 0 }
 }
 
 fn reason(error: &Error) -> &'static str {

@@ -99,8 +99,8 @@ impl Server {
         let fixed = [
             "wal_level=logical",
             "fsync=off",
-            "max_wal_senders=20",
-            "max_replication_slots=20",
+            "max_wal_senders=60",
+            "max_replication_slots=100", // tests leave theirs
             "max_prepared_transactions=10",
             "max_connections=100",
             "shared_buffers=32MB",

@@ -125,6 +125,11 @@ fn finish(before: &LinkTableStatus, status: LinkTableStatus, phase_before: Table
     {
         events.push(Happened::normal("AddTable", "the table is linked"));
     }
+    if let (Some(known), Some(now)) = (&before.schema, &status.schema)
+        && now.version > known.version
+    {
+        events.push(Happened::normal("ReplicatingSchema", format!("columns were added; the target table has {}", now.columns)));
+    }
     let phase = status.phase.unwrap_or_default();
     if phase != phase_before {
         let error = status.error.as_ref().map(|error| format!("{}: {}; {}", error.code, error.message, error.remedy)).unwrap_or_default();
@@ -164,6 +169,7 @@ fn take(status: &mut LinkTableStatus, report: &TableReport) {
     status.as_of = report.as_of.map(whole_second);
     status.last_processed_time = report.last_processed_time.map(whole_second);
     status.position.clone_from(&report.position);
+    status.schema.clone_from(&report.schema);
     status.error = report.error.as_ref().map(error);
     status.retry = (report.attempt > 0)
         .then(|| Retry { attempt: report.attempt.try_into().unwrap_or(i32::MAX), next_time: report.next_attempt.map(whole_second) });

@@ -14,13 +14,23 @@ use crate::{
 };
 
 fn schema() -> TableSchema {
-    let column = |number: i32, name: &str, travel| Column { number, name: name.into(), travel, source_type: String::new(), nullable: true };
+    let column = |number: i32, name: &str, travel| Column {
+        number,
+        name: name.into(),
+        travel,
+        source_type: String::new(),
+        nullable: true,
+        initial: None,
+        revision: String::new(),
+        dropped: false,
+    };
     TableSchema {
         name: TableName::new("public", "t"),
         object_id: 1,
         system: "postgresql".into(),
         columns: vec![column(1, "a", Travel::Utf8), column(2, "id", Travel::Int32), column(3, "b", Travel::Utf8)],
         key: vec![1],
+        last_number: 3,
     }
 }
 

@@ -1,19 +1,25 @@
 //! From the stream's messages to cuts: rows a table, in commit order.
 
-use std::collections::HashMap;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use arrow::array::RecordBatch;
 use jiff::Timestamp;
 
 use super::{
     catalog::TypeId,
+    evolve::{self, Origin},
     lsn::Lsn,
     pgoutput::{Cell, Malformed, Message, Relation},
     replication,
     rows::RowsBuilder,
+    shape::Shape,
 };
 use crate::{
-    data::{Op, TableName, TableSchema, Travel},
+    data::{Op, TableVersion, Travel},
     protection::Protection,
     source::{CapturedTable, Cut, CutTable, Error, Segment},
 };
@@ -32,6 +38,8 @@ pub struct Assembler {
     types: Types,
     /// Tables to deliver, by oid.
     followed: HashMap<u32, Followed>,
+    /// The table that each relation holds rows of.
+    table_of: HashMap<u32, u32>,
     /// Whether a transaction's changes are arriving.
     open: bool,
     /// Where the newest transaction's commit stands in the log.
@@ -47,22 +55,60 @@ pub struct Assembler {
 
 struct Followed {
     id: u32,
-    schema: TableSchema,
+    version: TableVersion,
     /// Changes of transactions that committed before are dropped.
     from: Lsn,
     state: State,
+    /// By part, once its newest relation message was compared with the version.
+    layouts: HashMap<u32, Arc<Layout>>,
+    /// The columns of each part by number, when the catalog was last asked.
+    orders: HashMap<u32, Vec<String>>,
+    /// Partitions that were made empty, and of which no change has come yet.
+    unused: HashSet<u32>,
+    /// When the stream has passed this position, nothing is open about columns up to this number.
+    settles: Option<(Lsn, i32)>,
     segments: Vec<Segment>,
     /// Made at the first change of a cut: builders of idle tables would cost memory.
     rows: Option<RowsBuilder>,
 }
 
 enum State {
-    /// To be compared with the newest relation message.
-    Unverified,
-    /// As it was when it was admitted.
-    Same,
+    /// It can be followed.
+    Sound,
     /// No longer: its changes are dropped. The error, until a cut has told it.
     Broken(Option<Error>),
+}
+
+/// Where a table's columns are in the rows of one of its parts.
+struct Layout {
+    /// Columns in the stream.
+    width: usize,
+    origins: Vec<Origin>,
+    /// Both have the same columns in the same order.
+    same: bool,
+}
+
+impl Layout {
+    fn new(width: usize, origins: Vec<Origin>) -> Self {
+        let same = origins.len() == width && origins.iter().enumerate().all(|(index, origin)| *origin == Origin::Stream(index));
+        Self { width, origins, same }
+    }
+
+    /// A row of the stream, in the order of the table's columns.
+    fn arrange<'a>(&'a self, row: &'a [Cell<'a>]) -> Result<Cow<'a, [Cell<'a>]>, Error> {
+        if row.len() != self.width {
+            return Err(malformed());
+        }
+        if self.same {
+            return Ok(Cow::Borrowed(row));
+        }
+        let cell = |origin: &'a Origin| match origin {
+            Origin::Stream(index) => row.get(*index).copied().ok_or_else(malformed),
+            Origin::Initial(Some(text)) => Ok(Cell::Text(text.as_bytes())),
+            Origin::Initial(None) => Ok(Cell::Null),
+        };
+        self.origins.iter().map(cell).collect::<Result<Vec<_>, _>>().map(Cow::Owned)
+    }
 }
 
 impl Assembler {
@@ -72,6 +118,7 @@ impl Assembler {
             relations: HashMap::new(),
             types: Types::new(),
             followed: HashMap::new(),
+            table_of: HashMap::new(),
             open: false,
             commit: from,
             transactions: Vec::new(),
@@ -84,13 +131,89 @@ impl Assembler {
 
     /// Delivers these tables from now on. Call between cuts.
     pub fn follow(&mut self, tables: Vec<CapturedTable>) {
-        let follow = |CapturedTable { id, schema, from }| {
+        let mut before = std::mem::take(&mut self.followed);
+        self.table_of.clear();
+        for CapturedTable { id, version, from } in tables {
+            let oid = version.schema.object_id;
             // A position that is none of ours is before all of ours.
             let from = Lsn::from_position(&from).unwrap_or_default();
-            let followed = Followed { id, schema, from, state: State::Unverified, segments: Vec::new(), rows: None };
-            (followed.schema.object_id, followed)
-        };
-        self.followed = tables.into_iter().map(follow).collect();
+            let of_before = before.remove(&oid).map(|followed| (followed.orders, followed.unused, followed.settles));
+            let (orders, unused, settles) = of_before.unwrap_or_default();
+            let (state, layouts) = (State::Sound, HashMap::new());
+            let followed = Followed { id, version, from, state, layouts, orders, unused, settles, segments: Vec::new(), rows: None };
+            self.route(&followed.version);
+            self.followed.insert(oid, followed);
+        }
+    }
+
+    /// Changes of each part of a table are the table's.
+    fn route(&mut self, version: &TableVersion) {
+        let oid = version.schema.object_id;
+        self.table_of.extend(version.parts.iter().map(|part| (part.object_id, oid)).chain([(oid, oid)]));
+    }
+
+    /// The followed table that a relation is, or is a part of.
+    pub fn table_of(&self, relation: u32) -> Option<u32> {
+        self.table_of.get(&relation).copied()
+    }
+
+    /// The tables that may be compared with the catalog.
+    pub fn tables(&self) -> Vec<u32> {
+        let sound = self.followed.iter().filter(|(_, followed)| matches!(followed.state, State::Sound));
+        sound.map(|(oid, _)| *oid).collect()
+    }
+
+    /// Those of them that have partitions.
+    pub fn partitioned(&self) -> Vec<u32> {
+        let partitioned = |oid: &u32| self.followed.get(oid).is_some_and(|followed| followed.version.is_partitioned());
+        self.tables().into_iter().filter(partitioned).collect()
+    }
+
+    /// The id of the transaction whose changes are arriving.
+    pub fn transaction(&self) -> Option<u32> {
+        self.transactions.last().copied().filter(|_| self.open)
+    }
+
+    /// The catalog does not have a table any more, and so its publication does not.
+    pub fn gone(&mut self, table: u32) {
+        if let Some(followed) = self.followed.get_mut(&table).filter(|followed| matches!(followed.state, State::Sound)) {
+            followed.state = State::Broken(Some(Error::TableNotPublished(followed.version.schema.name.clone())));
+            self.changed = true;
+        }
+    }
+
+    /// Takes in what the catalog says of a table, which is at least as new as the stream's newest relation message. `read_at`:
+    /// everything that it shows was committed before. `empty`: partitions without a row.
+    pub fn compare(&mut self, table: u32, shape: &Shape, read_at: Lsn, empty: &HashSet<u32>) -> Result<(), Error> {
+        let to = self.to;
+        let Some(followed) = self.followed.get_mut(&table).filter(|followed| matches!(followed.state, State::Sound)) else { return Ok(()) };
+        followed.orders = shape.parts.iter().map(|part| (part.part.object_id, part.columns.clone())).collect();
+        followed.layouts.clear();
+        let settled = followed.settles.take_if(|(passed, _)| to >= *passed).map_or(0, |(_, number)| number);
+        match evolve::evolve(&followed.version, shape, settled, empty) {
+            Ok(None) => {}
+            Ok(Some(version)) => {
+                let is_new = |part: &u32| !followed.version.parts.iter().any(|known| known.object_id == *part);
+                let new: Vec<u32> = version.parts.iter().map(|part| part.object_id).filter(is_new).collect();
+                followed.unused.extend(new);
+                followed.end_segment()?;
+                followed.rows = None;
+                followed.version = version.clone();
+                followed.segments.push(Segment::Version(Box::new(version.clone())));
+                self.changed = true;
+                self.route(&version);
+            }
+            Err(what) => {
+                followed.break_off(&what);
+                self.changed = true;
+            }
+        }
+        if let Some(followed) = self.followed.get_mut(&table)
+            && shape.last_number > followed.version.schema.last_number
+        {
+            followed.settles.get_or_insert((read_at, shape.last_number));
+        }
+        Ok(())
     }
 
     /// Whether a transaction's changes are arriving: no cut now.
@@ -143,21 +266,18 @@ impl Assembler {
                 self.time = Some(replication::timestamp(time).map_err(|()| malformed())?);
             }
             Message::Relation(relation) => {
-                if let Some(followed) = self.followed.get_mut(&relation.oid)
-                    && matches!(followed.state, State::Same)
-                {
-                    followed.state = State::Unverified;
+                if let Some(followed) = self.table_of(relation.oid).and_then(|table| self.followed.get_mut(&table)) {
+                    followed.layouts.remove(&relation.oid);
                 }
                 self.relations.insert(relation.oid, relation);
             }
-            Message::Insert { oid, new } => self.change(oid, |followed| followed.insert(&new))?,
-            Message::Update { oid, old, new } => self.change(oid, |followed| followed.update(old.as_deref(), &new))?,
-            Message::Delete { oid, old } => self.change(oid, |followed| followed.delete(&old))?,
-            Message::Truncate(oids) => {
-                for oid in oids {
-                    self.change(oid, Followed::truncate)?;
-                }
-            }
+            Message::Insert { oid, new } => self.change(oid, |followed, layout| followed.insert(&layout.arrange(&new)?))?,
+            Message::Update { oid, old, new } => self.change(oid, |followed, layout| {
+                let old = old.as_deref().map(|old| layout.arrange(old)).transpose()?;
+                followed.update(old.as_deref(), &layout.arrange(&new)?)
+            })?,
+            Message::Delete { oid, old } => self.change(oid, |followed, layout| followed.delete(&layout.arrange(&old)?))?,
+            Message::Truncate(oids) => self.truncate(&oids)?,
             // What is of open transactions waits elsewhere for their commit.
             Message::StreamStart { .. }
             | Message::StreamStop
@@ -168,33 +288,61 @@ impl Assembler {
         Ok(())
     }
 
-    /// Carries a change into its table, if that is followed and still as it was.
-    fn change(&mut self, oid: u32, carry: impl FnOnce(&mut Followed) -> Result<(), Error>) -> Result<(), Error> {
-        let Some(followed) = self.followed.get_mut(&oid).filter(|followed| followed.from <= self.commit || !Protection::JoinedFrom.holds())
-        else {
+    /// Carries a change into its table, if that is followed and can be.
+    fn change(&mut self, relation: u32, carry: impl FnOnce(&mut Followed, &Layout) -> Result<(), Error>) -> Result<(), Error> {
+        let commit = self.commit;
+        let Some(followed) = self.table_of(relation).and_then(|table| self.followed.get_mut(&table)) else { return Ok(()) };
+        if matches!(followed.state, State::Broken(_)) || (followed.from > commit && Protection::JoinedFrom.holds()) {
             return Ok(());
-        };
-        match followed.state {
-            State::Broken(_) => return Ok(()),
-            State::Same => {}
-            State::Unverified => {
-                self.changed = true;
-                let relation = self.relations.get(&oid).ok_or_else(malformed)?;
-                if let Err(what) = same(&followed.schema, relation, &self.types) {
-                    followed.state = State::Broken(Some(Error::SchemaChanged(format!("{}: {what}", followed.schema.name))));
+        }
+        self.changed = true;
+        let layout = if let Some(layout) = followed.layouts.get(&relation) {
+            layout.clone()
+        } else {
+            let stream = self.relations.get(&relation).ok_or_else(malformed)?;
+            let order = followed.orders.get(&relation).map(Vec::as_slice);
+            match evolve::origins(&followed.version.schema, stream, order, &self.types) {
+                Ok(origins) => {
+                    let layout = Arc::new(Layout::new(stream.columns.len(), origins));
+                    followed.layouts.insert(relation, layout.clone());
+                    layout
+                }
+                Err(what) => {
+                    followed.break_off(&what);
                     return Ok(());
                 }
-                followed.state = State::Same;
             }
+        };
+        if !followed.unused.is_empty() {
+            followed.unused.remove(&relation);
         }
         let before = followed.bytes();
-        if let Err(error) = carry(followed) {
+        if let Err(error) = carry(followed, &layout) {
             // The row is half built.
             followed.rows = None;
             followed.state = State::Broken(Some(error));
         }
         self.bytes += followed.bytes().saturating_sub(before);
-        self.changed = true;
+        Ok(())
+    }
+
+    /// Truncates each table that lost all rows; of a partitioned one the stream names the partitions.
+    fn truncate(&mut self, relations: &[u32]) -> Result<(), Error> {
+        let tables: HashSet<u32> = relations.iter().filter_map(|relation| self.table_of(*relation)).collect();
+        for table in tables {
+            let Some(followed) = self.followed.get(&table) else { continue };
+            let has_rows = |part: &u32| !relations.contains(part) && !followed.unused.contains(part);
+            let whole = !followed.version.is_partitioned() || !followed.version.parts.iter().any(|part| has_rows(&part.object_id));
+            let Some(relation) = relations.iter().find(|relation| self.table_of(**relation) == Some(table)) else { continue };
+            self.change(*relation, |followed, _| {
+                if whole {
+                    followed.truncate()
+                } else {
+                    followed.break_off("had some of its partitions truncated");
+                    Ok(())
+                }
+            })?;
+        }
         Ok(())
     }
 
@@ -245,32 +393,12 @@ impl From<Malformed> for Error {
     }
 }
 
-/// Whether the stream's table is still the one that was admitted; else what is not.
-fn same(schema: &TableSchema, relation: &Relation, types: &Types) -> Result<(), String> {
-    let name = TableName::new(&relation.name.0, &relation.name.1);
-    if name != schema.name {
-        return Err(format!("was renamed to {name}"));
-    }
-    for (index, column) in schema.columns.iter().enumerate() {
-        let Some(now) = relation.columns.get(index).filter(|now| now.name == column.name) else {
-            return Err(format!("column {} was dropped, renamed or replaced", column.name));
-        };
-        let type_now = types.get(&now.type_id);
-        if type_now != Some(&(column.travel, column.source_type.clone())) {
-            let type_now = type_now.map_or("a type that is gone", |(_, name)| name);
-            return Err(format!("column {} changed its type from {} to {type_now}", column.name, column.source_type));
-        }
-        if !relation.full && now.key != schema.key.contains(&index) {
-            return Err(format!("column {} {} the key", column.name, if now.key { "joined" } else { "left" }));
-        }
-    }
-    match relation.columns.get(schema.columns.len()) {
-        Some(added) => Err(format!("column {} was added", added.name)),
-        None => Ok(()),
-    }
-}
-
 impl Followed {
+    /// What came before stays in the cut.
+    fn break_off(&mut self, what: &str) {
+        self.state = State::Broken(Some(Error::SchemaChanged(format!("{} {what}", self.version.schema.name))));
+    }
+
     fn bytes(&self) -> usize {
         self.rows.as_ref().map_or(0, RowsBuilder::bytes)
     }
@@ -281,7 +409,7 @@ impl Followed {
 
     fn update(&mut self, old: Option<&[Cell<'_>]>, new: &[Cell<'_>]) -> Result<(), Error> {
         if let Some(old) = old {
-            let moved = self.schema.key.iter().any(|&column| match (old.get(column), new.get(column)) {
+            let moved = self.version.schema.key.iter().any(|&column| match (old.get(column), new.get(column)) {
                 (_, Some(Cell::Unchanged)) => false,
                 (old, new) => old != new,
             });
@@ -311,13 +439,13 @@ impl Followed {
 
     /// A row with all its columns. What the change left as it was comes from the old row, where that was sent.
     fn whole_row_as(&mut self, new: &[Cell<'_>], old: Option<&[Cell<'_>]>, op: Op) -> Result<(), Error> {
-        let width = self.schema.columns.len();
+        let width = self.version.schema.columns.len();
         if new.len() != width || old.is_some_and(|old| old.len() != width) {
             return Err(malformed());
         }
-        let rows = self.rows.get_or_insert_with(|| RowsBuilder::changes(&self.schema));
+        let rows = self.rows.get_or_insert_with(|| RowsBuilder::changes(&self.version.schema));
         for (column, cell) in new.iter().enumerate() {
-            let in_key = self.schema.key.contains(&column);
+            let in_key = self.version.schema.key.contains(&column);
             match (*cell, old.map(|old| old[column])) {
                 (Cell::Text(text), _) | (Cell::Unchanged, Some(Cell::Text(text))) => rows.text(column, text)?,
                 (Cell::Null, _) => rows.null(column),
@@ -332,14 +460,14 @@ impl Followed {
 
     /// A row of which only the key is known.
     fn key_row(&mut self, old: &[Cell<'_>], op: Op) -> Result<(), Error> {
-        if old.len() != self.schema.columns.len() {
+        if old.len() != self.version.schema.columns.len() {
             return Err(malformed());
         }
-        let rows = self.rows.get_or_insert_with(|| RowsBuilder::changes(&self.schema));
+        let rows = self.rows.get_or_insert_with(|| RowsBuilder::changes(&self.version.schema));
         for (column, cell) in old.iter().enumerate() {
             match cell {
-                Cell::Text(text) if self.schema.key.contains(&column) => rows.text(column, text)?,
-                _ if self.schema.key.contains(&column) => return Err(malformed()),
+                Cell::Text(text) if self.version.schema.key.contains(&column) => rows.text(column, text)?,
+                _ if self.version.schema.key.contains(&column) => return Err(malformed()),
                 _ => rows.null(column),
             }
         }

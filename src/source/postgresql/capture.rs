@@ -3,7 +3,11 @@
 //! A task of its own reads the socket and talks to the server, so that the server hears from us every few seconds however
 //! long a batch is under way; the capture takes from it what arrived and makes cuts.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::{
@@ -15,11 +19,11 @@ use tokio::{
 use super::{
     Postgresql,
     assemble::Assembler,
-    catalog,
+    catalog, chunks, fetch,
     lsn::Lsn,
     pgoutput::{self, Message},
     replication::{Frame, Replication},
-    slot,
+    shape, slot,
     spill::{Replay, Spill},
 };
 use crate::{
@@ -49,8 +53,10 @@ pub struct SlotCapture {
     /// A transaction that committed after it had arrived; it is taken in before what came after its commit.
     replay: Option<(Replay, Ending)>,
     acknowledged: watch::Sender<Lsn>,
-    /// For questions on types; opened at the first.
+    /// For questions to the catalog; opened at the first.
     session: Option<Connected>,
+    /// A transaction, and the tables that were compared with the catalog since it became visible.
+    compared: (Option<u32>, HashSet<u32>),
     pump: JoinHandle<()>,
 }
 
@@ -116,6 +122,7 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
         replay: None,
         acknowledged,
         session: Some(session),
+        compared: (None, HashSet::new()),
         pump,
     })
 }
@@ -210,24 +217,81 @@ impl SlotCapture {
             }
             _ => {}
         }
-        if let Message::Relation(relation) = &message {
-            let unknown = self.assembler.unknown_types(relation);
-            if !unknown.is_empty() {
-                let types = self.types(&unknown).await?;
-                self.assembler.learn(types);
-            }
+        let Message::Relation(relation) = &message else { return self.assembler.message(message) };
+        let (relation, unknown) = (relation.oid, self.assembler.unknown_types(relation));
+        if !unknown.is_empty() {
+            let session = self.take_session().await?;
+            self.assembler.learn(catalog::types(&session, &unknown).await?);
+            self.session = Some(session);
         }
-        self.assembler.message(message)
+        self.assembler.message(message)?;
+        self.compare_tables_of(relation).await
     }
 
-    async fn types(&mut self, wanted: &[catalog::TypeId]) -> Result<super::assemble::Types, Error> {
-        let session = match self.session.take().filter(|session| !session.is_closed()) {
-            Some(session) => session,
-            None => self.source.session().await?,
+    async fn take_session(&mut self) -> Result<Connected, Error> {
+        match self.session.take().filter(|session| !session.is_closed()) {
+            Some(session) => Ok(session),
+            None => self.source.session().await,
+        }
+    }
+
+    /// The stream described a relation, for it may have changed: compares the tables that it holds rows of with the catalog.
+    async fn compare_tables_of(&mut self, relation: u32) -> Result<(), Error> {
+        let tables = match self.assembler.table_of(relation) {
+            Some(table) => vec![table],
+            None => match self.assembler.partitioned() {
+                none if none.is_empty() => return Ok(()),
+                partitioned => {
+                    let session = self.take_session().await?;
+                    self.wait_visible(&session).await?;
+                    let roots = shape::roots_of(&session, relation, &partitioned).await?;
+                    self.session = Some(session);
+                    roots
+                }
+            },
         };
-        let types = catalog::types(&session, wanted).await?;
+        let transaction = self.assembler.transaction();
+        if self.compared.0 != transaction {
+            self.compared = (transaction, HashSet::new());
+        }
+        // What the catalog showed once the transaction was visible is all that the transaction did.
+        let due: Vec<u32> = tables.into_iter().filter(|table| self.compared.1.insert(*table)).collect();
+        self.compare_with_catalog(&due).await
+    }
+
+    /// The catalog must be at least as new as what the stream brings. Whatever changed a table in an earlier transaction is
+    /// visible: it held a lock that this one had to wait for.
+    async fn wait_visible(&self, session: &Connected) -> Result<(), Error> {
+        match self.assembler.transaction() {
+            Some(transaction) => fetch::wait_visible(session, &[transaction]).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn compare_with_catalog(&mut self, tables: &[u32]) -> Result<(), Error> {
+        if tables.is_empty() || !Protection::Catalog.holds() {
+            return Ok(());
+        }
+        let session = self.take_session().await?;
+        self.wait_visible(&session).await?;
+        session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '5s'").await?;
+        let shapes = shape::read(&session, tables).await?;
+        for table in tables.iter().filter(|table| !shapes.contains_key(table)) {
+            self.assembler.gone(*table);
+        }
+        for (table, shape) in &shapes {
+            let mut empty = HashSet::new();
+            for part in shape.parts.iter().filter(|part| !part.born && self.assembler.table_of(part.part.object_id).is_none()) {
+                if shape::is_empty(&session, &part.name).await? {
+                    empty.insert(part.part.object_id);
+                }
+            }
+            let read_at = chunks::insert_lsn(&session).await?;
+            self.assembler.compare(*table, shape, read_at, &empty)?;
+        }
+        session.batch_execute("COMMIT").await?;
         self.session = Some(session);
-        Ok(types)
+        Ok(())
     }
 }
 
@@ -268,6 +332,13 @@ impl Capture for SlotCapture {
             };
             self.frames = arrived.ok_or_else(|| Error::SourceUnreachable("the stream of changes has ended".to_owned()))??.into();
         }
+    }
+
+    async fn compare(&mut self) -> Result<(), Error> {
+        if self.assembler.is_open() {
+            return Ok(());
+        }
+        self.compare_with_catalog(&self.assembler.tables()).await
     }
 
     async fn acknowledge(&mut self, position: &Position) -> Result<(), Error> {

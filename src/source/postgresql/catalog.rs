@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::{Client, Row};
 
+use super::shape::{self, PartShape, Shape};
 use crate::{
     data::{Column, TableName, TableSchema, Travel},
     postgresql::quote,
@@ -18,23 +19,18 @@ pub const SYSTEM: &str = "postgresql";
 pub struct Table {
     /// What travels.
     pub schema: TableSchema,
-    /// Number of the file that holds the rows: a rewrite gives another one.
-    pub filenode: u32,
+    /// What holds the rows.
+    pub parts: Vec<PartShape>,
 }
 
 const CLASS: &str = "\
 SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
-       coalesce(pg_relation_filenode(c.oid), 0::oid) AS filenode, \
        row_security_active(c.oid) AS filtered, \
        EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) AS has_children, \
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable, \
        current_user::text AS reader \
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
  WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind NOT IN ('i', 'I', 'S', 't', 'c')";
-
-const COLUMNS: &str = "\
-SELECT attnum, attname, NOT attnotnull AS nullable, atttypid, atttypmod FROM pg_attribute \
- WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
 
 /// Types with modifiers, domains replaced by what they are over (also as elements of arrays).
 const TYPES: &str = "\
@@ -53,12 +49,14 @@ SELECT a.typid AS asked_type, a.typmod AS asked_modifier, t.oid AS typid, b.typm
   FROM asked a JOIN base b ON b.place = a.place JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd' \
   LEFT JOIN (element e JOIN pg_type et ON et.oid = e.typid AND et.typtype <> 'd') ON e.place = a.place";
 
-/// Columns of the index by which the stream identifies rows: one a row, in the index's order.
-const KEY: &str = "\
-SELECT k.attnum, i.indimmediate \
-  FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) \
- WHERE i.indrelid = $1 AND i.indisvalid AND k.place <= i.indnkeyatts AND CASE WHEN $2 THEN i.indisreplident ELSE i.indisprimary END \
- ORDER BY k.place";
+/// Whether the primary key is one that the stream cannot identify rows by.
+const DEFERRABLE: &str = "SELECT FROM pg_index WHERE indrelid = $1 AND indisprimary AND NOT indimmediate";
+
+/// A leaf partition that the user may not read, or not all of.
+const UNREADABLE: &str = "\
+SELECT n.nspname, c.relname, row_security_active(c.oid) AS filtered \
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1) \
+   AND (row_security_active(c.oid) OR NOT has_schema_privilege(n.oid, 'USAGE') OR NOT has_table_privilege(c.oid, 'SELECT')) LIMIT 1";
 
 /// Reads a table; refuses one that cannot be linked.
 pub async fn describe(client: &Client, name: &TableName) -> Result<Table, Error> {
@@ -66,40 +64,85 @@ pub async fn describe(client: &Client, name: &TableName) -> Result<Table, Error>
         return Err(Error::SourceTableMissing(name.clone()));
     };
     let oid: u32 = class.get("oid");
-    let by_index = class.get::<_, &str>("relreplident") == "i";
     refuse(name, &class)?;
 
-    let columns = columns(client, oid).await?;
-    let mut key = Vec::new();
-    for row in client.query(KEY, &[&oid, &by_index]).await? {
-        if !row.get::<_, bool>("indimmediate") {
+    // Between the two questions it may have been dropped.
+    let shape = shape::read(client, &[oid]).await?.remove(&oid).ok_or_else(|| Error::SourceTableMissing(name.clone()))?;
+    let place = |number: &i32| shape.columns.iter().position(|column| column.number == *number);
+    let Some(key) = shape.key.iter().map(place).collect::<Option<Vec<_>>>() else {
+        return Err(unsupported(
+            format!("the key of {name} has a generated column, which PostgreSQL does not replicate"),
+            "give the table a primary key of ordinary columns".to_owned(),
+        ));
+    };
+    if key.is_empty() {
+        if client.query_opt(DEFERRABLE, &[&oid]).await?.is_some() {
             return Err(unsupported(
                 format!("the primary key of {name} is deferrable"),
                 format!("make the primary key of {} NOT DEFERRABLE", quote::table(name)),
             ));
         }
-        let number = i32::from(row.get::<_, i16>("attnum"));
-        key.push(columns.iter().position(|column| column.number == number).ok_or_else(|| {
-            unsupported(
-                format!("the key of {name} has a generated column, which PostgreSQL does not replicate"),
-                "give the table a primary key of ordinary columns".to_owned(),
-            )
-        })?);
-    }
-    if key.is_empty() {
         return Err(Error::NoPrimaryKey(name.clone()));
     }
-    let schema = TableSchema { name: name.clone(), object_id: oid, system: SYSTEM.to_owned(), columns, key };
-    Ok(Table { schema, filenode: class.get("filenode") })
+    if class.get::<_, &str>("relkind") == "p" {
+        refuse_partitions(client, name, &shape, class.get("reader")).await?;
+    }
+    let Shape { columns, last_number, parts, .. } = shape;
+    let schema = TableSchema { name: name.clone(), object_id: oid, system: SYSTEM.to_owned(), columns, key, last_number };
+    Ok(Table { schema, parts })
+}
+
+/// The stream brings changes of partitions under their own names, and identifies rows by their own keys.
+async fn refuse_partitions(client: &Client, name: &TableName, shape: &Shape, reader: &str) -> Result<(), Error> {
+    if shape.parts.is_empty() {
+        return Err(unsupported(format!("{name} has no partitions"), "create a partition first".to_owned()));
+    }
+    let key: Vec<&str> = shape
+        .key
+        .iter()
+        .filter_map(|number| shape.columns.iter().find(|column| column.number == *number).map(|column| column.name.as_str()))
+        .collect();
+    for part in &shape.parts {
+        if let Some(why) = &part.unfit {
+            return Err(unsupported(
+                format!("{name} has a partition {}, which is {why}", part.name),
+                format!("detach {}, or make it an ordinary logged table with REPLICA IDENTITY DEFAULT", quote::table(&part.name)),
+            ));
+        }
+        if part.key != key {
+            return Err(unsupported(
+                format!("rows of {}, a partition of {name}, are known by another key", part.name),
+                format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT", quote::table(&part.name)),
+            ));
+        }
+    }
+    let leaves: Vec<u32> = shape.parts.iter().map(|part| part.part.object_id).collect();
+    let Some(row) = client.query_opt(UNREADABLE, &[&leaves]).await? else { return Ok(()) };
+    let part = TableName::new(row.get::<_, &str>("nspname"), row.get::<_, &str>("relname"));
+    let reader_quoted = quote::identifier(reader);
+    Err(if row.get("filtered") {
+        Error::SourcePermissionDenied {
+            message: format!("row-level security hides rows of {part} from user {reader}"),
+            remedy: format!("ALTER ROLE {reader_quoted} BYPASSRLS"),
+        }
+    } else {
+        Error::SourcePermissionDenied {
+            message: format!("user {reader} may not read {part}, a partition of {name}"),
+            remedy: format!(
+                "GRANT USAGE ON SCHEMA {} TO {reader_quoted}; GRANT SELECT ON {} TO {reader_quoted}",
+                quote::identifier(&part.schema_name),
+                quote::table(&part)
+            ),
+        }
+    })
 }
 
 fn refuse(name: &TableName, class: &Row) -> Result<(), Error> {
     let table = quote::table(name);
     let what = match (class.get::<_, &str>("relkind"), class.get::<_, &str>("relpersistence")) {
-        ("r", "p") => None,
+        ("p", _) | ("r", "p") => None,
         ("r", "u") => Some(("an unlogged table", format!("ALTER TABLE {table} SET LOGGED"))),
         ("r", _) => Some(("a temporary table", "link a permanent table".to_owned())),
-        ("p", _) => Some(("a partitioned table, which cannot be linked yet", "link its partitions one by one".to_owned())),
         ("v", _) => Some(("a view", "link the tables that it reads".to_owned())),
         ("m", _) => Some(("a materialized view", "link the tables that it reads".to_owned())),
         ("f", _) => Some(("a foreign table", "link the table at the server where it is".to_owned())),
@@ -108,7 +151,7 @@ fn refuse(name: &TableName, class: &Row) -> Result<(), Error> {
     if let Some((what, remedy)) = what {
         return Err(unsupported(format!("{name} is {what}"), remedy));
     }
-    if class.get("has_children") {
+    if class.get::<_, &str>("relkind") == "r" && class.get("has_children") {
         return Err(unsupported(format!("{name} has tables that inherit from it"), "link the inheriting tables one by one".to_owned()));
     }
     let reader: &str = class.get("reader");
@@ -137,24 +180,20 @@ fn refuse(name: &TableName, class: &Row) -> Result<(), Error> {
     Ok(())
 }
 
-fn unsupported(message: String, remedy: String) -> Error {
-    Error::TableNotSupported { message, remedy }
+/// Whether rows of a table that is described as `now` have all columns of `schema`, and no others.
+pub fn same_rows(schema: &TableSchema, now: &TableSchema) -> bool {
+    let known: Vec<_> = schema.columns.iter().filter(|column| !column.dropped).collect();
+    let alike = |(known, now): (&&Column, &Column)| {
+        (known.number, &known.name, known.travel, &known.source_type) == (now.number, &now.name, now.travel, &now.source_type)
+    };
+    let key = |schema: &TableSchema| schema.key.iter().map(|&column| schema.columns[column].number).collect::<Vec<_>>();
+    (schema.object_id, &schema.name, key(schema)) == (now.object_id, &now.name, key(now))
+        && known.len() == now.columns.len()
+        && known.iter().zip(&now.columns).all(alike)
 }
 
-async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
-    let rows = client.query(COLUMNS, &[&oid]).await?;
-    let wanted: Vec<_> = rows.iter().map(|row| (row.get("atttypid"), row.get("atttypmod"))).collect();
-    let types = types(client, &wanted).await?;
-    rows.iter()
-        .zip(wanted)
-        .map(|(row, wanted)| {
-            let name: String = row.get("attname");
-            let Some((travel, source_type)) = types.get(&wanted).cloned() else {
-                return Err(Error::SchemaChanged(format!("the type of column {name} is gone")));
-            };
-            Ok(Column { number: i32::from(row.get::<_, i16>("attnum")), name, travel, source_type, nullable: row.get("nullable") })
-        })
-        .collect()
+fn unsupported(message: String, remedy: String) -> Error {
+    Error::TableNotSupported { message, remedy }
 }
 
 /// A type as `pg_attribute` and the stream name it: object id and modifier.
@@ -231,6 +270,7 @@ pub fn select(column: &Column) -> String {
 pub fn select_from(table: &str, column: &Column) -> String {
     let name = format!("{table}{}", quote::identifier(&column.name));
     match column.travel {
+        _ if column.dropped => format!("NULL::{}", column.source_type),
         // A cast to text is not what the stream prints: of inet, xml and others it gives something else. `format` prints as
         // the type's output function does. (IS DISTINCT FROM: a composite of NULLs "IS NULL", but is a value.)
         Travel::Text => format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END"),

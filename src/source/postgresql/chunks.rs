@@ -5,38 +5,45 @@ use std::pin::Pin;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio_postgres::{Client, CopyOutStream};
 
-use super::{Postgresql, catalog, copy::CopyDecoder, lsn::Lsn};
+use super::{Postgresql, catalog, copy::CopyDecoder, lsn::Lsn, shape};
 use crate::{
-    data::TableSchema,
+    data::{TableName, TableSchema},
     postgresql::{Connected, quote},
     protection::Protection,
     source::{Chunk, ChunkPlan, ChunkRows, Error},
 };
 
-/// Cuts a table by its blocks. Blocks that are added later belong to the last chunk.
+/// Cuts each relation that holds the table's rows by its blocks. Blocks that are added later belong to the relation's last
+/// chunk.
 pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Result<ChunkPlan, Error> {
-    let row = client
-        .query_opt(
-            "SELECT pg_relation_filenode(oid) AS filenode, pg_relation_size(oid) AS bytes, pg_table_size(oid) AS with_large_values, \
-                    current_setting('block_size')::int8 AS block, \
-                    reltuples::float8 AS rows FROM pg_class WHERE oid = $1",
-            &[&schema.object_id],
-        )
-        .await?
-        .ok_or_else(|| Error::SourceTableMissing(schema.name.clone()))?;
     let missing = || Error::SourceTableMissing(schema.name.clone());
-    let file_id: u32 = row.get::<_, Option<u32>>("filenode").ok_or_else(missing)?;
-    let bytes = row.get::<_, Option<i64>>("bytes").ok_or_else(missing)? as u64;
-    let block = (row.get::<_, i64>("block") as u64).max(1);
-    // Large values are kept beside the blocks that are counted, and are read with them.
-    let with_large_values = (row.get::<_, Option<i64>>("with_large_values").ok_or_else(missing)? as u64).max(bytes).max(1);
-    let chunk_blocks = u128::from(chunk_bytes / block) * u128::from(bytes) / u128::from(with_large_values);
-    let starts = starts(bytes.div_ceil(block), (chunk_blocks as u64).max(1));
-    let ends = starts.iter().skip(1).copied().map(Some).chain([None]);
-    let chunks = starts.iter().zip(ends).map(|(&start, end)| Chunk { object_id: schema.object_id, file_id, start, end }).collect();
-    let rows: f64 = row.get("rows");
-    // -1: never analysed.
-    Ok(ChunkPlan { chunks, rows_estimated: (rows >= 0.0).then_some(rows as u64) })
+    let shape = shape::read(client, &[schema.object_id]).await?.remove(&schema.object_id).ok_or_else(missing)?;
+    let parts: Vec<u32> = shape.parts.iter().map(|part| part.part.object_id).collect();
+    let rows = client
+        .query(
+            "SELECT oid, pg_relation_filenode(oid) AS filenode, pg_relation_size(oid) AS bytes, pg_table_size(oid) AS with_large_values, \
+                    current_setting('block_size')::int8 AS block, \
+                    reltuples::float8 AS rows FROM pg_class WHERE oid = ANY ($1) ORDER BY oid",
+            &[&parts],
+        )
+        .await?;
+    let mut plan = ChunkPlan { chunks: Vec::new(), rows_estimated: Some(0) };
+    for row in rows {
+        let file_id: u32 = row.get::<_, Option<u32>>("filenode").ok_or_else(missing)?;
+        let bytes = row.get::<_, Option<i64>>("bytes").ok_or_else(missing)? as u64;
+        let block = (row.get::<_, i64>("block") as u64).max(1);
+        // Large values are kept beside the blocks that are counted, and are read with them.
+        let with_large_values = (row.get::<_, Option<i64>>("with_large_values").ok_or_else(missing)? as u64).max(bytes).max(1);
+        let chunk_blocks = u128::from(chunk_bytes / block) * u128::from(bytes) / u128::from(with_large_values);
+        let starts = starts(bytes.div_ceil(block), (chunk_blocks as u64).max(1));
+        let ends = starts.iter().skip(1).copied().map(Some).chain([None]);
+        let object_id = row.get("oid");
+        plan.chunks.extend(starts.iter().zip(ends).map(|(&start, end)| Chunk { object_id, file_id, start, end }));
+        let rows: f64 = row.get("rows");
+        // -1: never analysed.
+        plan.rows_estimated = plan.rows_estimated.filter(|_| rows >= 0.0).map(|estimated| estimated + rows as u64);
+    }
+    if plan.chunks.is_empty() { Err(missing()) } else { Ok(plan) }
 }
 
 /// First blocks of the chunks; at least one.
@@ -47,23 +54,28 @@ fn starts(blocks: u64, step: u64) -> Vec<u32> {
 /// Reads one chunk in a session and a snapshot of its own.
 pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error> {
     let session = source.session().await?;
+    let Some(relation) = name_of(&session, chunk.object_id).await? else {
+        return Err(Error::TableRewritten(format!("{} lost a part while its snapshot was read", schema.name)));
+    };
     // The lock comes before the snapshot: a rewrite that waits for the lock is not yet seen, one that had it is.
-    let table = quote::table(&schema.name);
+    let table = quote::table(&relation);
     session
         .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {table} IN ACCESS SHARE MODE"))
         .await
-        .map_err(|error| Postgresql::table_error(&schema.name, &error))?;
+        .map_err(|error| Postgresql::table_error(&relation, &error))?;
     let now = catalog::describe(&session, &schema.name).await?;
-    if now.schema != *schema {
+    if !catalog::same_rows(schema, &now.schema) {
         return Err(Error::SchemaChanged(format!("{} is no longer as it was when its snapshot was planned", schema.name)));
     }
-    if (now.schema.object_id, now.filenode) != (chunk.object_id, chunk.file_id) && Protection::Filenode.holds() {
+    let part = now.parts.iter().find(|part| part.part.object_id == chunk.object_id && part.name == relation);
+    if part.is_none_or(|part| part.part.file_id != chunk.file_id) && Protection::Filenode.holds() {
         return Err(Error::TableRewritten(format!("the rows of {} were moved to another file while its snapshot was read", schema.name)));
     }
     let read_at = insert_lsn(&session).await?;
     wait_flushed(source, &session, read_at).await?;
 
-    let copy = session.copy_out(&copy_statement(schema, chunk)).await.map_err(|error| Postgresql::table_error(&schema.name, &error))?;
+    let copy =
+        session.copy_out(&copy_statement(schema, &relation, chunk)).await.map_err(|error| Postgresql::table_error(&relation, &error))?;
     let reading = Reading { copy: Box::pin(copy), decoder: CopyDecoder::new(schema), _session: session };
     let rows = futures::stream::try_unfold(Some(reading), |reading| async {
         let Some(mut reading) = reading else { return Ok(None) };
@@ -74,13 +86,20 @@ pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> R
     Ok(ChunkRows { read_at: read_at.position(), rows: rows.try_filter_map(|batch| async { Ok(batch) }).boxed() })
 }
 
-fn copy_statement(schema: &TableSchema, chunk: &Chunk) -> String {
+/// The name of a relation, if it is there.
+async fn name_of(client: &Client, relation: u32) -> Result<Option<TableName>, Error> {
+    let sql = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    let row = client.query_opt(sql, &[&relation]).await?;
+    Ok(row.map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))))
+}
+
+fn copy_statement(schema: &TableSchema, relation: &TableName, chunk: &Chunk) -> String {
     let columns: Vec<String> = schema.columns.iter().map(catalog::select).collect();
     let end = chunk.end.map(|end| format!(" AND ctid < '({end},0)'")).unwrap_or_default();
     format!(
         "COPY (SELECT {} FROM ONLY {} WHERE ctid >= '({},0)'{end}) TO STDOUT (FORMAT binary)",
         columns.join(", "),
-        quote::table(&schema.name),
+        quote::table(relation),
         chunk.start
     )
 }

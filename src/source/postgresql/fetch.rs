@@ -60,7 +60,7 @@ pub async fn fetch(source: &Postgresql, schema: &TableSchema, keys: &RecordBatch
 /// Waits until snapshots show what these transactions did. A commit is in the log, and so in the stream, before it is
 /// visible: for an instant, or for as long as a synchronous standby does not answer. A row that a fetch misses must be one
 /// that is gone, never one that is still to be seen.
-async fn wait_visible(client: &Client, transactions: &[u32]) -> Result<(), Error> {
+pub async fn wait_visible(client: &Client, transactions: &[u32]) -> Result<(), Error> {
     // The stream's ids have 32 bits: each is meant to be the one that is nearest to the next, before or after it.
     let sql = "WITH now AS (SELECT s, pg_snapshot_xmax(s)::text::bigint AS next FROM pg_current_snapshot() s)
                SELECT count(*) FROM now, unnest($1::bigint[]) AS t (id)
@@ -100,7 +100,7 @@ async fn statement(client: &Client, schema: &TableSchema) -> Result<String, Erro
     }
     let columns: Vec<String> = schema.columns.iter().map(|column| catalog::select_from("t.", column)).collect();
     Ok(format!(
-        "SELECT {} FROM unnest({}) AS wanted({}) JOIN ONLY {} AS t ON {}",
+        "SELECT {} FROM unnest({}) AS wanted({}) JOIN {} AS t ON {}",
         columns.join(", "),
         arrays.join(", "),
         names.join(", "),

@@ -2,7 +2,8 @@
 //!
 //! A link has one publication and one replication slot, both named after the link's id; [`publication`] and [`slot`] make
 //! and remove them, [`settle`] waits until every transaction knows of them. [`catalog`] says how tables travel; [`chunks`]
-//! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot. All values end in the builders of [`rows`].
+//! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot, [`shape`] and [`evolve`] what becomes of the tables.
+//! All values end in the builders of [`rows`].
 
 mod assemble;
 mod capture;
@@ -10,6 +11,7 @@ mod catalog;
 mod chunks;
 mod continuity;
 mod copy;
+mod evolve;
 mod fetch;
 mod lsn;
 mod pgoutput;
@@ -18,6 +20,7 @@ mod publication;
 mod replication;
 mod rows;
 mod settle;
+mod shape;
 mod slot;
 mod spill;
 mod values;
@@ -29,7 +32,7 @@ use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
 use self::{lsn::Lsn, replication::Replication};
-use super::{Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Scratch, Source};
+use super::{Admitted, Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Scratch, Source};
 use crate::{
     api::{database::PostgresqlDatabase, fault::Check},
     data::{Position, TableName, TableSchema},
@@ -115,10 +118,14 @@ impl Source for Postgresql {
         continuity::check(self, &*self.session().await?, Lsn::from_position(from)?, identity).await
     }
 
-    async fn admit(&self, schema: &TableSchema) -> Result<Position, Error> {
+    async fn admit(&self, schema: &TableSchema) -> Result<Admitted, Error> {
         let session = self.session().await?;
         publication::add(&session, &self.name, schema).await?;
-        Ok(chunks::insert_lsn(&session).await?.position())
+        // A partition that is attached from here on is one more than are recorded.
+        let shape = shape::read(&session, &[schema.object_id]).await?.remove(&schema.object_id);
+        let shape = shape.ok_or_else(|| Error::SourceTableMissing(schema.name.clone()))?;
+        let parts = shape.parts.into_iter().map(|part| part.part).collect();
+        Ok(Admitted { from: chunks::insert_lsn(&session).await?.position(), parts })
     }
 
     async fn silent(&self, tables: &[TableSchema]) -> Result<Vec<TableName>, Error> {

@@ -24,7 +24,19 @@ pub async fn remove(client: &Client, name: &str) -> Result<(), Error> {
     Ok(client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote::identifier(name))).await?)
 }
 
-/// Adds a table.
+/// A table of the publication that the table is a partition of, or that is a partition of it. Of a row that belongs to two
+/// tables of a publication the stream speaks once.
+const RELATED: &str = "\
+WITH RECURSIVE up AS (SELECT inhparent AS oid FROM pg_inherits WHERE inhrelid = $1 \
+                      UNION ALL SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.oid), \
+               down AS (SELECT inhrelid AS oid FROM pg_inherits WHERE inhparent = $1 \
+                      UNION ALL SELECT i.inhrelid FROM down JOIN pg_inherits i ON i.inhparent = down.oid) \
+SELECT n.nspname, c.relname, r.above FROM (SELECT oid, true AS above FROM up UNION ALL SELECT oid, false FROM down) r \
+  JOIN pg_publication_rel p ON p.prrelid = r.oid JOIN pg_publication b ON b.oid = p.prpubid AND b.pubname = $2 \
+  JOIN pg_class c ON c.oid = r.oid JOIN pg_namespace n ON n.oid = c.relnamespace LIMIT 1";
+
+/// Adds a table. Of a partitioned one the stream brings the changes of its partitions under their own names: under the
+/// table's (`publish_via_partition_root`) it would say nothing of a partition that is truncated.
 pub async fn add(client: &Client, name: &str, schema: &TableSchema) -> Result<(), Error> {
     let table = &schema.name;
     let found = client
@@ -42,6 +54,14 @@ pub async fn add(client: &Client, name: &str, schema: &TableSchema) -> Result<()
     }
     if found.get("published") {
         return Ok(());
+    }
+    if let Some(row) = client.query_opt(RELATED, &[&schema.object_id, &name]).await? {
+        let related = TableName::new(row.get::<_, &str>("nspname"), row.get::<_, &str>("relname"));
+        let (part, whole) = if row.get("above") { (table, &related) } else { (&related, table) };
+        return Err(Error::TableNotSupported {
+            message: format!("{part} is a partition of {whole}, and both are to be linked"),
+            remedy: format!("link {whole} alone, which brings the rows of all its partitions, or only partitions"),
+        });
     }
     let statement = format!("ALTER PUBLICATION {} ADD TABLE ONLY {}", quote::identifier(name), quote::table(table));
     match client.batch_execute(&statement).await {
@@ -72,7 +92,8 @@ pub async fn without(client: &Client, name: &str, tables: &[TableSchema]) -> Res
 pub async fn drop(client: &Client, name: &str, table: &TableName) -> Result<(), Error> {
     let published = client
         .query_opt(
-            "SELECT FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2 AND tablename = $3",
+            "SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid \
+                    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1 AND n.nspname = $2 AND c.relname = $3",
             &[&name, &table.schema_name, &table.table_name],
         )
         .await?;

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     data::{Column, TableName, TableSchema, Travel},
-    postgresql::quote::identifier,
+    postgresql::quote::{identifier, literal},
     target::{Incarnation, TargetTable},
 };
 
@@ -75,6 +75,19 @@ pub(super) fn column_definitions(schema: &TableSchema) -> String {
         format!("{} {}{not_null}", identifier(&column.name), column_type(schema, column))
     });
     definitions.collect::<Vec<_>>().join(", ")
+}
+
+/// The statements that add a column to a table, in which all of its rows read the column's initial value. Nothing of it stays
+/// as a default.
+pub(super) fn add_column(schema: &TableSchema, column: &Column, table: &str) -> String {
+    let (name, kind) = (identifier(&column.name), column_type(schema, column));
+    match &column.initial {
+        None => format!("ALTER TABLE {table} ADD COLUMN {name} {kind}"),
+        Some(initial) => format!(
+            "ALTER TABLE {table} ADD COLUMN {name} {kind} DEFAULT {}::{kind}; ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT",
+            literal(initial)
+        ),
+    }
 }
 
 #[cfg(test)]

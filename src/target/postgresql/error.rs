@@ -58,6 +58,11 @@ pub(super) fn is_duplicate(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| state.code() == "23505")
 }
 
+/// Whether an error is `duplicate_column`.
+pub(super) fn is_duplicate_column(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|state| state.code() == "42701")
+}
+
 /// Whether an error is `dependent_objects_still_exist`.
 pub(super) fn is_depended_on(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| state.code() == "2BP01")

@@ -13,6 +13,7 @@ use super::{
     copy::Copy,
     ddl,
     encode::{Rows, exact_texts},
+    error::is_duplicate_column,
 };
 use crate::{
     data::{ExactTexts, NetChanges, Step, TableName, TableSchema},
@@ -37,8 +38,7 @@ pub(super) async fn apply(
     mut steps: Steps<'_>,
     place: Place,
 ) -> Result<u64, Error> {
-    let merge =
-        Merge { transaction, name, table: quote::table(name), schema, columns: ddl::columns(schema), key: ddl::key_columns(schema), place };
+    let mut merge = Merge::new(transaction, name, schema.clone(), place);
     let mut written = 0;
     while let Some(step) = steps.try_next().await? {
         match &step {
@@ -47,6 +47,10 @@ pub(super) async fn apply(
                 transaction
                     .batch_execute(&format!("SET LOCAL lock_timeout = '5s'; TRUNCATE {}; SET LOCAL lock_timeout TO DEFAULT", merge.table))
                     .await?;
+            }
+            Step::Version(next) => {
+                merge.add_columns(next).await?;
+                merge = Merge::new(transaction, name, next.clone(), place);
             }
             Step::Merge(changes) if changes.is_empty() => {}
             Step::Merge(changes) => written += merge.merge(changes).await?,
@@ -59,13 +63,36 @@ struct Merge<'t> {
     transaction: &'t Transaction<'t>,
     name: &'t TableName,
     table: String,
-    schema: &'t TableSchema,
+    schema: TableSchema,
     columns: Vec<String>,
     key: Vec<String>,
     place: Place,
 }
 
-impl Merge<'_> {
+impl<'t> Merge<'t> {
+    fn new(transaction: &'t Transaction<'t>, name: &'t TableName, schema: TableSchema, place: Place) -> Self {
+        let (columns, key) = (ddl::columns(&schema), ddl::key_columns(&schema));
+        Self { transaction, name, table: quote::table(name), schema, columns, key, place }
+    }
+
+    /// Adds the columns by which `next` is wider. Rows that are there read what they read in the source; it is not written into
+    /// them, so this takes no time, and rows that come bring their own values.
+    async fn add_columns(&self, next: &TableSchema) -> Result<(), Error> {
+        for column in &next.columns[self.schema.columns.len().min(next.columns.len())..] {
+            let sql = ddl::add_column(next, column, &self.table);
+            // Readers must not queue behind a long wait for the lock.
+            let added = self.transaction.batch_execute(&format!("SET LOCAL lock_timeout = '5s'; {sql}")).await;
+            added.map_err(|error| {
+                if is_duplicate_column(&error) {
+                    Error::TargetColumnExists { table: self.name.clone(), column: column.name.clone() }
+                } else {
+                    Error::from(&error)
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     async fn merge(&self, changes: &NetChanges) -> Result<u64, Error> {
         let mut written = 0;
         let (deletes, upserts) = (changes.deletes.num_rows() > 0, changes.upserts.num_rows() > 0);
@@ -115,7 +142,7 @@ impl Merge<'_> {
         numbers: &[(&str, &Int32Array)],
     ) -> Result<(), Error> {
         let mut names: Vec<String> = (0..columns.len()).map(|at| format!("{letter}{at}")).collect();
-        let types = columns.iter().map(|&column| ddl::column_type(self.schema, &self.schema.columns[column]));
+        let types = columns.iter().map(|&column| ddl::column_type(&self.schema, &self.schema.columns[column]));
         let mut definitions: Vec<String> = names.iter().zip(types).map(|(name, kind)| format!("{name} {kind}")).collect();
         for (name, _) in numbers {
             names.push((*name).to_owned());
@@ -125,7 +152,7 @@ impl Merge<'_> {
         self.transaction.batch_execute(&create).await?;
         let numbers: Vec<&Int32Array> = numbers.iter().map(|(_, array)| *array).collect();
         let mut copy = Copy::into(self.transaction, &format!("pg_temp.{staged}"), &names);
-        copy.write(&Rows::new(self.schema, columns, batch, exact, &numbers)?).await?;
+        copy.write(&Rows::new(&self.schema, columns, batch, exact, &numbers)?).await?;
         copy.finish().await?;
         Ok(())
     }

@@ -6,6 +6,8 @@ mod flow;
 mod grouping;
 mod joining;
 mod large;
+mod partitions;
+mod schema;
 mod sharing;
 mod sweeping;
 
@@ -26,7 +28,10 @@ use link_operator::{
         zone::{ClaimZone, ZoneStore},
     },
     data::TableName,
-    landing::{Zone, layout, record::Record},
+    landing::{
+        Zone, layout,
+        record::{Event, Record},
+    },
     replication::{self, EngineReport, Setup},
     source, target,
 };
@@ -47,6 +52,7 @@ pub struct Link {
     plan: watch::Sender<Arc<Plan>>,
     chunk_bytes: u64,
     sweep_every: Duration,
+    compare_every: Duration,
 }
 
 /// A running engine.
@@ -95,6 +101,7 @@ impl Link {
             plan: watch::Sender::new(Arc::new(plan)),
             chunk_bytes: 256 * 1024,
             sweep_every: Duration::from_mins(5),
+            compare_every: Duration::from_mins(1),
         }
     }
 
@@ -129,6 +136,7 @@ impl Link {
             chunk_bytes: self.chunk_bytes,
             memory: 512 << 20,
             sweep_every: self.sweep_every,
+            compare_every: self.compare_every,
         };
         let (sender, report) = watch::channel(EngineReport::default());
         let task = tokio::spawn(replication::run(setup, plans, sender, CancellationToken::new()));
@@ -137,8 +145,26 @@ impl Link {
 
     /// All rows of a table as text, in an order of its own.
     async fn rows(database: &Database, table: &str) -> Result<Vec<String>, tokio_postgres::Error> {
-        let rows = database.connect().await.query(&format!(r#"SELECT "whole row"::text FROM {table} "whole row" ORDER BY 1"#), &[]).await?;
+        Self::rows_of(database, table, r#""whole row"::text"#).await
+    }
+
+    async fn rows_of(database: &Database, table: &str, expression: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+        let rows = database.connect().await.query(&format!(r#"SELECT {expression} FROM {table} "whole row" ORDER BY 1"#), &[]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The row of the columns that a table has in the source now, as text: the target keeps those that were dropped.
+    async fn source_columns(&self, table: &str) -> String {
+        let sql = "SELECT format('ROW(%s)::text', string_agg(format('%I', attname), ', ' ORDER BY attnum)) FROM pg_attribute
+                   WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''";
+        self.source.connect().await.query_one(sql, &[&table]).await.unwrap().get(0)
+    }
+
+    /// How often the log admitted a table: once for each load.
+    pub fn loads(&self, table: &str) -> usize {
+        let records = self.files("/log/").into_iter().map(|path| serde_json::from_slice::<Record>(&std::fs::read(path).unwrap()).unwrap());
+        let joins = |event: &Event| matches!(event, Event::Join { schema, .. } if schema.name.table_name == table);
+        records.map(|record| record.events.iter().filter(|event| joins(event)).count()).sum()
     }
 
     /// Paths in the zone that contain `part`, sorted.
@@ -180,10 +206,11 @@ impl Link {
 
     /// Waits until the target's table equals the source's, row by row. The source must be at rest.
     pub async fn converged(&self, table: &str) {
-        let source = Self::rows(&self.source, table).await.unwrap();
+        let columns = self.source_columns(table).await;
+        let source = Self::rows_of(&self.source, table, &columns).await.unwrap();
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let target = Self::rows(&self.target, table).await;
+            let target = Self::rows_of(&self.target, table, &columns).await;
             match target {
                 Ok(target) if target == source => return,
                 _ if tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -16,7 +16,7 @@ const KILLS: u32 = 30;
 /// Longest wait for a failpoint to be hit.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Inserts, updates, deletes, key changes, truncations, rollbacks, and now and then a large transaction.
+/// Inserts, updates, deletes, key changes, truncations, rollbacks, and now and then a large transaction or another column.
 async fn workload(database: &Database, tables: &[&str], stop: CancellationToken) {
     let connection = database.connect().await;
     let mut round = 0;
@@ -35,6 +35,12 @@ async fn workload(database: &Database, tables: &[&str], stop: CancellationToken)
             if round % 29 == 0 && *table == "second" {
                 let emptied = format!("TRUNCATE {table}; INSERT INTO {table} SELECT i, 0, 'again' FROM generate_series(1, 500) i");
                 statements.push_str(&emptied);
+            }
+            if round % 41 == 0 && round < 41 * 10 && *table == "first" {
+                let grown = format!(
+                    "BEGIN; UPDATE {table} SET v = v + 1 WHERE id % 5 = 0; ALTER TABLE {table} ADD c{round} int DEFAULT {round}; UPDATE {table} SET c{round} = id WHERE id % 7 = 0; COMMIT;"
+                );
+                statements.push_str(&grown);
             }
             connection.batch_execute(&statements).await.unwrap();
         }

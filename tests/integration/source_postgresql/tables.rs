@@ -22,7 +22,7 @@ async fn refuses_what_cannot_be_linked_and_says_what_to_do() {
         ("seen", "TableNotSupported", "link the tables"),
         ("kept", "TableNotSupported", "link the tables"),
         ("unlogged", "TableNotSupported", "SET LOGGED"),
-        ("parted", "TableNotSupported", "partitions"),
+        ("parted", "TableNotSupported", "create a partition"),
         ("nothing", "TableNotSupported", "REPLICA IDENTITY DEFAULT"),
         ("late", "TableNotSupported", "NOT DEFERRABLE"),
         ("parent", "TableNotSupported", "inheriting"),
