@@ -29,6 +29,8 @@ pub enum Class {
     FileMissing,
     /// Deadlock, serialisation failure or lock timeout: the same statement may succeed later.
     Conflict,
+    /// The server says that it is at fault itself.
+    Internal,
     /// Anything else.
     Other,
 }
@@ -49,6 +51,7 @@ pub fn classify(state: &SqlState) -> Class {
         "40001" | "40P01" | "55P03" => Class::Conflict,
         // admin_shutdown, crash_shutdown, cannot_connect_now, idle session timeouts
         "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Class::ConnectionLost,
+        "XX000" => Class::Internal,
         code if code.starts_with("08") => Class::ConnectionLost,
         code if code.starts_with("53") => Class::ResourcesExhausted,
         _ => Class::Other,

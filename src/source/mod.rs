@@ -83,6 +83,10 @@ pub enum Error {
     /// What does not fit into memory cannot be kept: the fault of whoever keeps it.
     #[error("{}", .0.message)]
     ScratchFailed(Fault),
+    /// The server cannot decode its log while a transaction is open (PostgreSQL 15: one that changed a table and took that back
+    /// to a savepoint).
+    #[error("{0}")]
+    DecodingFailed(String),
     /// Another process reads the link's slot.
     #[error("{0}")]
     SlotInUse(String),
@@ -126,6 +130,7 @@ impl Explain for Error {
             Self::PositionLost(_) => "start the link over: set spec.state to Stopped, then to Running".to_owned(),
             Self::TableRewritten(_) => "none needed: the table's snapshot starts over".to_owned(),
             Self::TableNotPublished(_) => "none needed: the table's load starts over; leave the publication to the link".to_owned(),
+            Self::DecodingFailed(_) => "none needed: the log is read again, large transactions only once they have ended".to_owned(),
             Self::SlotInUse(_) => "none needed if a worker was just replaced; else end the other reader of the slot".to_owned(),
             Self::SourceError(_) => "read the message; the link goes on trying".to_owned(),
         }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -77,6 +77,8 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
     let name = &source.name;
     let session = source.session().await?;
     let mut tries = 0;
+    // Only this time: what the server stumbles over is passed then.
+    let streaming = !source.without_streaming.swap(false, Ordering::Relaxed);
     let replication = loop {
         let Some(slot) = slot::find(&session, name).await? else {
             return Err(Error::PositionLost(format!("replication slot {name} is gone")));
@@ -94,7 +96,7 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
             None => {}
         }
         let mut replication = Replication::connect(&source.database, &source.secrets).await?;
-        match replication.start(name, from).await {
+        match replication.start(name, from, streaming).await {
             Ok(()) => break replication,
             Err(Error::SlotInUse(_)) if take_over && tries < TAKE_OVER_TRIES => {
                 tries += 1;
@@ -105,9 +107,13 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
     };
     let (acknowledged, acknowledgements) = watch::channel(from);
     let (sender, arrived) = mpsc::channel(WAITING_READS);
+    let without_streaming = source.without_streaming.clone();
     let pump = tokio::spawn(async move {
         let pumped = pump(replication, &sender, acknowledgements).await;
         if let Err(error) = pumped {
+            if streaming && matches!(error, Error::DecodingFailed(_)) {
+                without_streaming.store(true, Ordering::Relaxed);
+            }
             // Nobody listens any more if this fails.
             let _ = sender.send(Err(error)).await;
         }

@@ -25,7 +25,7 @@ mod slot;
 mod spill;
 mod values;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -50,13 +50,15 @@ pub struct Postgresql {
     secrets: Secrets,
     /// Name of the link's slot and publication.
     name: String,
+    /// The server failed to send a transaction while it was open: the next capture takes each only after its end.
+    without_streaming: Arc<AtomicBool>,
 }
 
 impl Postgresql {
     /// The source of the link `link_id`. Opens no connection.
     pub fn new(database: PostgresqlDatabase, secrets: Secrets, link_id: &str) -> Self {
         let digest = hex::encode(Sha256::digest(link_id.as_bytes()));
-        Self { database, secrets, name: format!("link_{}", &digest[..16]) }
+        Self { database, secrets, name: format!("link_{}", &digest[..16]), without_streaming: Arc::default() }
     }
 
     async fn session(&self) -> Result<Connected, Error> {

@@ -159,11 +159,12 @@ impl Replication {
         .await
     }
 
-    /// Starts the stream of a slot's changes after `from`, for the publication of the same name.
-    pub async fn start(&mut self, slot: &str, from: Lsn) -> Result<(), Error> {
+    /// Starts the stream of a slot's changes after `from`, for the publication of the same name. With `streaming` a large transaction
+    /// is sent while it is open, so that the server need not keep it on its disk.
+    pub async fn start(&mut self, slot: &str, from: Lsn, streaming: bool) -> Result<(), Error> {
         let name = quote::identifier(slot);
-        // Streaming: a large transaction is sent while it is open, so that the server need not keep it on its disk.
-        let options = format!("proto_version '2', streaming 'on', publication_names {}", quote::literal(&name));
+        let streaming = if streaming { "on" } else { "off" };
+        let options = format!("proto_version '2', streaming '{streaming}', publication_names {}", quote::literal(&name));
         let command = format!("START_REPLICATION SLOT {name} LOGICAL {from} ({options})");
         self.in_time(async |session| {
             let mut out = BytesMut::new();
@@ -333,6 +334,7 @@ impl Replication {
         let (class, message) = self.refusal(body);
         match class {
             Class::ObjectInUse => Error::SlotInUse(message),
+            Class::Internal => Error::DecodingFailed(message),
             Class::ConnectionLost => Error::SourceUnreachable(message),
             Class::PermissionDenied => Error::SourcePermissionDenied {
                 message,
