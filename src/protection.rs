@@ -9,7 +9,7 @@ use strum::{EnumString, IntoStaticStr};
 /// The environment variable that names what is switched off.
 pub const VARIABLE: &str = "LINK_UNPROTECTED";
 
-/// A rule of which it was seen that breaking it loses or doubles rows.
+/// A rule of which it was seen that breaking it loses or doubles rows, or harms the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Protection {
@@ -41,6 +41,10 @@ pub enum Protection {
     Catalog,
     /// What a table has yet to apply is not swept.
     SweepFloor,
+    /// A position for which the source keeps too much log is given up.
+    GiveUp,
+    /// No more sessions are opened to the source than may be.
+    Connections,
 }
 
 impl Protection {

@@ -36,6 +36,8 @@ pub mod kind {
     pub const ZONE_READY: &str = "ZoneReady";
     /// What the link makes in its source (PostgreSQL: slot and publication) is there.
     pub const CAPTURE_PREPARED: &str = "CapturePrepared";
+    /// The source keeps no more log for the link than `spec.sourceProtection.maxRetainedLog` allows, and will not soon.
+    pub const SOURCE_PROTECTED: &str = "SourceProtected";
     /// As many workers run as the core count asks for.
     pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
     /// The landing zone can be read and listed.
@@ -84,6 +86,12 @@ pub mod reason {
     pub const NOT_APPLICABLE: &str = "NotApplicable";
     /// Nobody was asked yet.
     pub const NOT_CHECKED: &str = "NotChecked";
+    /// The source keeps more log for the link than it may.
+    pub const RETAINED_LOG_HIGH: &str = "RetainedLogHigh";
+    /// The source keeps almost as much log for the link as it may.
+    pub const RETAINED_LOG_RISING: &str = "RetainedLogRising";
+    /// The link is Paused, and its source will soon keep more log for it than it may.
+    pub const RESUME_SOON: &str = "ResumeSoon";
     /// Fewer workers run than asked for; the message says why.
     pub const WORKERS_MISSING: &str = "WorkersMissing";
 }

@@ -13,6 +13,7 @@ use super::{
     link_table::TargetTable,
     report::{PositionReport, TablePhase},
     schema::{LocalRef, OBJECT_NAME, time},
+    source_protection::{OnPositionLost, PositionLostStatus, SourceProtection},
 };
 use crate::data::TableName;
 
@@ -86,6 +87,16 @@ pub struct LinkConnectionSpec {
     /// What becomes of a table whose columns change in the source.
     #[serde(default)]
     pub schema_change: SchemaChange,
+    /// What happens when the source's log no longer holds what the link has yet to read: its replication slot is gone, or the
+    /// server invalidated it, or the database was restored to an earlier state. Fail: the link waits for a person, who starts it
+    /// over by setting `state` to Stopped, then to Running. Reseed: it loads all tables anew by itself, in a new run, beside what
+    /// the target has, which readers see until the new load is complete; again and again only after growing pauses. Another
+    /// database than the one that the link began with is never loaded by itself. Default: Fail.
+    #[serde(default)]
+    pub on_position_lost: OnPositionLost,
+    /// What bounds the harm that the link can do to its source.
+    #[serde(default)]
+    pub source_protection: SourceProtection,
     /// The link's lasting identity: it names its folder in the landing zone and what it makes in the source and target, and so
     /// outlives this object. Default: `<namespace>.<name>`. Cannot be changed.
     #[schemars(length(min = 1, max = 128), regex(pattern = OBJECT_NAME))]
@@ -361,8 +372,16 @@ pub struct LinkConnectionStatus {
     /// Where the link is in its source's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<PositionReport>,
+    /// While the link is Paused: when, by how fast the source's log grows, the source will keep more for the link than
+    /// `spec.sourceProtection.maxRetainedLog` or its own `max_slot_wal_keep_size` allows. Resume the link before.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_before: Option<Timestamp>,
+    /// The last time that the link lost its position, and what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position_lost: Option<PositionLostStatus>,
     /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, Consistent, SourceReachable, SourcePrepared, TargetReachable,
-    /// TargetPrepared, ZoneReady, CapturePrepared, WorkersAvailable; each with a reason and what to do.
+    /// TargetPrepared, ZoneReady, CapturePrepared, SourceProtected, WorkersAvailable; each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -377,7 +396,7 @@ pub enum LinkPhase {
     /// Never started.
     #[default]
     Initial,
-    /// On its way to Running, from Initial or Stopped.
+    /// On its way to Running, from Initial or Stopped, or in a new run after its position was lost.
     Starting,
     /// Workers run; tables load or replicate.
     Running,
@@ -422,6 +441,13 @@ pub struct SourceStatus {
     /// Bytes of log that the source keeps for this link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained_log_bytes: Option<i64>,
+    /// When that was measured; only while the link is Paused, and nobody measures it all the time.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained_log_time: Option<Timestamp>,
+    /// By how many bytes an hour it grows; only while the link is Paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained_log_growth: Option<i64>,
 }
 
 /// The analytical target.

@@ -17,4 +17,5 @@ pub mod link_table;
 pub mod plan;
 pub mod report;
 pub mod schema;
+pub mod source_protection;
 pub mod zone;

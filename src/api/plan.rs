@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     database::{Source, Target},
     link_connection::SchemaChange,
+    source_protection::{Bounds, OnPositionLost},
     zone::ZoneStore,
 };
 use crate::data::TableName;
@@ -63,6 +64,12 @@ pub struct Plan {
     /// What becomes of tables whose columns change.
     #[serde(default)]
     pub schema_change: SchemaChange,
+    /// What becomes of a link whose position is lost. The next run is another plan's: workers only say what they met.
+    #[serde(default)]
+    pub on_position_lost: OnPositionLost,
+    /// What bounds the harm to the source; honoured as soon as the plan is there.
+    #[serde(default)]
+    pub bounds: Bounds,
     /// The operational database.
     pub source: Source,
     /// The analytical target.
@@ -147,4 +154,23 @@ pub struct ProbeRequest {
     /// Ask the source whether these can be linked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<PlannedTable>,
+    /// Ask the source what it keeps for a link that is Paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptPosition>,
+}
+
+/// The position of a link that no worker holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptPosition {
+    /// UID of the LinkConnection: it must own the zone's folder for the position to be its own.
+    pub uid: String,
+    /// Its run.
+    pub run: u32,
+    /// What becomes of it if its position is lost.
+    #[serde(default)]
+    pub on_position_lost: OnPositionLost,
+    /// Give the position up if the source keeps more bytes of log for it than so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub give_up_above: Option<u64>,
 }

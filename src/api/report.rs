@@ -47,6 +47,9 @@ pub struct Report {
     /// Where the link is.
     #[serde(default)]
     pub position: Option<PositionReport>,
+    /// The run's position is lost: its log cannot go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position_lost: Option<PositionLost>,
     /// The tables that this worker owns.
     #[serde(default)]
     pub tables: Vec<TableReport>,
@@ -62,6 +65,19 @@ pub struct SourceReport {
     pub identity: String,
     /// Bytes of log that the source keeps for this link.
     pub retained_log_bytes: Option<u64>,
+    /// Bytes of log that may be written before the source drops, by a setting of its own, what it keeps for this link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_room_bytes: Option<u64>,
+}
+
+/// That a run's position is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PositionLost {
+    /// The run.
+    pub run: u32,
+    /// How. It heals if the plan lets the next run begin by itself.
+    pub fault: Fault,
 }
 
 /// Where a link is in its source's log.

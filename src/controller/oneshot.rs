@@ -91,6 +91,11 @@ pub fn progress(pod: Option<&Pod>, asked: &str, now: Timestamp) -> Progress {
 impl Progress {
     /// What is to be done about a probe.
     pub fn step(&self) -> Step {
+        self.step_within(GOOD_FOR)
+    }
+
+    /// The same, where an answer that was all well may become so old.
+    pub fn step_within(&self, good_for: Duration) -> Step {
         let within = |limit: Duration, age: Duration| if age >= limit { Step::Remove } else { Step::Wait(limit.saturating_sub(age)) };
         match self {
             Self::NotAsked => Step::Create,
@@ -99,7 +104,7 @@ impl Progress {
             Self::Unanswered { age, .. } => within(ASK_AGAIN, *age),
             Self::Answered { report, age } => {
                 let well = report.checks.iter().all(|check| check.fault.is_none());
-                within(if well { GOOD_FOR } else { ASK_AGAIN }, *age)
+                within(if well { good_for } else { ASK_AGAIN }, *age)
             }
         }
     }
@@ -109,6 +114,14 @@ impl Progress {
         match self {
             Self::Asking(fault) => fault.as_ref(),
             Self::Unanswered { fault, .. } => Some(fault),
+            _ => None,
+        }
+    }
+
+    /// How long ago the answer was given.
+    pub fn answered_ago(&self) -> Option<Duration> {
+        match self {
+            Self::Answered { age, .. } => Some(*age),
             _ => None,
         }
     }

@@ -51,6 +51,11 @@ impl Board {
         change(&mut self.lock().link);
     }
 
+    /// The run that the engine works in; none before the zone's folder was seen to be the link's.
+    pub fn run(&self) -> Option<u32> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).link.run
+    }
+
     /// Answers one question about the link as a whole.
     pub fn check(&self, name: &'static str, fault: Option<Fault>) {
         self.lock().checks.insert(name, fault);

@@ -37,7 +37,7 @@ use crate::{
     api::{
         fault::{Explain, Fault},
         link_connection::{AdditiveChange, BreakingChange},
-        report::{PositionTime, SourceReport},
+        report::PositionTime,
     },
     data::{Identity, Position, TableName, TableSchema},
     failpoint::{self, Point},
@@ -62,8 +62,6 @@ const LONG_PAUSE: Duration = Duration::from_mins(5);
 const TERM_TRIES: u64 = 100;
 /// While a table waits to become exact, the source's log is moved on this often.
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
-/// How often the source is asked how much log it keeps.
-const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// Files written at once.
 const PUTS_AT_ONCE: usize = 8;
 
@@ -144,17 +142,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         result = join::manage(context, orders.clone()) => result,
         result = join::watch_stream(context, orders.clone()) => result,
         result = join::watch_chunks(context, orders) => result,
-        result = measure(context) => result,
         result = sweep::keep_sweeping(context) => result,
-    }
-}
-
-/// Asks the source at intervals how much log it keeps for the link.
-async fn measure(context: &Context) -> Result<(), Error> {
-    loop {
-        let retained = context.setup.source.retained_log_bytes().await?;
-        context.board.link(|report| report.source.get_or_insert_with(SourceReport::default).retained_log_bytes = retained);
-        tokio::time::sleep(MEASURE_EVERY).await;
     }
 }
 
@@ -200,6 +188,7 @@ impl Reign<'_> {
         self.follow(&mut *capture);
         // Not before the capture stands: what it needs was made, and the checks of the source hold.
         self.context.board.check("CapturePrepared", None);
+        self.context.board.link(|report| report.position_lost = None);
         self.report();
         loop {
             while let Ok(order) = inbox.try_recv() {

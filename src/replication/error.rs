@@ -74,6 +74,14 @@ pub enum Error {
         /// Namespace, name and UID of the owner.
         owner: String,
     },
+    /// The plan asks for a newer run.
+    #[error("run {ended} ended, run {begins} begins")]
+    RunEnded {
+        /// The run that is open.
+        ended: u32,
+        /// The plan's.
+        begins: u32,
+    },
     /// A task of the engine ended in a way that it must not.
     #[error("{0}")]
     Internal(String),
@@ -110,6 +118,7 @@ impl Explain for Error {
             Self::SourceIdentityChanged { .. } => {
                 "point spec.source at the database that the link began with, or start the link over by setting spec.state to Stopped, then to Running".to_owned()
             }
+            Self::RunEnded { .. } => "none needed: all tables are loaded anew".to_owned(),
             Self::ZoneNotEmpty { .. } => "give the link another spec.linkId, or remove the folder from the landing zone".to_owned(),
             Self::Internal(_) => "report it with the worker's log; the link goes on trying".to_owned(),
         }
@@ -120,9 +129,12 @@ impl Explain for Error {
             Self::Source(error) => error.heals(),
             Self::Target(error) => error.heals(),
             Self::Zone(error) => error.heals(),
-            Self::LogMovedOn { .. } | Self::TermLost { .. } | Self::RecordTaken { .. } | Self::PlanOutdated { .. } | Self::Internal(_) => {
-                true
-            }
+            Self::LogMovedOn { .. }
+            | Self::TermLost { .. }
+            | Self::RecordTaken { .. }
+            | Self::PlanOutdated { .. }
+            | Self::RunEnded { .. }
+            | Self::Internal(_) => true,
             Self::DataFileUnreadable(_) | Self::RecordMissing { .. } | Self::SourceIdentityChanged { .. } | Self::ZoneNotEmpty { .. } => {
                 false
             }

@@ -5,7 +5,7 @@
 //! - [`snapshot`] reads and loads chunks, [`apply`] brings a table to the present, [`group`] all tables together; [`batch`] is what
 //!   they apply, [`net`] and [`file`] are their pure parts
 //! - [`share`] says who does what, [`board`] gathers what is known for the report, [`memory`] bounds what is held at once;
-//!   [`sweep`] removes what nobody needs any more
+//!   [`sweep`] removes what nobody needs any more; [`protect`] bounds what is asked of the source
 
 pub mod apply;
 pub mod batch;
@@ -19,6 +19,7 @@ pub mod join;
 pub mod journal;
 pub mod memory;
 pub mod net;
+pub mod protect;
 pub mod retry;
 pub mod scratch;
 pub mod share;
@@ -42,7 +43,7 @@ use crate::{
     api::{
         fault::Check,
         plan::Plan,
-        report::{PositionReport, SourceReport, TableReport},
+        report::{PositionLost, PositionReport, SourceReport, TableReport},
     },
     data::Position,
     landing::Zone,
@@ -99,6 +100,8 @@ pub struct EngineReport {
     pub source: Option<SourceReport>,
     /// Where the link is.
     pub position: Option<PositionReport>,
+    /// The run's position is lost.
+    pub position_lost: Option<PositionLost>,
     /// The capture has read the source's log up to here, and committed all that concerns the link.
     pub read_to: Option<Position>,
     /// The tables that this worker owns.

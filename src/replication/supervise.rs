@@ -21,7 +21,7 @@ use super::{
     group::{self, Group, Life},
     journal::Journal,
     memory::{self, Memory},
-    retry, share,
+    protect, retry, share,
     snapshot::Snapshot,
     state::{RunState, TableState},
 };
@@ -47,10 +47,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// flight when it ends is done again by whoever comes next.
 pub async fn run(setup: Setup, plan: watch::Receiver<Arc<Plan>>, report: watch::Sender<EngineReport>, stop: CancellationToken) {
     let board = Arc::new(Board::default());
+    // Before anything is asked of the source.
+    protect::limit(&setup, &plan.borrow());
     let work = async {
         let mut attempt = 0;
         loop {
             let Err(error) = open_and_work(&setup, &plan, &board).await else { return };
+            if matches!(error, Error::RunEnded { .. }) {
+                // As asked. What was wrong with the run before stands until the new one captures.
+                tracing::info!("{error}");
+                attempt = 0;
+                continue;
+            }
             attempt += 1;
             let fault = error.fault();
             tracing::warn!(reason = fault.reason, message = fault.message, attempt, "the engine starts over");
@@ -60,6 +68,7 @@ pub async fn run(setup: Setup, plan: watch::Receiver<Arc<Plan>>, report: watch::
     };
     tokio::select! {
         () = work => {}
+        () = protect::guard(&setup, plan.clone(), &board) => {}
         () = board.publish(report) => {}
         () = stop.cancelled() => {}
     }
@@ -174,7 +183,7 @@ impl<'a> Supervisor<'a> {
             let planned = plan.borrow_and_update().clone();
             let state = states.borrow_and_update().clone();
             if planned.run > state.run {
-                return Err(Error::Internal(format!("run {} ended, run {} begins", state.run, planned.run)));
+                return Err(Error::RunEnded { ended: state.run, begins: planned.run });
             }
             self.arrange(&planned, &state);
             tokio::select! {
@@ -198,6 +207,7 @@ impl<'a> Supervisor<'a> {
             }
             // What this worker last met there is no longer its to tell.
             context.board.uncheck("CapturePrepared");
+            context.board.link(|report| report.position_lost = None);
         }
         if captures && self.capture.as_ref().is_none_or(|task| task.0.is_finished()) {
             self.capture = Some(Task::spawn(capture(context.clone())));
@@ -298,8 +308,15 @@ async fn capture(context: Context) {
         if ours > 0 && (theirs > ours || slept) {
             error = Error::TermLost { ours, theirs };
         }
-        context.board.link(|report| report.term = None);
-        let fault = error.fault();
+        let lost = match &error {
+            Error::Source(error) => protect::lost(error, context.journal.log().run(), context.plan.borrow().on_position_lost),
+            _ => None,
+        };
+        let fault = lost.as_ref().map_or_else(|| error.fault(), |lost| lost.fault.clone());
+        context.board.link(|report| {
+            report.term = None;
+            report.position_lost = lost.or(report.position_lost.take());
+        });
         tracing::warn!(reason = fault.reason, message = fault.message, "capture ended");
         context.board.check("CapturePrepared", Some(fault));
         attempt = if began.elapsed() > Duration::from_mins(1) { 1 } else { attempt + 1 };

@@ -74,6 +74,9 @@ pub enum Error {
     /// The log no longer holds what was not read yet, or is not the log that was read.
     #[error("{0}")]
     PositionLost(String),
+    /// The link itself gave its position up, so that the source need not keep its log any more.
+    #[error("{0}")]
+    PositionGivenUp(String),
     /// Somebody took the table out of the stream: what changed since is not known.
     #[error("table {0} was taken out of the link's publication, and its changes since are not known")]
     TableNotPublished(TableName),
@@ -128,6 +131,7 @@ impl Explain for Error {
             ),
             Self::SchemaChanged(_) => "reseed the table: annotate the LinkTable with link-operator.io/reseed-requested-at".to_owned(),
             Self::PositionLost(_) => "start the link over: set spec.state to Stopped, then to Running".to_owned(),
+            Self::PositionGivenUp(_) => "none needed: all tables are loaded anew".to_owned(),
             Self::TableRewritten(_) => "none needed: the table's snapshot starts over".to_owned(),
             Self::TableNotPublished(_) => "none needed: the table's load starts over; leave the publication to the link".to_owned(),
             Self::DecodingFailed(_) => "none needed: the log is read again, large transactions only once they have ended".to_owned(),
@@ -169,6 +173,24 @@ pub fn open(source: &database::Source, secrets: &Secrets, link_id: &str) -> Resu
         }
         database::Source { postgresql: None } => Err(Error::SourceError("spec.source names no system that this version knows".to_owned())),
     }
+}
+
+/// The log that a source keeps for a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetainedLog {
+    /// How much it is.
+    pub bytes: u64,
+    /// How much may be written before the source drops it, by a setting of its own, whoever needs it; none if it never does.
+    pub room: Option<u64>,
+}
+
+/// What one process may ask of the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadLimits {
+    /// Connections at once.
+    pub connections: Option<u32>,
+    /// Bytes per second that snapshots read.
+    pub snapshot_rate: Option<u64>,
 }
 
 /// The rows of one chunk.
@@ -339,8 +361,17 @@ pub trait Source: Send + Sync {
     /// Makes the log move on, so that an idle database does not hold it back, and says where its end is.
     async fn heartbeat(&self) -> Result<Position, Error>;
 
-    /// Bytes of log kept for this link.
-    async fn retained_log_bytes(&self) -> Result<Option<u64>, Error>;
+    /// The log that is kept for this link; none if it has no position. `PositionLost` if it is kept no longer,
+    /// `PositionGivenUp` if the link gave it up.
+    async fn retained_log(&self) -> Result<Option<RetainedLog>, Error>;
+
+    /// Gives the link's position up if more than so many bytes of log are kept for it: leaves a mark in the source that says why,
+    /// until the next run begins, and lets the source drop the log. No capture begins where the mark is. Where it was left before,
+    /// drops what whoever left it did not come to. Answers as `retained_log` does.
+    async fn give_up(&self, above: u64) -> Result<Option<RetainedLog>, Error>;
+
+    /// From now on, these bound what this process asks of the source.
+    fn limit(&self, limits: &ReadLimits);
 
     /// Removes all that the link made in the source. Idempotent.
     async fn release(&self) -> Result<(), Error>;

@@ -85,7 +85,8 @@ impl Display {
         }
     }
 
-    fn line(&self, text: &str) {
+    /// Prints a line of its own.
+    pub fn line(&self, text: &str) {
         let text = format!("{:8.1} s  {text}", self.began.elapsed().as_secs_f64());
         if self.bars.is_hidden() || self.bars.println(&text).is_err() {
             eprintln!("{text}");

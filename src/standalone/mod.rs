@@ -27,6 +27,7 @@ use crate::{
         plan::{Intent, Plan},
         report::TablePhase,
     },
+    controller::link_connection::loss::{self, Loss},
     data::Position,
     landing::{self, Zone, log},
     replication::{self, EngineReport, Setup},
@@ -36,6 +37,9 @@ use crate::{
 
 /// How long links may take to commit and apply what they have read, once they are to end.
 const DRAIN: Duration = Duration::from_mins(1);
+
+/// How often is looked whether a run that waits may begin.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Options of the subcommand `run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -179,13 +183,23 @@ async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: 
     let mut complete = false;
     // What the source had committed when all seemed to be there: a capture that only just began knows nothing of it.
     let mut goal: Option<Position> = None;
+    let mut loss = Loss::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             changed = reports.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(LOOK_EVERY), if loss.waits.is_some() => {}
         }
         let report = reports.borrow_and_update().clone();
         display.show(&id, &report);
+        let now = next_run(&loss, &report, &plans);
+        if let Some(next) = now.waits.filter(|_| now.waits != loss.waits) {
+            display.line(&format!("link {id}: runs lose their position again and again: the next full load begins at {next:.0}"));
+        }
+        if let Some(lost) = now.last.as_ref().filter(|_| now.due) {
+            display.line(&format!("link {id}: run {} begins with a full load of every table: {}", lost.run_id + 1, lost.message));
+        }
+        loss = now;
         complete = is_complete(&report, tables, goal.as_ref());
         if once && is_stuck(&report, tables) {
             break;
@@ -215,6 +229,18 @@ async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: 
     end.cancel();
     let ended = engine.await.is_ok();
     ended && drained && (complete || !once)
+}
+
+/// Begins the next run if the position is lost and that is what the manifest asks for. A process that is started anew after its
+/// end finds the position lost again.
+fn next_run(before: &Loss, report: &EngineReport, plans: &watch::Sender<Arc<Plan>>) -> Loss {
+    let run = plans.borrow().run;
+    let reported = report.position_lost.as_ref().filter(|lost| lost.run == run);
+    let loss = loss::heed(before.last.as_ref(), reported, Timestamp::now());
+    if loss.due {
+        plans.send_modify(|plan| *plan = Arc::new(Plan { run: run + 1, revision: plan.revision + 1, ..Plan::clone(plan) }));
+    }
+    loss
 }
 
 /// Whether nothing more will come of it without a person: some tables are Failed, the others Replicating.

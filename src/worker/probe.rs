@@ -13,9 +13,10 @@ use crate::{
     api::{
         fault::{Explain, Fault},
         plan::{PlannedTable, ProbeRequest},
-        report::{Report, TablePhase, TableReport},
+        report::{PositionLost, Report, SourceReport, TablePhase, TableReport},
     },
-    landing::Zone,
+    landing::{Zone, log},
+    replication::protect,
     secrets::Secrets,
     source::{self, Source},
     target,
@@ -23,6 +24,8 @@ use crate::{
 
 /// How long one system may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the source may take to let a position go.
+const GIVE_UP_PATIENCE: Duration = Duration::from_secs(30);
 /// How many tables are looked at at once: a probe is gentle with the source.
 const AT_ONCE: usize = 4;
 /// Link id of a question that no link asks.
@@ -51,7 +54,36 @@ pub async fn probe(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> 
     let ((mut checks, credential_expiry), (source, tables), target) = tokio::join!(zone, source, target);
     checks.extend(source);
     checks.extend(target);
-    Report { checks, credential_expiry, tables, ..reports::empty(super::pod_name()) }
+    let (source, position_lost) = kept(request, secrets, volume).await.unwrap_or_default();
+    Report { checks, credential_expiry, source, position_lost, tables, ..reports::empty(super::pod_name()) }
+}
+
+/// What the source keeps for a link that is Paused; too much of it is given up. None if it does not say, or if the folder in the
+/// zone is not known to be the link's: then the slot, which bears the id, may be another's.
+async fn kept(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> Option<(Option<SourceReport>, Option<PositionLost>)> {
+    let (link, kept) = (request.link_id.as_deref()?, request.kept.as_ref()?);
+    let ask = async {
+        let zone = Zone::open(request.zone.as_ref()?, secrets, volume, Some(link)).ok()?;
+        if log::owner(&zone).await.ok()??.uid != kept.uid {
+            return None;
+        }
+        let source = source::open(request.source.as_ref()?, secrets, link).ok()?;
+        let answer = match kept.give_up_above {
+            Some(above) => source.give_up(above).await,
+            None => source.retained_log().await,
+        };
+        match answer {
+            Ok(log) => {
+                let (retained_log_bytes, log_room_bytes) = (log.map(|log| log.bytes), log.and_then(|log| log.room));
+                Some((Some(SourceReport { retained_log_bytes, log_room_bytes, ..SourceReport::default() }), None))
+            }
+            Err(error) => {
+                let lost = protect::lost(&error, kept.run, kept.on_position_lost)?;
+                Some((Some(SourceReport::default()), Some(lost)))
+            }
+        }
+    };
+    time::timeout(GIVE_UP_PATIENCE, ask).await.ok().flatten()
 }
 
 /// Whether each table can be linked. What is wrong with the source as a whole is not repeated for each.

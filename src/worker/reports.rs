@@ -71,6 +71,7 @@ pub(super) fn empty(worker: String) -> Report {
         credential_expiry: None,
         source: None,
         position: None,
+        position_lost: None,
         tables: Vec::new(),
     }
 }
@@ -86,6 +87,7 @@ fn build(sequence: u64, worker: &str, plan_revision: u64, answers: Answers, engi
         credential_expiry: answers.credential_expiry,
         source: engine.source,
         position: engine.position,
+        position_lost: engine.position_lost,
         tables: engine.tables,
         ..empty(worker.to_owned())
     }

@@ -152,7 +152,9 @@ async fn server_completes_the_minimal_link() {
             "compute": {"coreCount": 1, "coresPerWorker": 4, "memoryPerCore": "2Gi", "flushInterval": "1s"},
             "deletionPolicy": {"target": "Retain", "landingZone": "Delete"},
             "transactionalConsistency": false,
-            "schemaChange": {"additive": "Propagate", "breaking": "Fail"}
+            "schemaChange": {"additive": "Propagate", "breaking": "Fail"},
+            "onPositionLost": "Fail",
+            "sourceProtection": {"action": "Alert"}
         })
     );
     // The server itself must hold the defaults: kubectl shows what the controller goes by.
@@ -195,6 +197,11 @@ async fn server_accepts_what_is_right() {
                 ),
                 ("/spec/deletionPolicy", json!({"target": "Delete", "landingZone": "Retain"})),
                 ("/spec/schemaChange", json!({"breaking": "Reseed"})),
+                ("/spec/onPositionLost", json!("Reseed")),
+                (
+                    "/spec/sourceProtection",
+                    json!({"maxRetainedLog": "1.5Gi", "action": "Reseed", "maxConnections": 10, "maxSnapshotRate": "50M"}),
+                ),
                 (
                     "/spec/tables",
                     json!([
@@ -259,6 +266,7 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
     let source = "/spec/source/postgresql";
     let in_source = |field: &str, value: Value| with(link(), &[(&format!("{source}/{field}"), value)]);
     let compute = |value: Value| with(link(), &[("/spec/compute", value)]);
+    let protected = |value: Value| with(link(), &[("/spec/sourceProtection", value)]);
     let kept = |time: &str| with(azure_zone(), &[("/spec/retention", json!({"committedFiles": time}))]);
     let azure = |field: &str, value: Value| with(azure_zone(), &[(&format!("/spec/azure/{field}"), value)]);
     vec![
@@ -357,6 +365,20 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
         ("retention too short", kept("59m"), "committedFiles is a whole number of m or h from 1h to 8760h"),
         ("retention in days", kept("7d"), "committedFiles is a whole number of m or h from 1h to 8760h"),
         ("added columns in other words", with(link(), &[("/spec/schemaChange", json!({"additive": "Ignore"}))]), "\"Propagate\", \"Fail\""),
+        ("position lost in other words", with(link(), &[("/spec/onPositionLost", json!("Ignore"))]), "\"Fail\", \"Reseed\""),
+        (
+            "retained log of a few bytes",
+            protected(json!({"maxRetainedLog": "1Mi"})),
+            "maxRetainedLog is a quantity of bytes of 64Mi or more",
+        ),
+        ("retained log in thousandths", protected(json!({"maxRetainedLog": "5000m"})), "spec.sourceProtection.maxRetainedLog"),
+        ("retained log that is a number", protected(json!({"maxRetainedLog": 1})), "spec.sourceProtection.maxRetainedLog"),
+        ("retained log in words", protected(json!({"maxRetainedLog": "half the disk"})), "spec.sourceProtection.maxRetainedLog"),
+        ("giving up in other words", protected(json!({"maxRetainedLog": "1Gi", "action": "Drop"})), "\"Alert\", \"Reseed\""),
+        ("giving up of nothing", protected(json!({"action": "Reseed"})), "action Reseed needs maxRetainedLog"),
+        ("four connections", protected(json!({"maxConnections": 4})), "should be greater than or equal to 5"),
+        ("a snail's rate", protected(json!({"maxSnapshotRate": "1k"})), "maxSnapshotRate is a quantity of bytes per second of 1Mi or more"),
+        ("unknown protection", protected(json!({"maxLag": "1h"})), "unknown field \"spec.sourceProtection.maxLag\""),
         ("schema change in other words", with(link(), &[("/spec/schemaChange", json!({"breaking": "Ignore"}))]), "\"Fail\", \"Reseed\""),
         ("folder that climbs", azure("folder", json!("links/../other")), "folder is a path such as links/shop"),
         ("endpoint with its token", azure("endpoint", json!("https://x.example/?sig=1")), "without a query: the token goes into a Secret"),

@@ -16,11 +16,13 @@ use link_operator::{
         database::{OnExistingTable, PostgresqlDatabase, PostgresqlTarget, Source, Target},
         fault::{Check, Fault},
         link_connection::SchemaChange,
-        plan::{API_SERVER_NAME, Intent, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable, ProbeRequest},
+        plan::{API_SERVER_NAME, Intent, KeptPosition, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable, ProbeRequest},
         report::{Report, TablePhase, TableReport},
+        source_protection::{Bounds, OnPositionLost},
         zone::{ClaimZone, ZoneStore},
     },
     data::TableName,
+    landing::{Zone, log, record::Owner},
     source,
     worker::{self, Options, termination},
 };
@@ -165,6 +167,8 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         retention_seconds: 86_400,
         transactional_consistency: false,
         schema_change: SchemaChange::default(),
+        on_position_lost: OnPositionLost::default(),
+        bounds: Bounds::default(),
         source: Source { postgresql: Some(database.clone()) },
         target: Target { postgresql: Some(PostgresqlTarget { database: database.clone(), on_existing_table: OnExistingTable::Fail }) },
         zone: claim(),
@@ -332,6 +336,7 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
         }),
         zone: Some(claim()),
         tables: vec![table(0, "public", "good"), table(1, "public", "keyless"), table(2, "public", "gone")],
+        kept: None,
     };
     let report = worker::probe(&request, &database.secrets, volume.path()).await;
     let tables: Vec<_> = report.tables.iter().map(|table| (table.phase, table.error.as_ref().map(|fault| fault.reason.as_str()))).collect();
@@ -348,6 +353,59 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
     assert_eq!(fault_of(&report, "SourceReachable"), Some("SourceAuthenticationFailed"), "{report:?}");
     assert!(report.tables.is_empty(), "{report:?}");
     assert!(!termination::cut(report).contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_measures_what_is_kept_for_a_paused_link_and_gives_up_too_much_of_its_own() {
+    let database = Server::shared().create_database().await;
+    let volume = tempfile::tempdir().unwrap();
+    let link = format!("ns.{}", database.spec.database);
+    let system = Source { postgresql: Some(database.spec.clone()) };
+    source::open(&system, &database.secrets, &link).unwrap().begin_run().await.unwrap();
+    let slots = async || -> i64 {
+        let query = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+        database.connect().await.query_one(query, &[]).await.unwrap().get(0)
+    };
+    let probe = async |give_up_above: Option<u64>| {
+        let kept = KeptPosition { uid: "ours".to_owned(), run: 3, on_position_lost: OnPositionLost::Fail, give_up_above };
+        let request = ProbeRequest {
+            link_id: Some(link.clone()),
+            source: Some(system.clone()),
+            zone: Some(claim()),
+            kept: Some(kept),
+            ..ProbeRequest::default()
+        };
+        worker::probe(&request, &database.secrets, volume.path()).await
+    };
+    let write = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000)) FROM generate_series(1, 3)";
+    database.execute(write).await;
+
+    // Whose the slot is says the folder in the zone: as long as that is nobody's, or another's, it is let alone.
+    let report = probe(Some(1 << 20)).await;
+    assert_eq!((report.source, report.position_lost, slots().await), (None, None, 1));
+    let zone = Zone::open(&claim(), &database.secrets, volume.path(), Some(&link)).unwrap();
+    let owner = |uid: &str| Owner { uid: uid.to_owned(), namespace: "ns".to_owned(), name: "shop".to_owned() };
+    log::own(&zone, &owner("another's")).await.unwrap();
+    assert_eq!((probe(Some(1 << 20)).await.position_lost, slots().await), (None, 1));
+    zone.delete_folder("").await.unwrap();
+    log::own(&zone, &owner("ours")).await.unwrap();
+
+    for above in [None, Some(1 << 30)] {
+        let report = probe(above).await;
+        assert!(report.source.unwrap().retained_log_bytes.unwrap() > 3_000_000);
+        assert_eq!((report.position_lost, slots().await), (None, 1));
+    }
+    // Given up, and so it stays.
+    for above in [Some(1 << 20), Some(1 << 20), None] {
+        let report = probe(above).await;
+        let lost = report.position_lost.expect("it says so");
+        assert_eq!((lost.run, lost.fault.reason.as_str(), lost.fault.heals), (3, "PositionGivenUp", true), "{lost:?}");
+        assert_eq!((report.source.unwrap().retained_log_bytes, slots().await), (None, 0));
+    }
+    // Until the next run begins.
+    source::open(&system, &database.secrets, &link).unwrap().begin_run().await.unwrap();
+    assert_eq!((probe(Some(1 << 20)).await.position_lost, slots().await), (None, 1));
+    source::open(&system, &database.secrets, &link).unwrap().release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

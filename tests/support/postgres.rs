@@ -64,8 +64,17 @@ impl Server {
         Self::start_with_files(settings, &[])
     }
 
+    /// A server of one's own with more settings, and its log in this empty folder.
+    pub fn start_with_log_in(log: &Path, settings: &[&str]) -> Self {
+        Self::start_from(settings, &[], Some(log))
+    }
+
     /// A server of one's own with files (name, content) beside its data folder, for settings to name as `../name`.
     pub fn start_with_files(settings: &[&str], files: &[(&str, &str)]) -> Self {
+        Self::start_from(settings, files, None)
+    }
+
+    fn start_from(settings: &[&str], files: &[(&str, &str)], log: Option<&Path>) -> Self {
         let dir = TempDir::new().unwrap();
         for (name, content) in files {
             let path = dir.path().join(name);
@@ -77,9 +86,10 @@ impl Server {
         let password = dir.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
         if is_root() {
-            run(Command::new("chown").args(["-R", "postgres:"]).arg(dir.path()));
+            run(Command::new("chown").args(["-R", "postgres:"]).arg(dir.path()).args(log));
         }
         run(server_user(&bin("initdb"))
+            .args(log.map(|log| format!("--waldir={}", log.display())))
             .args(["-N", "-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--pwfile"])
             .arg(&password)
             .arg("-D")

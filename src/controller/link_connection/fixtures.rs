@@ -52,6 +52,8 @@ pub fn plan() -> Plan {
         retention_seconds: 86_400,
         transactional_consistency: false,
         schema_change: crate::api::link_connection::SchemaChange::default(),
+        on_position_lost: crate::api::source_protection::OnPositionLost::default(),
+        bounds: crate::api::source_protection::Bounds::default(),
         source: link.spec.source,
         target: link.spec.target,
         zone: references().zone.unwrap().spec.store.clone(),

@@ -23,6 +23,8 @@ pub struct Facts {
     pub drain_expired: bool,
     /// What the link made in its source is gone.
     pub released: bool,
+    /// The run's position is lost, and the next run is to begin now.
+    pub reseed: bool,
 }
 
 /// Where the link goes.
@@ -71,6 +73,8 @@ fn next(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> (LinkPha
         (P::Initial | P::Stopped, S::Running) => (P::Starting, run + 1),
         // Without a position there is nothing to keep: asked to pause, it stays as it is.
         (P::Initial | P::Stopped, S::Paused | S::Stopped) => (phase, run),
+        // Workers stay: they go on in the new run as soon as its plan is there.
+        (P::Starting | P::Resuming | P::Running, S::Running) if facts.reseed => (P::Starting, run + 1),
         (P::Starting | P::Resuming, S::Running) if facts.working => (P::Running, run),
         (P::Starting | P::Resuming | P::Running, S::Running) => (phase, run),
         (P::Starting | P::Resuming | P::Running, S::Paused) => (P::Pausing, run),
@@ -88,8 +92,16 @@ fn next(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> (LinkPha
 mod tests {
     use super::*;
 
-    const DOWN: Facts =
-        Facts { pods: 0, scaled_down: true, gone: true, working: false, drained: false, drain_expired: false, released: false };
+    const DOWN: Facts = Facts {
+        pods: 0,
+        scaled_down: true,
+        gone: true,
+        working: false,
+        drained: false,
+        drain_expired: false,
+        released: false,
+        reseed: false,
+    };
     const UP: Facts = Facts { pods: 2, scaled_down: false, gone: false, ..DOWN };
     const WORKING: Facts = Facts { working: true, ..UP };
     const DRAINED: Facts = Facts { drained: true, ..UP };
@@ -97,6 +109,7 @@ mod tests {
     const ENDING: Facts = Facts { pods: 1, gone: false, ..DOWN };
     /// Asked for, and not there yet.
     const COMING: Facts = Facts { pods: 0, scaled_down: false, gone: false, ..DOWN };
+    const LOST: Facts = Facts { reseed: true, ..UP };
     const RELEASED: Facts = Facts { released: true, ..DOWN };
 
     #[test]
@@ -131,6 +144,13 @@ mod tests {
             (P::Stopping, 1, S::Running, DOWN, (P::Stopping, 1, false, Drain, true)),
             (P::Stopping, 1, S::Running, RELEASED, (P::Stopped, 1, false, Drain, false)),
             (P::Stopped, 1, S::Paused, DOWN, (P::Stopped, 1, false, Drain, false)),
+            // Lost: a new run, but only of a link that shall run.
+            (P::Running, 1, S::Running, LOST, (P::Starting, 2, true, Run, false)),
+            (P::Resuming, 3, S::Running, LOST, (P::Starting, 4, true, Run, false)),
+            (P::Starting, 1, S::Running, LOST, (P::Starting, 2, true, Run, false)),
+            (P::Running, 1, S::Paused, LOST, (P::Pausing, 1, true, Drain, false)),
+            (P::Pausing, 1, S::Paused, LOST, (P::Pausing, 1, true, Drain, false)),
+            (P::Running, 1, S::Stopped, LOST, (P::Stopping, 1, true, Drain, false)),
             // A full load is a new run.
             (P::Stopped, 1, S::Running, DOWN, (P::Starting, 2, true, Run, false)),
         ];

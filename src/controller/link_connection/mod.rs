@@ -9,10 +9,12 @@ mod dereference;
 #[cfg(test)]
 mod fixtures;
 pub mod lifecycle;
+pub mod loss;
 mod memory;
 pub mod plan;
 mod probe;
 mod release;
+mod retained;
 pub mod status;
 #[cfg(test)]
 mod status_tests;
@@ -50,8 +52,10 @@ use crate::api::{
     link_connection::{LinkConnection, LinkConnectionStatus, LinkPhase, LinkState},
     link_table::LinkTable,
     plan::Intent,
+    report::Report,
 };
 use lifecycle::{Course, Facts};
+use loss::Loss;
 use memory::Own;
 use release::Released;
 use status::{Crew, Findings};
@@ -90,7 +94,9 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         Some(validate::as_planned(&link, &stored.plan, &references))
     });
     let mut seen = look(&link, &own, &context).await?;
-    let course = course(&link, validated.is_some(), &seen, &mut own, &context).await?;
+    let run = run(&link, &own);
+    let loss = heed(&link, seen.crew.reports.iter().map(AsRef::as_ref), run);
+    let course = course(&link, run, validated.is_some(), loss.due, &seen, &mut own, &context).await?;
     // Many wanted now may be another number than before.
     seen.crew.desired = if course.workers { link.spec.compute.workers() } else { 0 };
 
@@ -124,7 +130,10 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         refusal: verdict.err(),
         trouble: trouble.clone(),
         crew: seen.crew.clone(),
+        bounds: link.spec.source_protection.bounds().unwrap_or_default(),
+        loss: if course.phase == LinkPhase::Paused { heed(&link, &probed.report, course.run) } else { loss },
         probe: probed.report.as_ref(),
+        probed_at: probed.at,
         probe_obstacle: probed.obstacle.clone(),
         release_obstacle,
         tables: crew::tables(&seen.tables, &reported, probed.report.as_ref().or(probe_before.as_deref())),
@@ -266,11 +275,37 @@ async fn remove_overdue(pods: &[Arc<Pod>], context: &Context) -> Result<(), Erro
     Ok(())
 }
 
-/// Where the link goes from here.
-async fn course(link: &LinkConnection, valid: bool, seen: &Seen, own: &mut Own, context: &Context) -> Result<Course, Error> {
-    let status = link.status.as_ref();
-    let phase = status.and_then(|status| status.phase).unwrap_or_default();
-    let run = status.and_then(|status| status.run_id).unwrap_or_default();
+fn phase(link: &LinkConnection) -> LinkPhase {
+    link.status.as_ref().and_then(|status| status.phase).unwrap_or_default()
+}
+
+/// What follows from what is reported of the run's position.
+fn heed<'a>(link: &LinkConnection, reports: impl IntoIterator<Item = &'a Report>, run: u32) -> Loss {
+    let before = link.status.as_ref().and_then(|status| status.position_lost.as_ref());
+    loss::heed(before, loss::reported(reports, run), Timestamp::now())
+}
+
+/// The run that the link is in. It is raised in the plan first: who died before he wrote the status has raised it.
+fn run(link: &LinkConnection, own: &Own) -> u32 {
+    let known = link.status.as_ref().and_then(|status| status.run_id).unwrap_or_default();
+    match phase(link) {
+        // The next start raises it, from the number in the status.
+        LinkPhase::Initial | LinkPhase::Stopped => known,
+        _ => own.plan.as_ref().map_or(known, |stored| stored.plan.run.max(known)),
+    }
+}
+
+/// Where the link goes from here. `reseed`: its position is lost, and the next run is to begin.
+async fn course(
+    link: &LinkConnection,
+    run: u32,
+    valid: bool,
+    reseed: bool,
+    seen: &Seen,
+    own: &mut Own,
+    context: &Context,
+) -> Result<Course, Error> {
+    let phase = phase(link);
     if !valid {
         // It stays as it is: workers that run go on by their last plan.
         return Ok(Course { phase, run, workers: !seen.scaled_down, intent: Intent::Run, release: false });
@@ -292,6 +327,7 @@ async fn course(link: &LinkConnection, valid: bool, seen: &Seen, own: &mut Own, 
         drained: seen.drained,
         drain_expired: leaving && since.elapsed() > DRAIN,
         released: false,
+        reseed,
     };
     Ok(lifecycle::course(phase, run, link.spec.state, &facts))
 }

@@ -70,6 +70,8 @@ pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, table
         retention_seconds: validated.retention_seconds,
         transactional_consistency: link.spec.transactional_consistency,
         schema_change: link.spec.schema_change,
+        on_position_lost: link.spec.on_position_lost,
+        bounds: validated.bounds,
         source: link.spec.source.clone(),
         target: link.spec.target.clone(),
         zone: validated.zone.clone(),

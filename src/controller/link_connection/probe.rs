@@ -5,12 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::{Seen, build, lifecycle::Course, plan, validate::Validated};
+use super::{Seen, build, lifecycle::Course, plan, retained, validate::Validated};
 use crate::{
     api::{
         fault::Fault,
         link_connection::{LinkConnection, LinkPhase},
-        plan::ProbeRequest,
+        plan::{KeptPosition, ProbeRequest},
         report::Report,
     },
     controller::{
@@ -31,6 +31,8 @@ const TABLES: usize = 200;
 pub struct Probed {
     /// The answer.
     pub report: Option<Report>,
+    /// When it was given.
+    pub at: Option<Timestamp>,
     /// What keeps it from coming.
     pub obstacle: Option<Fault>,
     /// Workers answer now.
@@ -70,14 +72,31 @@ pub async fn step(
         target: Some(link.spec.target.clone()),
         zone: Some(validated.zone.clone()),
         tables,
+        kept: (course.phase == LinkPhase::Paused).then(|| KeptPosition {
+            uid: link.uid().unwrap_or_default(),
+            run: course.run,
+            on_position_lost: link.spec.on_position_lost,
+            give_up_above: validated.bounds.max_retained_log.filter(|_| validated.bounds.give_up),
+        }),
     };
     let request = serde_json::to_string(&request)?;
     let wish = link.annotations().get(names::TEST_REQUESTED).map_or("", String::as_str);
     let asked = question(&[&request, &link.metadata.generation.unwrap_or_default().to_string(), wish, &base.image]);
-    let progress = oneshot::progress(pod.as_deref(), &asked, Timestamp::now());
-    let mut probed =
-        Probed { report: progress.report().cloned(), obstacle: progress.fault().cloned(), over: false, again: oneshot::ASK_AGAIN };
-    match progress.step() {
+    let now = Timestamp::now();
+    let progress = oneshot::progress(pod.as_deref(), &asked, now);
+    let mut probed = Probed {
+        report: progress.report().cloned(),
+        at: progress.answered_ago().and_then(|age| now.checked_sub(age).ok()),
+        obstacle: progress.fault().cloned(),
+        over: false,
+        again: oneshot::ASK_AGAIN,
+    };
+    let room = progress.report().and_then(|report| report.source.as_ref()?.log_room_bytes);
+    let good_for = match &link.status {
+        Some(status) if course.phase == LinkPhase::Paused => retained::good_for(status, &validated.bounds, room),
+        _ => oneshot::GOOD_FOR,
+    };
+    match progress.step_within(good_for) {
         Step::Wait(time) => probed.again = time,
         Step::Remove => {
             if let Some(pod) = &pod {

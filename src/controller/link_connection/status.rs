@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{build::POSTGRESQL, lifecycle::Course};
+use super::{build::POSTGRESQL, lifecycle::Course, loss::Loss, retained};
 use crate::{
     api::{
         conditions::{Truth, get, kind, reason, remove, set},
@@ -15,6 +15,7 @@ use crate::{
             WorstTable,
         },
         report::{Report, TablePhase},
+        source_protection::Bounds,
     },
     controller::{events::Happened, explain, link_table::whole_second, status::Ready},
 };
@@ -22,7 +23,7 @@ use crate::{
 /// The condition that says whether what a link made in its source is gone.
 pub const RELEASED: &str = "SourceReleased";
 /// Conditions that are not answers of a worker or probe.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     kind::READY,
     kind::RECONCILING,
     kind::STALLED,
@@ -30,6 +31,7 @@ const OURS: [&str; 9] = [
     kind::ACCEPTED,
     kind::SNAPSHOT_COMPLETE,
     kind::CONSISTENT,
+    kind::SOURCE_PROTECTED,
     kind::WORKERS_AVAILABLE,
     RELEASED,
 ];
@@ -86,8 +88,14 @@ pub struct Findings<'a> {
     pub trouble: Option<Fault>,
     /// The workers.
     pub crew: Crew,
+    /// What bounds the harm to the source.
+    pub bounds: Bounds,
+    /// Whether the position is lost.
+    pub loss: Loss,
     /// The answer of the probe, where no worker answers.
     pub probe: Option<&'a Report>,
+    /// When it was given.
+    pub probed_at: Option<Timestamp>,
     /// What keeps the probe from answering.
     pub probe_obstacle: Option<Fault>,
     /// Why what the link made is not released yet.
@@ -106,6 +114,7 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     status.phase = Some(course.phase);
     status.link_id = Some(findings.link_id.clone());
     status.run_id = (course.run > 0).then_some(course.run);
+    status.position_lost.clone_from(&findings.loss.last);
     if before.phase != status.phase {
         match course.phase {
             LinkPhase::Running => status.start_time = Some(whole_second(now)),
@@ -125,10 +134,15 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     }
     let at_rest = rests(course) && findings.spec.state != LinkState::Running;
     if at_rest {
-        let (word, text) = rest(course.phase, findings.spec.state);
+        let (word, text) = rest(findings);
         mark(kind::SUSPENDED, Truth::True, word, text);
     } else {
         mark(kind::SUSPENDED, Truth::False, reason::AS_REQUESTED, "");
+    }
+    let source = status.source.as_ref();
+    let verdict = source.and_then(|source| retained::judge(source, &findings.bounds, status.resume_before, now));
+    if let Some(verdict) = &verdict {
+        mark(kind::SOURCE_PROTECTED, verdict.truth, verdict.reason, &verdict.message);
     }
     let complete = !findings.tables.is_empty() && findings.tables.iter().all(|table| table.complete);
     let word = if complete { reason::AS_REQUESTED } else { reason::PROGRESSING };
@@ -152,6 +166,9 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
         Some(fault) => mark(RELEASED, Truth::False, &fault.reason, &explain(fault)),
         None if course.phase == LinkPhase::Stopped => mark(RELEASED, Truth::True, reason::AS_REQUESTED, ""),
         None => {}
+    }
+    if verdict.is_none() {
+        remove(&mut conditions, kind::SOURCE_PROTECTED);
     }
     if !course.workers {
         remove(&mut conditions, kind::WORKERS_AVAILABLE);
@@ -181,8 +198,18 @@ fn rests(course: Course) -> bool {
 }
 
 /// How a link rests, in one word, and what its next start will do.
-fn rest(phase: LinkPhase, state: LinkState) -> (&'static str, &'static str) {
-    match (phase, state) {
+fn rest(findings: &Findings<'_>) -> (&'static str, &'static str) {
+    let lost = findings.loss.last.as_ref().filter(|lost| lost.run_id == findings.course.run);
+    match (findings.course.phase, findings.spec.state) {
+        (LinkPhase::Paused, _) if lost.is_some_and(|lost| lost.reason == "PositionGivenUp") => {
+            (reason::PAUSED, "it gave its position up to protect its source; the next start is a full load")
+        }
+        (LinkPhase::Paused, _) if lost.is_some_and(|lost| lost.next_attempt.is_some()) => {
+            (reason::PAUSED, "its position is lost; the next start is a full load")
+        }
+        (LinkPhase::Paused, _) if lost.is_some() => {
+            (reason::PAUSED, "its position is lost: to start it over, set spec.state to Stopped, then to Running")
+        }
         (LinkPhase::Paused, _) => (reason::PAUSED, "its position is kept"),
         // What never started has no position to keep.
         (_, LinkState::Paused) => (reason::PAUSED, "it has no position yet; the next start is a full load"),
@@ -235,6 +262,10 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
     if let Some(fault) = findings.refusal.as_ref().or(findings.trouble.as_ref()) {
         return Some(Ready::fault(fault));
     }
+    if let (Some(next), Some(lost)) = (findings.loss.waits.filter(|_| !at_rest), &findings.loss.last) {
+        let text = format!("{}; {} runs in a row lost their position: the next full load begins at {next}", lost.message, lost.attempt);
+        return Some(Ready::progressing(&lost.reason, text));
+    }
     // One that needs a person comes before those that heal.
     let failing: Vec<&Fault> = answers(findings).into_iter().flatten().filter_map(|(_, check)| check.fault.as_ref()).collect();
     if let Some(fault) = failing.iter().find(|fault| !fault.heals).or(failing.first()) {
@@ -254,7 +285,7 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
         if conditions.iter().all(|condition| OURS.contains(&condition.type_.as_str())) && findings.probe.is_none() {
             return Some(Ready::unknown(reason::NOT_CHECKED, "connections are being tested"));
         }
-        let (word, text) = rest(course.phase, findings.spec.state);
+        let (word, text) = rest(findings);
         return Some(Ready::yes(word, format!("the link rests, as asked: {text}")));
     }
     if let Some(fault) = &findings.release_obstacle {
@@ -370,12 +401,17 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     if spec.source.postgresql.is_some() {
         let said = crew.reports.iter().map(AsRef::as_ref).chain(findings.probe).find_map(|report| report.source.as_ref());
         let source = status.source.get_or_insert_with(|| SourceStatus { kind: POSTGRESQL.to_owned(), ..Default::default() });
-        if let Some(said) = said {
+        if let Some(said) = said.filter(|said| !said.version.is_empty()) {
             source.version = Some(said.version.clone());
             source.identity = Some(said.identity.clone());
-            source.retained_log_bytes = said.retained_log_bytes.map(|bytes| bytes.try_into().unwrap_or(i64::MAX));
+        }
+        let known = |report: &Report| report.source.as_ref()?.retained_log_bytes;
+        if !crew.reports.is_empty() {
+            let bytes = crew.reports.iter().find_map(|report| known(report));
+            source.retained_log_bytes = bytes.map(|bytes| bytes.try_into().unwrap_or(i64::MAX));
         }
     }
+    retained_log(status, findings);
     if let Some(target) = &spec.target.postgresql {
         let database = &target.database;
         status.target = Some(TargetStatus {
@@ -415,12 +451,24 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     }
 }
 
+/// While the link is Paused, its probe says how much log the source keeps; else its workers do.
+fn retained_log(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
+    let said = findings.probe.and_then(|probe| probe.source.as_ref()).zip(findings.probed_at);
+    match (findings.course.phase, said) {
+        (LinkPhase::Paused, Some((said, at))) => retained::measured(status, said, at, &findings.bounds),
+        // What was said last stands until the next answer.
+        (LinkPhase::Paused, None) => {}
+        _ => retained::resumed(status),
+    }
+}
+
 fn events(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Vec<Happened> {
-    let mut events = Vec::new();
+    let mut events = retained::events(before, after);
     let phases = (before.phase.unwrap_or_default(), after.phase.unwrap_or_default());
     if phases.0 != phases.1 {
         let (word, text) = match phases.1 {
             LinkPhase::Initial => ("LinkCreated", "the link was created"),
+            LinkPhase::Starting if retained::reseeds(before, after) => ("LinkStarting", "the workers begin a new run"),
             LinkPhase::Starting => ("LinkStarting", "workers are being started"),
             LinkPhase::Running if phases.0 == LinkPhase::Resuming => ("LinkResumed", "the workers go on where they were"),
             LinkPhase::Running => ("LinkStarted", "the workers work"),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     fixtures,
     lifecycle::Course,
+    loss::Loss,
     status::{Crew, Findings, TableView, status},
 };
 use crate::api::{
@@ -15,6 +16,7 @@ use crate::api::{
     link_connection::{LinkConnectionStatus, LinkPhase, LinkState},
     plan::Intent,
     report::{Report, TablePhase},
+    source_protection::Bounds,
 };
 
 fn fault(reason: &str, heals: bool) -> Fault {
@@ -73,6 +75,9 @@ fn judge(case: &Case, before: &LinkConnectionStatus) -> LinkConnectionStatus {
         trouble: None,
         crew: case.crew.clone(),
         probe: case.probe.as_ref(),
+        bounds: Bounds::default(),
+        loss: Loss::default(),
+        probed_at: None,
         probe_obstacle: None,
         release_obstacle: None,
         tables: case.tables.clone(),

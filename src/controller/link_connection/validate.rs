@@ -12,6 +12,7 @@ use crate::api::{
     landing_zone::LandingZone,
     link_connection::LinkConnection,
     plan::Plan,
+    source_protection::{Bounds, LEAST_CONNECTIONS},
     zone::ZoneStore,
 };
 
@@ -44,6 +45,8 @@ pub struct Validated {
     pub flush_interval_ms: u64,
     /// Memory of each worker.
     pub memory: Quantity,
+    /// What bounds the harm to the source.
+    pub bounds: Bounds,
 }
 
 /// The lasting identity of a link.
@@ -104,6 +107,19 @@ pub fn validate(link: &LinkConnection, references: &References) -> Result<Valida
     let memory = times(&spec.compute.memory_per_core, spec.compute.worker_cores()).ok_or_else(|| {
         not_applicable(format!("spec.compute.memoryPerCore is {}", spec.compute.memory_per_core), "set it to a quantity such as 2Gi")
     })?;
+    let bounds = spec.source_protection.bounds().map_err(|field| {
+        not_applicable(
+            format!("spec.sourceProtection.{field} is no quantity"),
+            "set it to a quantity of bytes such as 20Gi, or leave it out",
+        )
+    })?;
+    let least = spec.compute.workers() * LEAST_CONNECTIONS;
+    if let Some(most) = bounds.max_connections.filter(|most| *most < least) {
+        return Err(not_applicable(
+            format!("spec.sourceProtection.maxConnections is {most}, and {} workers need at least {least}", spec.compute.workers()),
+            "raise it, or lower spec.compute.coreCount or raise coresPerWorker, so that there are fewer workers",
+        ));
+    }
     Ok(Validated {
         link_id: link_id(link),
         zone: zone.spec.store.clone(),
@@ -111,6 +127,7 @@ pub fn validate(link: &LinkConnection, references: &References) -> Result<Valida
         runtime,
         flush_interval_ms: flush_interval.as_millis().try_into().unwrap_or(u64::MAX),
         memory,
+        bounds,
     })
 }
 
@@ -124,6 +141,7 @@ pub fn as_planned(link: &LinkConnection, plan: &Plan, references: &References) -
         runtime: references.runtime.as_ref().and_then(|runtime| runtime.spec.kubernetes.clone()),
         flush_interval_ms: plan.flush_interval_ms,
         memory: times(&compute.memory_per_core, compute.worker_cores()).unwrap_or_else(|| Quantity(LEAST_MEMORY.to_owned())),
+        bounds: plan.bounds,
     }
 }
 
@@ -171,5 +189,13 @@ mod tests {
         let references = References { claim: Some(claim), ..references };
         assert_eq!(validate(&wide, &references).unwrap_err().reason, "NotApplicable");
         assert!(validate(&link, &references).is_ok());
+
+        // Each worker needs five connections.
+        let references = References { claim: None, ..references };
+        wide.spec.source_protection.max_connections = Some(9);
+        let fault = validate(&wide, &references).unwrap_err();
+        assert!(fault.reason == "NotApplicable" && fault.message.contains("2 workers need at least 10"), "{fault:?}");
+        wide.spec.source_protection.max_connections = Some(10);
+        assert_eq!(validate(&wide, &references).unwrap().bounds.max_connections, Some(10));
     }
 }

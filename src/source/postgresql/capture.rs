@@ -20,6 +20,7 @@ use super::{
     Postgresql,
     assemble::Assembler,
     catalog, chunks, fetch,
+    limits::{Kind, Permit},
     lsn::Lsn,
     pgoutput::{self, Message},
     replication::{Frame, Replication},
@@ -53,11 +54,11 @@ pub struct SlotCapture {
     /// A transaction that committed after it had arrived; it is taken in before what came after its commit.
     replay: Option<(Replay, Ending)>,
     acknowledged: watch::Sender<Lsn>,
-    /// For questions to the catalog; opened at the first.
-    session: Option<Connected>,
     /// A transaction, and the tables that were compared with the catalog since it became visible.
     compared: (Option<u32>, HashSet<u32>),
     pump: JoinHandle<()>,
+    /// Its place among the source's sessions.
+    _permit: Permit,
 }
 
 /// What ends a transaction that is taken in after its commit.
@@ -75,6 +76,7 @@ impl Drop for SlotCapture {
 /// Starts to follow the slot.
 pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc<dyn Scratch>) -> Result<SlotCapture, Error> {
     let name = &source.name;
+    let permit = source.limits.permit(Kind::Stream).await;
     let session = source.session().await?;
     let mut tries = 0;
     // Only this time: what the server stumbles over is passed then.
@@ -127,9 +129,9 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
         streaming: None,
         replay: None,
         acknowledged,
-        session: Some(session),
         compared: (None, HashSet::new()),
         pump,
+        _permit: permit,
     })
 }
 
@@ -226,19 +228,11 @@ impl SlotCapture {
         let Message::Relation(relation) = &message else { return self.assembler.message(message) };
         let (relation, unknown) = (relation.oid, self.assembler.unknown_types(relation));
         if !unknown.is_empty() {
-            let session = self.take_session().await?;
+            let session = self.source.session().await?;
             self.assembler.learn(catalog::types(&session, &unknown).await?);
-            self.session = Some(session);
         }
         self.assembler.message(message)?;
         self.compare_tables_of(relation).await
-    }
-
-    async fn take_session(&mut self) -> Result<Connected, Error> {
-        match self.session.take().filter(|session| !session.is_closed()) {
-            Some(session) => Ok(session),
-            None => self.source.session().await,
-        }
     }
 
     /// The stream described a relation, for it may have changed: compares the tables that it holds rows of with the catalog.
@@ -248,11 +242,9 @@ impl SlotCapture {
             None => match self.assembler.partitioned() {
                 none if none.is_empty() => return Ok(()),
                 partitioned => {
-                    let session = self.take_session().await?;
+                    let session = self.source.session().await?;
                     self.wait_visible(&session).await?;
-                    let roots = shape::roots_of(&session, relation, &partitioned).await?;
-                    self.session = Some(session);
-                    roots
+                    shape::roots_of(&session, relation, &partitioned).await?
                 }
             },
         };
@@ -278,7 +270,7 @@ impl SlotCapture {
         if tables.is_empty() || !Protection::Catalog.holds() {
             return Ok(());
         }
-        let session = self.take_session().await?;
+        let session = self.source.session().await?;
         self.wait_visible(&session).await?;
         session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '5s'").await?;
         let shapes = shape::read(&session, tables).await?;
@@ -296,7 +288,6 @@ impl SlotCapture {
             self.assembler.compare(*table, shape, read_at, &empty)?;
         }
         session.batch_execute("COMMIT").await?;
-        self.session = Some(session);
         Ok(())
     }
 }

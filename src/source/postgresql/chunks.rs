@@ -1,17 +1,26 @@
 //! The snapshot: cutting a table into chunks and reading them (DESIGN 5.3, steps 2 and 3).
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio_postgres::{Client, CopyOutStream};
 
-use super::{Postgresql, catalog, copy::CopyDecoder, lsn::Lsn, shape};
+use super::{
+    Postgresql, Session, catalog,
+    copy::CopyDecoder,
+    limits::{Kind, Limits},
+    lsn::Lsn,
+    shape,
+};
 use crate::{
     data::{TableName, TableSchema},
-    postgresql::{Connected, quote},
+    postgresql::quote,
     protection::Protection,
     source::{Chunk, ChunkPlan, ChunkRows, Error},
 };
+
+/// What was read is counted by about so many bytes.
+const PAY_AT: usize = 64 * 1024;
 
 /// Cuts each relation that holds the table's rows by its blocks. Blocks that are added later belong to the relation's last
 /// chunk.
@@ -53,7 +62,7 @@ fn starts(blocks: u64, step: u64) -> Vec<u32> {
 
 /// Reads one chunk in a session and a snapshot of its own.
 pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error> {
-    let session = source.session().await?;
+    let session = source.session_for(Kind::Chunk).await?;
     let Some(relation) = name_of(&session, chunk.object_id).await? else {
         return Err(Error::TableRewritten(format!("{} lost a part while its snapshot was read", schema.name)));
     };
@@ -76,7 +85,8 @@ pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> R
 
     let copy =
         session.copy_out(&copy_statement(schema, &relation, chunk)).await.map_err(|error| Postgresql::table_error(&relation, &error))?;
-    let reading = Reading { copy: Box::pin(copy), decoder: CopyDecoder::new(schema), _session: session };
+    let reading =
+        Reading { copy: Box::pin(copy), decoder: CopyDecoder::new(schema), limits: source.limits.clone(), unpaid: 0, _session: session };
     let rows = futures::stream::try_unfold(Some(reading), |reading| async {
         let Some(mut reading) = reading else { return Ok(None) };
         let ended = reading.fill().await?;
@@ -108,7 +118,10 @@ fn copy_statement(schema: &TableSchema, relation: &TableName, chunk: &Chunk) -> 
 struct Reading {
     copy: Pin<Box<CopyOutStream>>,
     decoder: CopyDecoder,
-    _session: Connected,
+    limits: Arc<Limits>,
+    /// Bytes that were read and not yet counted: each row is a piece.
+    unpaid: usize,
+    _session: Session,
 }
 
 impl Reading {
@@ -116,12 +129,27 @@ impl Reading {
     async fn fill(&mut self) -> Result<bool, Error> {
         while !self.decoder.rows.is_full() {
             match self.copy.try_next().await? {
-                Some(piece) => self.decoder.push(piece)?,
-                None if self.decoder.complete() => return Ok(true),
+                Some(piece) => {
+                    self.unpaid += piece.len();
+                    if self.unpaid >= PAY_AT {
+                        self.pay().await;
+                    }
+                    self.decoder.push(piece)?;
+                }
+                None if self.decoder.complete() => {
+                    self.pay().await;
+                    return Ok(true);
+                }
                 None => return Err(Error::SourceError("the server ended a COPY before its trailer".to_owned())),
             }
         }
         Ok(false)
+    }
+
+    /// Waits until what was read may have been. Meanwhile nothing is taken from the socket: the server cannot send, and does not
+    /// read on.
+    async fn pay(&mut self) {
+        self.limits.read(std::mem::take(&mut self.unpaid)).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Postgresql, lsn::Lsn, slot};
+use super::{Postgresql, given_up, lsn::Lsn, slot};
 use crate::source::{Error, Identity};
 
 /// What the database says it is.
@@ -35,6 +35,9 @@ pub async fn check(source: &Postgresql, client: &Client, from: Lsn, recorded: &I
     let now = identity(client).await?;
     if now.system != recorded.system {
         return Err(lost(format!("this is another database (system and database {}, not {})", now.system, recorded.system)));
+    }
+    if let Some(why) = given_up::mark(client, &source.name).await? {
+        return Err(Error::PositionGivenUp(why));
     }
     if now.timeline != recorded.timeline {
         let history = source.timeline_history(now.timeline).await?;

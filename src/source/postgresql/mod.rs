@@ -2,8 +2,9 @@
 //!
 //! A link has one publication and one replication slot, both named after the link's id; [`publication`] and [`slot`] make
 //! and remove them, [`settle`] waits until every transaction knows of them. [`catalog`] says how tables travel; [`chunks`]
-//! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot, [`shape`] and [`evolve`] what becomes of the tables.
-//! All values end in the builders of [`rows`].
+//! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot, [`shape`] and [`evolve`] what becomes of the tables;
+//! [`given_up`] lets the slot go before it does harm, and [`limits`] bounds what all of them ask at once. All values end in the
+//! builders of [`rows`].
 
 mod assemble;
 mod capture;
@@ -13,6 +14,8 @@ mod continuity;
 mod copy;
 mod evolve;
 mod fetch;
+mod given_up;
+mod limits;
 mod lsn;
 mod pgoutput;
 mod preflight;
@@ -25,14 +28,21 @@ mod slot;
 mod spill;
 mod values;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    ops::Deref,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
-use self::{lsn::Lsn, replication::Replication};
-use super::{Admitted, Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Scratch, Source};
+use self::{
+    limits::{Kind, Limits, Permit},
+    lsn::Lsn,
+    replication::Replication,
+};
+use super::{Admitted, Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, ReadLimits, RetainedLog, Scratch, Source};
 use crate::{
     api::{database::PostgresqlDatabase, fault::Check},
     data::{Position, TableName, TableSchema},
@@ -52,22 +62,45 @@ pub struct Postgresql {
     name: String,
     /// The server failed to send a transaction while it was open: the next capture takes each only after its end.
     without_streaming: Arc<AtomicBool>,
+    /// Of this process.
+    limits: Arc<Limits>,
+}
+
+/// A session, and its place among those that there may be. Closed before the place is free.
+struct Session {
+    connected: Connected,
+    _permit: Permit,
+}
+
+impl Deref for Session {
+    type Target = Connected;
+
+    fn deref(&self) -> &Connected {
+        &self.connected
+    }
 }
 
 impl Postgresql {
     /// The source of the link `link_id`. Opens no connection.
     pub fn new(database: PostgresqlDatabase, secrets: Secrets, link_id: &str) -> Self {
         let digest = hex::encode(Sha256::digest(link_id.as_bytes()));
-        Self { database, secrets, name: format!("link_{}", &digest[..16]), without_streaming: Arc::default() }
+        let name = format!("link_{}", &digest[..16]);
+        Self { database, secrets, name, without_streaming: Arc::default(), limits: Arc::default() }
     }
 
-    async fn session(&self) -> Result<Connected, Error> {
-        Ok(connect(&self.database, &self.secrets, APPLICATION).await?)
+    /// A session for a question.
+    async fn session(&self) -> Result<Session, Error> {
+        self.session_for(Kind::Question).await
+    }
+
+    async fn session_for(&self, kind: Kind) -> Result<Session, Error> {
+        let permit = self.limits.permit(kind).await;
+        Ok(Session { connected: connect(&self.database, &self.secrets, APPLICATION).await?, _permit: permit })
     }
 
     /// Commits a message to the log, which flushes it; says where it ends.
     async fn beat(&self) -> Result<Lsn, Error> {
-        let session = self.session().await?;
+        let session = self.session_for(Kind::Inner).await?;
         // Flushed here is enough: a standby's word is not waited for.
         session.batch_execute("SET synchronous_commit = local").await?;
         let row = session.query_one("SELECT pg_logical_emit_message(true, 'link-operator', '')::text", &[]).await?;
@@ -76,6 +109,7 @@ impl Postgresql {
 
     /// What the server knows of how `timeline` came to be.
     async fn timeline_history(&self, timeline: u32) -> Result<String, Error> {
+        let _permit = self.limits.permit(Kind::Inner).await;
         Replication::connect(&self.database, &self.secrets).await?.timeline_history(timeline).await
     }
 
@@ -109,7 +143,8 @@ impl Source for Postgresql {
     }
 
     async fn begin_run(&self) -> Result<Position, Error> {
-        let session = self.session().await?;
+        // To make a slot waits for open transactions.
+        let session = self.session_for(Kind::Wait).await?;
         slot::remove(&session, &self.name).await?;
         publication::remove(&session, &self.name).await?;
         publication::create(&session, &self.name).await?;
@@ -162,8 +197,16 @@ impl Source for Postgresql {
         Ok(self.beat().await?.position())
     }
 
-    async fn retained_log_bytes(&self) -> Result<Option<u64>, Error> {
-        Ok(slot::find(&*self.session().await?, &self.name).await?.and_then(|slot| slot.retained_bytes))
+    async fn retained_log(&self) -> Result<Option<RetainedLog>, Error> {
+        given_up::retained(&*self.session_for(Kind::Inner).await?, &self.name).await
+    }
+
+    async fn give_up(&self, above: u64) -> Result<Option<RetainedLog>, Error> {
+        given_up::give_up(&*self.session_for(Kind::Inner).await?, &self.name, above).await
+    }
+
+    fn limit(&self, limits: &ReadLimits) {
+        self.limits.set(limits);
     }
 
     async fn release(&self) -> Result<(), Error> {

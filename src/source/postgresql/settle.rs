@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
-use super::{Postgresql, chunks, lsn::Lsn};
+use super::{Postgresql, chunks, limits::Kind, lsn::Lsn};
 use crate::{protection::Protection, source::Error};
 
 /// Longest pause between two looks.
@@ -14,7 +14,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Waits out all older transactions, takes v0, waits them out again: a commit record may precede v0 while its rows are
 /// still invisible to a snapshot.
 pub async fn settle(source: &Postgresql, waiting: &(dyn Fn(Option<String>) + Send + Sync)) -> Result<Lsn, Error> {
-    let session = source.session().await?;
+    let session = source.session_for(Kind::Wait).await?;
     wait_out(&session, waiting).await?;
     let v0 = chunks::insert_lsn(&session).await?;
     chunks::wait_flushed(source, &session, v0).await?;

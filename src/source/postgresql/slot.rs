@@ -9,7 +9,7 @@ use super::lsn::Lsn;
 use crate::{postgresql::errors, source::Error};
 
 /// Longest wait for a reader of the slot that was told to end.
-const END_WAIT: Duration = Duration::from_secs(10);
+pub const END_WAIT: Duration = Duration::from_secs(10);
 
 /// A slot as the server shows it.
 pub struct Slot {
@@ -21,6 +21,8 @@ pub struct Slot {
     pub lost: Option<String>,
     /// Log that the server keeps for it.
     pub retained_bytes: Option<u64>,
+    /// Log that may be written before the server keeps it no longer (`max_slot_wal_keep_size`); none if it always does.
+    pub room_bytes: Option<u64>,
 }
 
 /// Makes the slot; says from where changes will come. Waits for all transactions that are open now.
@@ -51,7 +53,8 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Slot>, Error> {
             "SELECT active_pid, confirmed_flush_lsn::text AS confirmed, wal_status = 'lost' OR restart_lsn IS NULL AS lost, \
                     plugin = 'pgoutput' AS ours, \
                     CASE WHEN pg_is_in_recovery() THEN NULL \
-                         ELSE pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::int8 END AS retained \
+                         ELSE pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::int8 END AS retained, \
+                    safe_wal_size \
                FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()",
             &[&name],
         )
@@ -69,6 +72,7 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Slot>, Error> {
         confirmed: row.get::<_, Option<&str>>("confirmed").map(str::parse).transpose()?,
         lost,
         retained_bytes: row.get::<_, Option<i64>>("retained").map(|bytes| bytes.max(0) as u64),
+        room_bytes: row.get::<_, Option<i64>>("safe_wal_size").map(|bytes| bytes.max(0) as u64),
     }))
 }
 

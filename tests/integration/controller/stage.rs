@@ -249,7 +249,7 @@ fn unpack(body: &[u8]) -> Plan {
     serde_json::from_slice(&json).unwrap()
 }
 
-fn condition<'a>(link: &'a LinkConnection, kind: &str) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+pub fn condition<'a>(link: &'a LinkConnection, kind: &str) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
     link.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind)
 }
 
@@ -271,6 +271,16 @@ pub fn request(pod: &Pod) -> String {
 /// An answer of a one-shot pod: checks by name with the reason of their failure.
 pub fn answer(checks: &[(&str, Option<&str>)], released: bool) -> String {
     report_json(0, 0, &[], checks, false, released).to_string()
+}
+
+/// An answer of a Paused link's probe: so much log is kept, or the position is lost.
+pub fn keeps(bytes: Option<u64>, lost: Option<&str>) -> String {
+    let mut answer = report_json(0, 0, &[], &[("SourceReachable", None)], false, false);
+    answer["source"] = json!({"version": "", "identity": "", "retainedLogBytes": bytes});
+    if let Some(reason) = lost {
+        answer["positionLost"] = json!({"run": 1, "fault": {"reason": reason, "message": "too much", "remedy": "r", "heals": true}});
+    }
+    answer.to_string()
 }
 
 fn report_json(sequence: u64, revision: u64, tables: &[Value], checks: &[(&str, Option<&str>)], drained: bool, released: bool) -> Value {
@@ -338,6 +348,24 @@ impl Worker {
     /// Reports a check that fails.
     pub fn fail(&self, plan: &Plan, check: &str, reason: &str) {
         self.say(plan, &[], &[(check, Some(reason))], false);
+    }
+
+    /// Reports that a run's position is lost.
+    pub fn lose(&self, plan: &Plan, run: u32, heals: bool) {
+        self.say(plan, &[], &[("CapturePrepared", Some("PositionLost"))], false);
+        self.report.send_modify(|report| {
+            let lost = json!({"run": run, "fault": {"reason": "PositionLost", "message": "gone", "remedy": "r", "heals": heals}});
+            report.as_mut().unwrap().position_lost = Some(serde_json::from_value(lost).unwrap());
+        });
+    }
+
+    /// Reports how much log the source keeps.
+    pub fn retains(&self, plan: &Plan, table: &str, bytes: u64) {
+        self.report(plan, table, TablePhase::Replicating, false);
+        self.report.send_modify(|report| {
+            let source = json!({"version": "PostgreSQL 15", "identity": "1/1", "retainedLogBytes": bytes});
+            report.as_mut().unwrap().source = Some(serde_json::from_value(source).unwrap());
+        });
     }
 
     fn say(&self, plan: &Plan, tables: &[Value], checks: &[(&str, Option<&str>)], drained: bool) {

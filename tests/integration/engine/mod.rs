@@ -6,6 +6,7 @@ mod flow;
 mod grouping;
 mod joining;
 mod large;
+mod limits;
 mod partitions;
 mod schema;
 mod sharing;
@@ -25,6 +26,7 @@ use link_operator::{
         link_connection::SchemaChange,
         plan::{Intent, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable},
         report::{TablePhase, TableReport},
+        source_protection::{Bounds, OnPositionLost},
         zone::{ClaimZone, ZoneStore},
     },
     data::TableName,
@@ -53,6 +55,7 @@ pub struct Link {
     chunk_bytes: u64,
     sweep_every: Duration,
     compare_every: Duration,
+    memory: u64,
 }
 
 /// A running engine.
@@ -84,6 +87,8 @@ impl Link {
             retention_seconds: 0,
             transactional_consistency: false,
             schema_change: SchemaChange::default(),
+            on_position_lost: OnPositionLost::default(),
+            bounds: Bounds::default(),
             source: Source { postgresql: Some(source.spec.clone()) },
             target: Target {
                 postgresql: Some(PostgresqlTarget { database: target.spec.clone(), on_existing_table: OnExistingTable::Fail }),
@@ -102,6 +107,7 @@ impl Link {
             chunk_bytes: 256 * 1024,
             sweep_every: Duration::from_mins(5),
             compare_every: Duration::from_mins(1),
+            memory: 512 << 20,
         }
     }
 
@@ -134,7 +140,7 @@ impl Link {
             source: source::open(&plan.source, &self.source.secrets, &plan.link.link_id).unwrap(),
             target: target::open(&plan.target, &self.target.secrets, &plan.link.link_id).unwrap(),
             chunk_bytes: self.chunk_bytes,
-            memory: 512 << 20,
+            memory: self.memory,
             sweep_every: self.sweep_every,
             compare_every: self.compare_every,
         };

@@ -2,6 +2,7 @@
 
 mod kills;
 mod moves;
+mod protects;
 
 use std::{
     fs::{self, File},
@@ -41,13 +42,19 @@ impl Place {
 
     /// Manifests of a link of these tables, which move together or each apart.
     pub fn link(&self, tables: &[&str], together: bool) {
+        self.link_with(tables, &json!({"transactionalConsistency": together}));
+    }
+
+    /// The same with more in the link's spec.
+    pub fn link_with(&self, tables: &[&str], more: &Value) {
         let group = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "link-operator.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
         let tables: Vec<Value> = tables.iter().map(|table| json!({"schemaName": "public", "tableName": table})).collect();
-        let link = json!({
+        let mut link = json!({
             "source": {"postgresql": self.source.spec}, "target": {"postgresql": self.target.spec},
             "landingZoneRef": {"name": "zone"}, "linkId": format!("kills.{}", self.source.spec.database),
-            "compute": {"coreCount": 2, "flushInterval": "200ms"}, "transactionalConsistency": together, "tables": tables,
+            "compute": {"coreCount": 2, "flushInterval": "200ms"}, "tables": tables,
         });
+        link.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let documents = [
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": {"username": USER, "password": PASSWORD}}),
             group("LandingZone", "zone", json!({"persistentVolumeClaim": {"claimName": "files"}})),

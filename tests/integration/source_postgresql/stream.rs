@@ -372,7 +372,7 @@ async fn a_slot_of_another_database_is_left_alone() {
     let error = twin.begin_run().await.unwrap_err();
     assert_eq!(<&str>::from(&error), "SourceNotPrepared");
     twin.release().await.unwrap();
-    assert!(ours.retained_log_bytes().await.unwrap().is_some());
+    assert!(ours.retained_log().await.unwrap().is_some());
     ours.release().await.unwrap();
 }
 
@@ -427,7 +427,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
     let from = source.begin_run().await.unwrap();
     let identity = source.identity().await.unwrap();
     source.check_continuity(&from, &identity).await.unwrap();
-    assert!(source.retained_log_bytes().await.unwrap().is_some());
+    assert!(source.retained_log().await.unwrap().is_some());
     let lost = async |identity: &Identity| match source.check_continuity(&from, identity).await {
         Err(Error::PositionLost(why)) => why,
         other => panic!("{other:?}"),
