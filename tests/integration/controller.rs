@@ -300,8 +300,7 @@ async fn a_lost_position_begins_the_next_run_if_the_spec_says_so_and_then_backs_
     worker.lose(&plan, 1, true);
     let link = stage.link_where("shop", |link| link.status.as_ref().unwrap().run_id == Some(2)).await;
     assert_eq!(link.status.unwrap().phase, Some(LinkPhase::Starting));
-    let events = stage.api::<Event>().list(&ListParams::default()).await.unwrap();
-    assert!(events.items.iter().any(|event| event.reason.as_deref() == Some("LinkReseeding")), "no Event tells it");
+    assert_eq!(told(&stage, "LinkReseeding").await, 1);
     worker.report(&plan, &uid, TablePhase::Snapshotting, false);
     stage.link_where("shop", |link| reason(link) == "Snapshotting").await;
 
@@ -335,8 +334,7 @@ async fn a_paused_link_says_when_to_resume_it_and_what_became_of_its_position() 
         |link: &LinkConnection| stage::condition(link, "SourceProtected").map(|condition| condition.reason.clone()).unwrap_or_default();
     let link = stage.link_where("shop", |link| word(link) == "RetainedLogHigh" && ready(link) == "True").await;
     assert_eq!(link.status.unwrap().source.unwrap().retained_log_bytes, Some(2 << 30));
-    let events = stage.api::<Event>().list(&ListParams::default()).await.unwrap();
-    assert_eq!(events.items.iter().filter(|event| event.reason.as_deref() == Some("RetainedLogHigh")).count(), 1);
+    assert_eq!(told(&stage, "RetainedLogHigh").await, 1);
     worker.retains(&plan, &uid, 1 << 20);
     stage.link_where("shop", |link| word(link) == "AsRequested").await;
 
@@ -374,4 +372,18 @@ async fn a_paused_link_says_when_to_resume_it_and_what_became_of_its_position() 
     assert_eq!(plan.run, 1);
     worker.lose(&plan, 1, true);
     worker.plan_where(|plan| plan.run == 2).await;
+}
+
+/// Waits for an Event of this reason, which comes after the status; how many there are.
+async fn told(stage: &Stage, reason: &str) -> usize {
+    let until = tokio::time::Instant::now() + std::time::Duration::from_mins(1);
+    loop {
+        let events = stage.api::<Event>().list(&ListParams::default()).await.unwrap();
+        let count = events.items.iter().filter(|event| event.reason.as_deref() == Some(reason)).count();
+        if count > 0 {
+            return count;
+        }
+        assert!(tokio::time::Instant::now() < until, "no Event {reason}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
 }

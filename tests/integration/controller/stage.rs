@@ -352,26 +352,28 @@ impl Worker {
 
     /// Reports that a run's position is lost.
     pub fn lose(&self, plan: &Plan, run: u32, heals: bool) {
-        self.say(plan, &[], &[("CapturePrepared", Some("PositionLost"))], false);
-        self.report.send_modify(|report| {
-            let lost = json!({"run": run, "fault": {"reason": "PositionLost", "message": "gone", "remedy": "r", "heals": heals}});
-            report.as_mut().unwrap().position_lost = Some(serde_json::from_value(lost).unwrap());
-        });
+        let lost = json!({"run": run, "fault": {"reason": "PositionLost", "message": "gone", "remedy": "r", "heals": heals}});
+        self.say_with(plan, &[], &[("CapturePrepared", Some("PositionLost"))], false, &json!({"positionLost": lost}));
     }
 
     /// Reports how much log the source keeps.
     pub fn retains(&self, plan: &Plan, table: &str, bytes: u64) {
-        self.report(plan, table, TablePhase::Replicating, false);
-        self.report.send_modify(|report| {
-            let source = json!({"version": "PostgreSQL 15", "identity": "1/1", "retainedLogBytes": bytes});
-            report.as_mut().unwrap().source = Some(serde_json::from_value(source).unwrap());
-        });
+        let source = json!({"version": "PostgreSQL 15", "identity": "1/1", "retainedLogBytes": bytes});
+        let tables = [json!({"uid": table, "phase": TablePhase::Replicating, "rows": 3})];
+        self.say_with(plan, &tables, &[("SourceReachable", None)], false, &json!({"source": source}));
     }
 
     fn say(&self, plan: &Plan, tables: &[Value], checks: &[(&str, Option<&str>)], drained: bool) {
+        self.say_with(plan, tables, checks, drained, &json!({}));
+    }
+
+    /// With more in the report. A report is told once: all of it has to be there at once.
+    fn say_with(&self, plan: &Plan, tables: &[Value], checks: &[(&str, Option<&str>)], drained: bool, more: &Value) {
         self.report.send_modify(|report| {
             let sequence = report.as_ref().map_or(1, |report| report.sequence + 1);
-            *report = Some(serde_json::from_value(report_json(sequence, plan.revision, tables, checks, drained, false)).unwrap());
+            let mut said = report_json(sequence, plan.revision, tables, checks, drained, false);
+            said.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            *report = Some(serde_json::from_value(said).unwrap());
         });
     }
 }
