@@ -38,6 +38,9 @@ enum Command {
     },
     /// Run the links of a folder of manifests in this process, without a cluster: to try out, to develop, to measure.
     Run(standalone::Options),
+    /// Bring the tables of a folder of manifests to the present and compare them with their sources, without a cluster. Ends
+    /// with exit code 1 unless all are equal.
+    Verify(standalone::VerifyOptions),
     /// Replicate: the program of a link's pods.
     Worker(WorkerArgs),
 }
@@ -67,7 +70,7 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
     // A person at a terminal is told by bars and lines; the log has but what they cannot show.
-    let quiet = matches!(cli.command, Command::Run(_));
+    let quiet = matches!(cli.command, Command::Run(_) | Command::Verify(_));
     if let Some(problem) = telemetry::start_logs(quiet) {
         tracing::warn!("{problem}");
     }
@@ -88,6 +91,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Controller(options) => Ok(controller::run(options, stop_signal()?).await?),
         Command::Crds { dir } => write_crds(dir.as_deref()),
         Command::Run(options) => Ok(standalone::run(options, stop_signal()?).await?),
+        Command::Verify(options) => Ok(standalone::verify(options, stop_signal()?).await?),
         Command::Worker(arguments) => run_worker(arguments).await,
     }
 }

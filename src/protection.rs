@@ -45,6 +45,8 @@ pub enum Protection {
     GiveUp,
     /// No more sessions are opened to the source than may be.
     Connections,
+    /// A repaired row that changed while it was read is left to its change.
+    RepairWindow,
 }
 
 impl Protection {

@@ -101,6 +101,11 @@ pub mod annotation {
     /// On a LinkTable: any new value (a time, by convention) starts the table's load over. Echoed in
     /// `status.lastHandledReseedAt` once it was acted on.
     pub const RESEED: &str = "link-operator.io/reseed-requested-at";
+    /// On a LinkTable or a LinkConnection: any new value (a time, by convention) has the table, or all tables of the link,
+    /// compared with the source. Echoed in `status.lastHandledVerifyAt` once that is done.
+    pub const VERIFY: &str = "link-operator.io/verify-requested-at";
+    /// Beside it: `"true"` also makes rows that differ as they are in the source.
+    pub const VERIFY_REPAIR: &str = "link-operator.io/verify-repair";
     /// On a LinkConnection with `deletionPolicy.target: Delete`: must hold the link's own name for the target's tables to be
     /// deleted with it.
     pub const CONFIRM_DELETE: &str = "link-operator.io/confirm-delete";

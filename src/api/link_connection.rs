@@ -14,13 +14,16 @@ use super::{
     report::{PositionReport, TablePhase},
     schema::{LocalRef, OBJECT_NAME, time},
     source_protection::{OnPositionLost, PositionLostStatus, SourceProtection},
+    verification::LinkVerification,
 };
 use crate::data::TableName;
 
 /// Longest name of a LinkConnection, characters: the names of StatefulSets, pods and labels are made of it.
 pub const MAX_LINK_NAME: usize = 40;
 
-/// What to link, and how.
+/// What to link, and how. To compare all tables with the source while they replicate, annotate the LinkConnection with
+/// `link-operator.io/verify-requested-at: <now>`, and with `link-operator.io/verify-repair: "true"` to make rows that differ as
+/// they are in the source.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "link-operator.io",
@@ -380,6 +383,13 @@ pub struct LinkConnectionStatus {
     /// The last time that the link lost its position, and what came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_lost: Option<PositionLostStatus>,
+    /// What the last comparison of all tables with the source found, that an annotation of this LinkConnection asked for; each
+    /// table's stands in the status of its LinkTable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<LinkVerification>,
+    /// Value of the annotation `link-operator.io/verify-requested-at` that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_verify_at: Option<String>,
     /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, Consistent, SourceReachable, SourcePrepared, TargetReachable,
     /// TargetPrepared, ZoneReady, CapturePrepared, SourceProtected, WorkersAvailable; each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     report::{SchemaReport, SnapshotProgress, TablePhase},
     schema::{LocalRef, time},
+    verification::Verification,
 };
 use crate::data::TableName;
 
 /// What to link. To start a table's load over, annotate the LinkTable with
-/// `link-operator.io/reseed-requested-at: <now>`.
+/// `link-operator.io/reseed-requested-at: <now>`. To compare it with its source while it replicates, annotate it with
+/// `link-operator.io/verify-requested-at: <now>`, and with `link-operator.io/verify-repair: "true"` to make rows that differ as
+/// they are in the source.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "link-operator.io",
@@ -174,6 +177,13 @@ pub struct LinkTableStatus {
     /// Value of the annotation `link-operator.io/reseed-requested-at` that was acted on last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reseed_at: Option<String>,
+    /// What the last comparison with the source found, that an annotation of the LinkTable or of its LinkConnection asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// Value of the annotation `link-operator.io/verify-requested-at` of this LinkTable that was acted on last: `verification` is
+    /// its answer, or a later one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_verify_at: Option<String>,
     /// Ready (the target table is exact), Reconciling, Stalled, Accepted, SnapshotComplete; each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,7 +1,7 @@
 //! The four kinds and the documents that controller and workers exchange. Plain data without I/O.
 //!
 //! The kinds are what users write and read; [`plan`] is what the controller tells a link's workers, [`report`] what they
-//! answer, [`fault`] how anything that went wrong is told to a person.
+//! answer, [`fault`] how anything that went wrong is told to a person, [`verification`] what a comparison of both ends found.
 
 // Printer columns repeat their types; clippy takes them for attributes.
 #![allow(clippy::duplicated_attributes)]
@@ -18,4 +18,5 @@ pub mod plan;
 pub mod report;
 pub mod schema;
 pub mod source_protection;
+pub mod verification;
 pub mod zone;

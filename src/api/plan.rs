@@ -9,6 +9,7 @@ use super::{
     database::{Source, Target},
     link_connection::SchemaChange,
     source_protection::{Bounds, OnPositionLost},
+    verification::VerifyRequest,
     zone::ZoneStore,
 };
 use crate::data::TableName;
@@ -78,6 +79,9 @@ pub struct Plan {
     pub zone: ZoneStore,
     /// The link tables.
     pub tables: Vec<PlannedTable>,
+    /// All tables are to be compared with the source; stands here until that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyRequest>,
     /// A release of a link that is stopped, not deleted: it frees the source (slot, publication) and nothing else. Tables
     /// and progress of the target and the zone's folder with its owner stay; the next start is a new run.
     #[serde(default)]
@@ -133,6 +137,9 @@ pub struct PlannedTable {
     /// Value of the last reseed request; a new value starts the table over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reseed: Option<String>,
+    /// The table is to be compared with the source; stands here until that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyRequest>,
 }
 
 /// What a probe pod is to ask, as JSON in its `--request` argument: only what is present. Never holds a secret.

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::fault::{Check, Fault};
+use super::{
+    fault::{Check, Fault},
+    verification::TableVerification,
+};
 
 /// The format that this version writes; it reads this one and the one before.
 pub const REPORT_FORMAT: u32 = 1;
@@ -53,6 +56,9 @@ pub struct Report {
     /// The tables that this worker owns.
     #[serde(default)]
     pub tables: Vec<TableReport>,
+    /// Tables that this worker compared with the source: the one that captures does it for all.
+    #[serde(default)]
+    pub verifications: Vec<TableVerification>,
 }
 
 /// What the source says of itself.

@@ -4,11 +4,13 @@
 //! terms and a target reads them.
 
 mod change;
+mod digest;
 mod position;
 mod schema;
 mod snapshot;
 
 pub use change::{Cell, ExactTexts, LINK_COLUMN, LinkCell, NetChanges, OP_COLUMN, Op, Step, Unresolved};
+pub use digest::{Among, Digest, Digests, KeyRange, KeyTexts, RowDigest, RowDigests};
 pub use position::Position;
 pub use schema::{Column, Part, TableName, TableSchema, TableVersion, Travel};
 pub use snapshot::{Chunk, ChunkPlan, Identity};

@@ -17,6 +17,7 @@ use crate::{
     api::{
         fault::{Check, Fault},
         report::{TablePhase, TableReport},
+        verification::TableVerification,
     },
     failpoint::{self, Moment, Point},
 };
@@ -36,6 +37,7 @@ struct Inner {
     link: EngineReport,
     checks: BTreeMap<&'static str, Option<Fault>>,
     tables: BTreeMap<String, TableReport>,
+    verifications: BTreeMap<String, TableVerification>,
     changed: bool,
 }
 
@@ -130,9 +132,34 @@ impl Board {
         }
     }
 
+    /// Why a table needs a person, as far as this worker knows.
+    pub fn failure(&self, uid: &str) -> Option<Fault> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.tables.get(uid).filter(|table| table.phase == TablePhase::Failed)?.error.clone()
+    }
+
     /// Forgets all tables but those.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         self.lock().tables.retain(|uid, _| keep(uid));
+    }
+
+    /// A table was compared with its source.
+    pub fn verified(&self, verification: TableVerification) {
+        self.lock().verifications.insert(verification.uid.clone(), verification);
+    }
+
+    /// Whether the table was compared with its source as this request asked.
+    pub fn has_verified(&self, uid: &str, request: &str) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.verifications.get(uid).is_some_and(|known| known.requests.iter().any(|answered| answered == request))
+    }
+
+    /// Forgets all comparisons but of those tables.
+    pub fn retain_verifications(&self, keep: impl Fn(&str) -> bool) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = inner.verifications.len();
+        inner.verifications.retain(|uid, _| keep(uid));
+        inner.changed |= inner.verifications.len() != before;
     }
 
     /// Sends the report on, whenever it has changed.
@@ -167,6 +194,7 @@ impl Board {
             })
             .collect();
         report.tables = inner.tables.values().cloned().collect();
+        report.verifications = inner.verifications.values().cloned().collect();
         Some(report)
     }
 }

@@ -29,9 +29,10 @@ use super::{
     file,
     fill::Filling,
     join,
+    repair::{Read, Repair},
     scratch::ZoneScratch,
     state::{RunState, TableState},
-    sweep,
+    sweep, verify,
 };
 use crate::{
     api::{
@@ -46,7 +47,7 @@ use crate::{
         record::{DataFile, Entry, Event, RECORD_FORMAT, Record, TableData},
     },
     protection::Protection,
-    source::{self, Capture, CapturedTable, Cut, Limits, Segment},
+    source::{self, Capture, CapturedTable, Cut, CutTable, Limits, Segment},
 };
 
 /// A batch ends with the transaction that makes it this large; of a larger one, files are written at every so many bytes.
@@ -78,6 +79,13 @@ pub enum Order {
         /// The largest position v_i.
         read_at: Position,
     },
+    /// Say in which record, or before, all is that the source committed up to this position.
+    Passed(Position, oneshot::Sender<u64>),
+    /// From the answer on, take note of changes of the keys that are to be repaired. One watch at a time: a new one ends the
+    /// one before.
+    Watch(Box<Repair>, oneshot::Sender<()>),
+    /// Commit what was read for the keys that are watched; say how many were. No answer: the table is not what it was.
+    Repair(Box<Read>, oneshot::Sender<u64>),
 }
 
 /// One reign: until the log is lost to another, the source fails, or the future is dropped.
@@ -141,7 +149,8 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         result = reign.run(capture, inbox) => result,
         result = join::manage(context, orders.clone()) => result,
         result = join::watch_stream(context, orders.clone()) => result,
-        result = join::watch_chunks(context, orders) => result,
+        result = join::watch_chunks(context, orders.clone()) => result,
+        result = verify::manage(context, orders) => result,
         result = sweep::keep_sweeping(context) => result,
     }
 }
@@ -175,6 +184,14 @@ struct Pending {
     barrier: Position,
     /// By table and incarnation: what its changes did not carry.
     fillings: HashMap<(u32, u64), Filling>,
+    /// Who waits until a position is passed.
+    passing: Vec<(Position, oneshot::Sender<u64>)>,
+    /// The keys that are watched for a repair.
+    watch: Option<Box<Repair>>,
+    /// What was read for them.
+    read: Option<(Box<Read>, oneshot::Sender<u64>)>,
+    /// What is told once the repair is committed.
+    repaired: Option<(u64, oneshot::Sender<u64>)>,
 }
 
 impl Reign<'_> {
@@ -185,13 +202,15 @@ impl Reign<'_> {
         let mut last_nudge = Instant::now();
         let mut compared: Option<Instant> = None;
         let mut batch = Batch::new();
+        let mut boundary = true;
         self.follow(&mut *capture);
         // Not before the capture stands: what it needs was made, and the checks of the source hold.
         self.context.board.check("CapturePrepared", None);
         self.context.board.link(|report| report.position_lost = None);
         self.report();
         loop {
-            while let Ok(order) = inbox.try_recv() {
+            // Only between two batches: a watch that began within a transaction would have missed the first part of it.
+            while let Some(order) = if boundary { inbox.try_recv().ok() } else { None } {
                 pending.take(order);
             }
             if compared.is_none_or(|at| at.elapsed() > self.context.setup.compare_every) {
@@ -201,6 +220,10 @@ impl Reign<'_> {
             let flush_interval = Duration::from_millis(self.context.plan.borrow().flush_interval_ms);
             let idle = if pending.events.is_empty() { IDLE } else { Duration::ZERO };
             let cut = capture.next_cut(Limits { not_before: last_cut + flush_interval, idle, bytes: BATCH_BYTES }).await?;
+            if let Some(watch) = &mut pending.watch {
+                watch.observe(&cut)?;
+            }
+            boundary = cut.whole;
             if !cut.whole {
                 self.write(cut, &mut batch, &mut pending).await?;
                 continue;
@@ -209,6 +232,9 @@ impl Reign<'_> {
             // Until the source tells a time: what it had committed when the reign began is passed.
             self.time = cut.time.or(self.time).or((self.to >= pending.barrier).then_some(began));
             self.write(cut, &mut batch, &mut pending).await?;
+            if let Some(rows) = pending.repair(&self.to, &self.context.journal.state())? {
+                self.write(rows, &mut batch, &mut pending).await?;
+            }
             let has_data = !batch.is_empty();
             if has_data {
                 last_cut = Instant::now();
@@ -225,6 +251,9 @@ impl Reign<'_> {
                     // Whoever asked may have gone.
                     let _ = reply.send(number);
                 }
+                if let Some((keys, reply)) = pending.repaired.take() {
+                    let _ = reply.send(keys);
+                }
                 failpoint::around(Point::Acknowledge, capture.acknowledge(&self.to)).await?;
                 if changes_tables {
                     self.follow(&mut *capture);
@@ -233,6 +262,9 @@ impl Reign<'_> {
             } else if !pending.unfinished.is_empty() && last_nudge.elapsed() > NUDGE_EVERY {
                 last_nudge = Instant::now();
                 self.context.setup.source.heartbeat().await?;
+            }
+            for (_, reply) in pending.passing.extract_if(.., |(position, _)| *position <= self.to) {
+                let _ = reply.send(self.number);
             }
             self.context.board.link(|report| report.read_to = Some(self.to.clone()));
         }
@@ -439,12 +471,45 @@ impl Pending {
             Order::ChunksRead { table, incarnation, read_at } => {
                 self.unfinished.insert((table, incarnation), read_at);
             }
+            Order::Passed(position, reply) => self.passing.push((position, reply)),
+            Order::Watch(repair, reply) => {
+                (self.watch, self.read) = (Some(repair), None);
+                let _ = reply.send(());
+            }
+            Order::Repair(read, reply) => self.read = Some((read, reply)),
         }
     }
 
     /// Whether the next record says that a table can be followed no longer.
     fn fails(&self, id: u32, of: u64) -> bool {
         self.events.iter().any(|event| matches!(event, Event::Fail { table, incarnation, .. } if (*table, *incarnation) == (id, of)))
+    }
+
+    /// The repair as something that the source committed at `to`, once all is passed that may be in what was read. To a table
+    /// that began anew, left or failed since, it says nothing any more: whoever asked is left without an answer.
+    fn repair(&mut self, to: &Position, state: &RunState) -> Result<Option<Cut>, Error> {
+        if self.read.as_ref().is_none_or(|(read, _)| read.read_at > *to) {
+            return Ok(None);
+        }
+        let (Some((read, reply)), Some(watch)) = (self.read.take(), self.watch.take()) else { return Ok(None) };
+        let current = state.tables.get(&watch.table).is_some_and(|table| {
+            table.incarnation == watch.incarnation && table.exact.is_some() && table.followed() && table.schema == *watch.schema()
+        });
+        let ends = |event: &Event| match event {
+            Event::Fail { table, .. } | Event::Leave { table } => *table == watch.table,
+            _ => false,
+        };
+        if !current || self.events.iter().any(ends) {
+            return Ok(None);
+        }
+        let (changes, keys) = watch.changes(&read)?;
+        let Some(changes) = changes else {
+            let _ = reply.send(0);
+            return Ok(None);
+        };
+        self.repaired = Some((keys, reply));
+        let tables = vec![CutTable { id: watch.table, segments: vec![Segment::Rows(changes)] }];
+        Ok(Some(Cut { whole: true, to: to.clone(), time: None, transactions: vec![], tables, broken: vec![] }))
     }
 
     /// Adds an event for each table that has passed all its chunks at `to`: exact, or waiting for its orphans.

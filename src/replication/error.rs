@@ -82,6 +82,12 @@ pub enum Error {
         /// The plan's.
         begins: u32,
     },
+    /// A table that is compared with its source left, failed or began anew.
+    #[error("table {0} was loaded anew, left or failed while it was compared with its source")]
+    VerificationInterrupted(crate::data::TableName),
+    /// The target stays behind, and can be compared with nothing.
+    #[error("the target has not applied changes of {0} that were captured long ago")]
+    TargetBehind(crate::data::TableName),
     /// A task of the engine ended in a way that it must not.
     #[error("{0}")]
     Internal(String),
@@ -120,6 +126,8 @@ impl Explain for Error {
             }
             Self::RunEnded { .. } => "none needed: all tables are loaded anew".to_owned(),
             Self::ZoneNotEmpty { .. } => "give the link another spec.linkId, or remove the folder from the landing zone".to_owned(),
+            Self::VerificationInterrupted(_) => "none needed: it is compared once it replicates again".to_owned(),
+            Self::TargetBehind(_) => "see why the table does not replicate, then ask for the verification again".to_owned(),
             Self::Internal(_) => "report it with the worker's log; the link goes on trying".to_owned(),
         }
     }
@@ -134,10 +142,13 @@ impl Explain for Error {
             | Self::RecordTaken { .. }
             | Self::PlanOutdated { .. }
             | Self::RunEnded { .. }
+            | Self::VerificationInterrupted(_)
             | Self::Internal(_) => true,
-            Self::DataFileUnreadable(_) | Self::RecordMissing { .. } | Self::SourceIdentityChanged { .. } | Self::ZoneNotEmpty { .. } => {
-                false
-            }
+            Self::DataFileUnreadable(_)
+            | Self::RecordMissing { .. }
+            | Self::SourceIdentityChanged { .. }
+            | Self::ZoneNotEmpty { .. }
+            | Self::TargetBehind(_) => false,
         }
     }
 

@@ -17,19 +17,18 @@ use arrow::{
     array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array},
     compute::{interleave, take_record_batch},
     datatypes::UInt8Type,
-    row::{OwnedRow, RowConverter, SortField},
 };
 
-use super::net::{Error, links};
+use super::{
+    keys::{Key, Keys, key_cell},
+    net::{Error, links},
+};
 use crate::data::{LinkCell, Op, Position, TableSchema};
-
-/// A row's key: its native values, and the exact texts among them.
-type Key = (OwnedRow, String);
 
 /// The fills of one table, from its joining to when it is exact.
 pub struct Filling {
     schema: TableSchema,
-    converter: RowConverter,
+    keys: Keys,
     /// Whether the capture has passed all chunks.
     passed: bool,
     /// Keys of rows that are not surely right.
@@ -56,8 +55,7 @@ pub struct Lacking {
 impl Filling {
     /// Nothing is filled yet.
     pub fn new(schema: TableSchema) -> Result<Self, Error> {
-        let fields = schema.key.iter().map(|&column| SortField::new(schema.columns[column].travel.arrow())).collect();
-        Ok(Self { schema, converter: RowConverter::new(fields)?, passed: false, unsure: HashMap::new() })
+        Ok(Self { keys: Keys::new(&schema)?, schema, passed: false, unsure: HashMap::new() })
     }
 
     /// The capture is at `to`, and all chunks are passed: from here on only unsure rows are filled. Returns whether there are
@@ -159,7 +157,7 @@ impl Filling {
         mut judge: impl FnMut(usize, Option<Doubt>, bool) -> Option<Doubt>,
         unsure: &mut HashMap<Key, Doubt>,
     ) -> Result<(), Error> {
-        let keys = self.keys(changes, cells)?;
+        let keys = self.keys.of_rows(changes, cells)?;
         let ops = changes.column(self.schema.columns.len()).as_primitive_opt::<UInt8Type>().ok_or(Error::Columns)?;
         let mut moved: Option<Option<Doubt>> = None;
         for (row, key) in keys.into_iter().enumerate() {
@@ -187,8 +185,9 @@ impl Filling {
         missing: &mut HashSet<usize>,
     ) -> Result<RecordBatch, Error> {
         let found_cells = links(found.column(self.schema.columns.len()).as_string_opt::<i32>().ok_or(Error::Columns)?)?;
-        let by_key: HashMap<Key, usize> = self.keys(found, &found_cells)?.into_iter().enumerate().map(|(row, key)| (key, row)).collect();
-        let keys = self.keys(changes, cells)?;
+        let by_key: HashMap<Key, usize> =
+            self.keys.of_rows(found, &found_cells)?.into_iter().enumerate().map(|(row, key)| (key, row)).collect();
+        let keys = self.keys.of_rows(changes, cells)?;
 
         // For each column, the rows to take from `found` instead.
         let mut from_found: HashMap<u16, Vec<(usize, usize)>> = HashMap::new();
@@ -223,25 +222,8 @@ impl Filling {
         columns[last] = Arc::new(StringArray::from(link.collect::<Result<Vec<_>, _>>()?));
         Ok(RecordBatch::try_new(changes.schema(), columns)?)
     }
-
-    fn keys(&self, batch: &RecordBatch, cells: &HashMap<usize, LinkCell>) -> Result<Vec<Key>, Error> {
-        let columns: Vec<ArrayRef> = self.schema.key.iter().map(|&column| batch.column(column).clone()).collect();
-        let rows = self.converter.convert_columns(&columns)?;
-        (0..batch.num_rows()).map(|row| Ok((rows.row(row).owned(), key_cell(&self.schema, cells.get(&row))?.unwrap_or_default()))).collect()
-    }
 }
 
 fn link_column(changes: &RecordBatch) -> Result<&StringArray, Error> {
     changes.columns().last().and_then(|column| column.as_string_opt::<i32>()).ok_or(Error::Columns)
-}
-
-/// The exact texts of a row's key, as the cell of a key batch.
-fn key_cell(schema: &TableSchema, cell: Option<&LinkCell>) -> Result<Option<String>, serde_json::Error> {
-    let Some(cell) = cell else { return Ok(None) };
-    let mut key = LinkCell::default();
-    for (number, column) in schema.key.iter().enumerate() {
-        let texts = cell.exact.iter().filter(|(exact, _)| usize::from(*exact) == *column);
-        key.exact.extend(texts.map(|(_, text)| (number as u16, text.clone())));
-    }
-    if key.exact.is_empty() { Ok(None) } else { serde_json::to_string(&key).map(Some) }
 }

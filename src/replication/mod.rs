@@ -4,6 +4,7 @@
 //! - [`capture`] is one worker's reign over the log; [`join`] lets tables join and leave; [`fill`] completes changes
 //! - [`snapshot`] reads and loads chunks, [`apply`] brings a table to the present, [`group`] all tables together; [`batch`] is what
 //!   they apply, [`net`] and [`file`] are their pure parts
+//! - `verify` compares tables with their source, [`repair`] puts rows into the log beside the changes
 //! - [`share`] says who does what, [`board`] gathers what is known for the report, [`memory`] bounds what is held at once;
 //!   [`sweep`] removes what nobody needs any more; [`protect`] bounds what is asked of the source
 
@@ -17,9 +18,11 @@ pub mod fill;
 pub mod group;
 pub mod join;
 pub mod journal;
+pub mod keys;
 pub mod memory;
 pub mod net;
 pub mod protect;
+pub mod repair;
 pub mod retry;
 pub mod scratch;
 pub mod share;
@@ -27,6 +30,7 @@ pub mod snapshot;
 pub mod state;
 mod supervise;
 mod sweep;
+mod verify;
 
 use std::{
     collections::HashMap,
@@ -44,6 +48,7 @@ use crate::{
         fault::Check,
         plan::Plan,
         report::{PositionLost, PositionReport, SourceReport, TableReport},
+        verification::TableVerification,
     },
     data::Position,
     landing::Zone,
@@ -74,10 +79,15 @@ pub struct Setup {
     pub sweep_every: Duration,
     /// How often tables are compared with what the source says they are: [`COMPARE_EVERY`] but in tests.
     pub compare_every: Duration,
+    /// How long rows that change whenever they are compared are looked at: [`SETTLE_FOR`] but in tests.
+    pub settle_for: Duration,
 }
 
 /// Size of a snapshot's chunks in the source: a few seconds of reading, and what a killed worker does again at most.
 pub const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How long rows that change whenever they are compared with the source are looked at, before they are said to.
+pub const SETTLE_FOR: Duration = Duration::from_secs(30);
 
 /// How often the landing zone is swept.
 pub const SWEEP_EVERY: Duration = Duration::from_mins(5);
@@ -106,6 +116,8 @@ pub struct EngineReport {
     pub read_to: Option<Position>,
     /// The tables that this worker owns.
     pub tables: Vec<TableReport>,
+    /// What was found by comparing tables with the source.
+    pub verifications: Vec<TableVerification>,
 }
 
 /// What every task of the engine works with.

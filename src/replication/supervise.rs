@@ -208,6 +208,9 @@ impl<'a> Supervisor<'a> {
             // What this worker last met there is no longer its to tell.
             context.board.uncheck("CapturePrepared");
             context.board.link(|report| report.position_lost = None);
+            if running {
+                context.board.retain_verifications(|_| false);
+            }
         }
         if captures && self.capture.as_ref().is_none_or(|task| task.0.is_finished()) {
             self.capture = Some(Task::spawn(capture(context.clone())));
@@ -272,6 +275,7 @@ impl<'a> Supervisor<'a> {
                 context.board.table(&table.uid, |report| report.schema = Some(schema));
             }
         }
+        context.board.retain_verifications(|uid| plan.tables.iter().any(|planned| planned.uid == uid));
 
         let seen = |life: &Life| context.applied_upto(life.0, life.1).map(|applied| applied.seen).unwrap_or_default();
         let replicating: Vec<_> = live.iter().filter(|(life, table)| table.exact.is_some() && ours(life.0)).collect();

@@ -17,7 +17,7 @@ use crate::{
         database,
         fault::{Check, Explain, Fault},
     },
-    data::{Part, Position, TableName, TableSchema, TableVersion},
+    data::{Among, Digests, KeyRange, KeyTexts, Part, Position, RowDigests, TableName, TableSchema, TableVersion},
     secrets::Secrets,
 };
 
@@ -357,6 +357,18 @@ pub trait Source: Send + Sync {
     /// Reads rows by key, as they are after all of these transactions: their changes may be in the stream a moment before
     /// others see them. `keys`: a batch of `TableSchema::arrow_keys`.
     async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error>;
+
+    /// The end of the range of about `rows` rows that begins after `after`; none if it is the table's last.
+    async fn cut_range(&self, schema: &TableSchema, after: Option<&KeyTexts>, rows: u64) -> Result<Option<KeyTexts>, Error>;
+
+    /// The rows of a range, taken together by bucket as [`crate::data`]'s `digest` defines it.
+    async fn digest(&self, schema: &TableSchema, range: &KeyRange) -> Result<Digests, Error>;
+
+    /// The hashes of single rows.
+    async fn row_digests(&self, schema: &TableSchema, among: Among<'_>) -> Result<RowDigests, Error>;
+
+    /// Keys as `row_digests` of source or target give them, as a batch of `TableSchema::arrow_keys`.
+    fn keys(&self, schema: &TableSchema, keys: &[KeyTexts]) -> Result<RecordBatch, Error>;
 
     /// Makes the log move on, so that an idle database does not hold it back, and says where its end is.
     async fn heartbeat(&self) -> Result<Position, Error>;

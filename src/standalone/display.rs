@@ -13,7 +13,10 @@ use tokio::time::Instant;
 
 use super::manifests::Link;
 use crate::{
-    api::report::{TablePhase, TableReport},
+    api::{
+        report::{TablePhase, TableReport},
+        verification::{Verification, VerificationResult},
+    },
     controller::explain,
     replication::EngineReport,
 };
@@ -38,6 +41,7 @@ struct Shown {
     name: String,
     bar: ProgressBar,
     report: Option<TableReport>,
+    verification: Option<Verification>,
     /// When its last line was printed.
     line_at: Instant,
 }
@@ -51,7 +55,7 @@ impl Display {
         let shown = |name: String| {
             let bar = bars.add(ProgressBar::no_length().with_style(style.clone()).with_prefix(name.clone()));
             bar.enable_steady_tick(TICK);
-            Shown { name, bar, report: None, line_at: Instant::now() }
+            Shown { name, bar, report: None, verification: None, line_at: Instant::now() }
         };
         let tables = links.iter().flat_map(|link| link.plan.tables.iter().map(move |table| (&link.plan.link.link_id, table)));
         let tables = tables.map(|(link, table)| ((link.clone(), table.uid.clone()), shown(table.source.to_string()))).collect();
@@ -64,6 +68,15 @@ impl Display {
         let before = self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(link.to_owned(), faults.clone());
         for fault in faults.iter().filter(|fault| !before.iter().flatten().any(|told| told == *fault)) {
             self.line(&format!("link {link}: {fault}"));
+        }
+        for verification in &report.verifications {
+            let mut tables = self.lock();
+            let Some(shown) = tables.get_mut(&(link.to_owned(), verification.uid.clone())) else { continue };
+            if shown.verification.replace(verification.found.clone()).as_ref() != Some(&verification.found) {
+                let text = format!("{}  {}: {}", shown.name, verification.found.result, verification.found.summary());
+                drop(tables);
+                self.line(&text);
+            }
         }
         for table in &report.tables {
             let mut tables = self.lock();
@@ -106,8 +119,16 @@ impl Display {
             if let Some(problem) = shown.report.as_ref().and_then(problem) {
                 let _ = writeln!(text, "    {problem}");
             }
+            if let Some(found) = &shown.verification {
+                let _ = writeln!(text, "    {}: {}", found.result, found.summary());
+            }
         }
         print!("{text}");
+    }
+
+    /// Whether every table was compared with its source and found equal.
+    pub fn all_equal(&self) -> bool {
+        self.lock().values().all(|shown| shown.verification.as_ref().is_some_and(|found| found.result == VerificationResult::Equal))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Shown>> {

@@ -25,7 +25,8 @@ use crate::{
     api::{
         fault::{Explain, Fault},
         plan::{Intent, Plan},
-        report::TablePhase,
+        report::{TablePhase, TableReport},
+        verification::VerifyRequest,
     },
     controller::link_connection::loss::{self, Loss},
     data::Position,
@@ -44,12 +45,31 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Options of the subcommand `run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Manifests: a file, or a folder whose .yaml and .yml files are read.
-    #[arg(short, long, value_name = "PATH")]
-    pub filename: PathBuf,
+    /// What to run, and with what.
+    #[command(flatten)]
+    pub links: Links,
     /// End as soon as every table is Replicating and holds what was captured.
     #[arg(long)]
     pub once: bool,
+}
+
+/// Options of the subcommand `verify`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct VerifyOptions {
+    /// What to compare, and with what.
+    #[command(flatten)]
+    pub links: Links,
+    /// Make rows that differ as they are in the source.
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// Options of all subcommands that work on links without a cluster.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Links {
+    /// Manifests: a file, or a folder whose .yaml and .yml files are read.
+    #[arg(short, long, value_name = "PATH")]
+    pub filename: PathBuf,
     /// Folder with a folder for each Secret and a file for each of its keys. Default: Secrets among the manifests.
     #[arg(long, value_name = "DIR")]
     pub secrets: Option<PathBuf>,
@@ -105,6 +125,9 @@ pub enum Error {
         /// Why.
         fault: Fault,
     },
+    /// Some tables are not equal to their sources, or could not be compared.
+    #[error("not all tables are equal to their sources: see the table above")]
+    NotEqual,
     /// Some tables are not Replicating, or a link did not end in time.
     #[error("not all is well: see the table above")]
     Incomplete,
@@ -112,6 +135,16 @@ pub enum Error {
 
 /// Runs the links until `stop`, or with `once` until all tables hold all.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
+    work(&options.links, options.once, None, stop).await
+}
+
+/// Brings all tables to the present and compares them with their sources; others may go on writing there meanwhile.
+pub async fn verify(options: VerifyOptions, stop: CancellationToken) -> Result<(), Error> {
+    let request = VerifyRequest { requested_at: Timestamp::now().to_string(), repair: options.repair };
+    work(&options.links, true, Some(request), stop).await
+}
+
+async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: CancellationToken) -> Result<(), Error> {
     let manifests = Manifests::read(&options.filename)?;
     let links = manifests.links()?;
     if links.is_empty() {
@@ -128,23 +161,28 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     for link in links {
         // References never leave their namespace.
         let secrets = options.secrets.clone().unwrap_or_else(|| folder.path().join(&link.plan.link.namespace));
-        let setup = open(&link, &Secrets::new(secrets), &options)?;
+        let setup = open(&link, &Secrets::new(secrets), options)?;
         let mut plan = first_plan(&link, &setup.zone).await?;
         if options.sweep_every.is_some() {
             plan.retention_seconds = 0;
         }
-        running.spawn(one(plan, setup, options.once, display.clone(), stop.clone()));
+        plan.verify.clone_from(&verify);
+        running.spawn(one(plan, setup, once, display.clone(), stop.clone()));
     }
     let ended_well = running.join_all().await.into_iter().all(|well| well);
     display.summary();
-    if ended_well { Ok(()) } else { Err(Error::Incomplete) }
+    match (ended_well, verify) {
+        (false, _) => Err(Error::Incomplete),
+        (true, Some(_)) if !display.all_equal() => Err(Error::NotEqual),
+        (true, _) => Ok(()),
+    }
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Error {
     Error::FileUnreadable { path: path.display().to_string(), error }
 }
 
-fn open(link: &Link, secrets: &Secrets, options: &Options) -> Result<Setup, Error> {
+fn open(link: &Link, secrets: &Secrets, options: &Links) -> Result<Setup, Error> {
     let plan = &link.plan;
     let failed = |fault| Error::NotOpened { link: link.name.clone(), fault };
     let claim = plan.zone.persistent_volume_claim.as_ref().map_or("", |claim| &claim.claim_name);
@@ -163,6 +201,7 @@ fn open(link: &Link, secrets: &Secrets, options: &Options) -> Result<Setup, Erro
         memory: options.memory << 20,
         sweep_every: options.sweep_every.map_or(replication::SWEEP_EVERY, Duration::from_millis),
         compare_every: replication::COMPARE_EVERY,
+        settle_for: replication::SETTLE_FOR,
     })
 }
 
@@ -176,6 +215,7 @@ async fn first_plan(link: &Link, zone: &Zone) -> Result<Plan, Error> {
 async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: CancellationToken) -> bool {
     let (id, source) = (plan.link.link_id.clone(), setup.source.clone());
     let tables = plan.tables.len();
+    let verify = plan.verify.clone();
     let (plans, newest) = watch::channel(Arc::new(plan));
     let (sender, mut reports) = watch::channel(EngineReport::default());
     let end = CancellationToken::new();
@@ -200,8 +240,9 @@ async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: 
             display.line(&format!("link {id}: run {} begins with a full load of every table: {}", lost.run_id + 1, lost.message));
         }
         loss = now;
-        complete = is_complete(&report, tables, goal.as_ref());
-        if once && is_stuck(&report, tables) {
+        let verified = verify.is_none() || is_verified(&report);
+        complete = is_complete(&report, tables, goal.as_ref()) && verified;
+        if once && verified && is_stuck(&report, tables) {
             break;
         }
         if once && complete {
@@ -241,6 +282,12 @@ fn next_run(before: &Loss, report: &EngineReport, plans: &watch::Sender<Arc<Plan
         plans.send_modify(|plan| *plan = Arc::new(Plan { run: run + 1, revision: plan.revision + 1, ..Plan::clone(plan) }));
     }
     loss
+}
+
+/// Whether every table that replicates was compared with its source.
+fn is_verified(report: &EngineReport) -> bool {
+    let replicating = |table: &&TableReport| table.phase == TablePhase::Replicating;
+    report.tables.iter().filter(replicating).all(|table| report.verifications.iter().any(|found| found.uid == table.uid))
 }
 
 /// Whether nothing more will come of it without a person: some tables are Failed, the others Replicating.

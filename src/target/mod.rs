@@ -20,7 +20,7 @@ use crate::{
         database,
         fault::{Check, Explain, Fault},
     },
-    data::{Step, TableName, TableSchema},
+    data::{Among, Digests, KeyRange, RowDigests, Step, TableName, TableSchema},
     secrets::Secrets,
 };
 
@@ -305,6 +305,15 @@ pub trait Target: Send + Sync {
     /// all after. Tables of the link that moved with others before and do not now leave the group. Returns the rows written to
     /// each.
     async fn apply_together(&self, stride: Stride<'_>, tables: Vec<Together<'_>>) -> Result<Vec<u64>, Apart>;
+
+    /// The rows of a range of the table in place, taken together by bucket as [`crate::data`]'s `digest` defines it.
+    async fn digest(&self, table: &TargetTable, schema: &TableSchema, range: &KeyRange) -> Result<Digests, Error>;
+
+    /// The hashes of single rows of the table in place.
+    async fn row_digests(&self, table: &TargetTable, schema: &TableSchema, among: Among<'_>) -> Result<RowDigests, Error>;
+
+    /// The table was found equal to its source at this time: for readers to see.
+    async fn verified(&self, table: &TargetTable, incarnation: Incarnation, at: Timestamp) -> Result<(), Error>;
 
     /// The table left the link: forget progress and claim, remove what stands aside, and drop the table itself if `delete`.
     /// Idempotent.

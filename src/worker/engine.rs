@@ -66,6 +66,7 @@ impl<Open: Fn(&Plan) -> Systems> Supervisor<Open> {
                 memory: self.memory,
                 sweep_every: replication::SWEEP_EVERY,
                 compare_every: replication::COMPARE_EVERY,
+                settle_for: replication::SETTLE_FOR,
             };
             match self.run_engine(setup, plan, &stop).await? {
                 Stopped::ForGood => return Ok(()),

@@ -73,6 +73,7 @@ pub(super) fn empty(worker: String) -> Report {
         position: None,
         position_lost: None,
         tables: Vec::new(),
+        verifications: Vec::new(),
     }
 }
 
@@ -89,6 +90,7 @@ fn build(sequence: u64, worker: &str, plan_revision: u64, answers: Answers, engi
         position: engine.position,
         position_lost: engine.position_lost,
         tables: engine.tables,
+        verifications: engine.verifications,
         ..empty(worker.to_owned())
     }
 }

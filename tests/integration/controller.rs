@@ -134,6 +134,54 @@ async fn a_link_starts_pauses_resumes_and_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verification_is_asked_for_once_and_its_outcome_told() {
+    const ASK: &str = "link-operator.io/verify-requested-at";
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    stage.table("customers", "shop", "customers").await;
+    stage.table("orders", "shop", "orders").await;
+    let worker = stage.start_worker("shop").await;
+    let plan = worker.plan_where(|plan| plan.tables.len() == 2).await;
+    let [customers, orders] = [0, 1].map(|table: usize| plan.tables[table].uid.clone());
+    worker.verified(&plan, &[(&customers, &[], "Equal"), (&orders, &[], "Equal")]);
+
+    // A table's own request, with repair.
+    stage.annotate::<LinkTable>("orders", "link-operator.io/verify-repair", "true").await;
+    stage.annotate::<LinkTable>("orders", ASK, "monday").await;
+    let asked = worker.plan_where(|plan| plan.tables[1].verify.is_some()).await;
+    let request = asked.tables[1].verify.clone().unwrap();
+    assert_eq!((request.requested_at.as_str(), request.repair), ("monday", true));
+    assert_eq!((&asked.tables[0].verify, &asked.verify), (&None, &None));
+    worker.verified(&asked, &[(&customers, &[], "Equal"), (&orders, &["monday"], "Different")]);
+    let table = stage.becomes::<LinkTable>("orders", |table| handled(table).as_deref() == Some("monday")).await;
+    let found = serde_json::to_value(table.status.unwrap().verification).unwrap();
+    assert_eq!((&found["result"], &found["differingRanges"][0]["after"]), (&json!("Different"), &json!("(5)")));
+    stage.event("VerifyFoundDifferences", "orders").await;
+    // Done with, it leaves the plan, and nobody does it again.
+    let done = worker.plan_where(|plan| plan.revision > asked.revision && plan.tables[1].verify.is_none()).await;
+
+    // The link's request is for all of its tables.
+    stage.annotate::<LinkConnection>("shop", ASK, "tuesday").await;
+    let asked = worker.plan_where(|plan| plan.revision > done.revision && plan.verify.is_some()).await;
+    assert!(asked.tables.iter().all(|table| table.verify.is_none()) && !asked.verify.as_ref().unwrap().repair);
+    worker.verified(&asked, &[(&customers, &["tuesday"], "Equal"), (&orders, &["monday"], "Different")]);
+    stage.becomes::<LinkTable>("customers", |table| table.status.as_ref().is_some_and(|status| status.verification.is_some())).await;
+    let half = stage.api::<LinkConnection>().get("shop").await.unwrap().status.unwrap();
+    assert_eq!((half.verification, half.last_handled_verify_at), (None, None), "told before all tables were compared");
+    worker.verified(&asked, &[(&customers, &["tuesday"], "Equal"), (&orders, &["tuesday"], "Equal")]);
+    let link = stage.link_where("shop", |link| link.status.as_ref().unwrap().last_handled_verify_at.as_deref() == Some("tuesday")).await;
+    let found = serde_json::to_value(link.status.unwrap().verification).unwrap();
+    assert_eq!((&found["result"], &found["tables"], &found["sourceRows"]), (&json!("Equal"), &json!(2), &json!(6)));
+    worker.plan_where(|plan| plan.revision > asked.revision && plan.verify.is_none()).await;
+    stage.event("VerifyCompleted", "shop").await;
+}
+
+fn handled(table: &LinkTable) -> Option<String> {
+    table.status.as_ref().and_then(|status| status.last_handled_verify_at.clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stop_releases_and_the_next_start_is_a_new_run() {
     let stage = Stage::new().await;
     stage.zone("staging").await;

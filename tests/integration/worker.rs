@@ -176,6 +176,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         stop_only: false,
         delete_target_tables: false,
         retain_zone: false,
+        verify: None,
     }
 }
 
@@ -320,7 +321,14 @@ async fn a_port_that_is_taken_ends_the_worker_with_a_reason() {
 
 fn table(number: usize, schema: &str, name: &str) -> PlannedTable {
     let table = TableName::new(schema, name);
-    PlannedTable { name: format!("t{number}"), uid: format!("{number:036}"), source: table.clone(), target: table, reseed: None }
+    PlannedTable {
+        name: format!("t{number}"),
+        uid: format!("{number:036}"),
+        source: table.clone(),
+        target: table,
+        reseed: None,
+        verify: None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,10 +8,12 @@ use kube::ResourceExt;
 use super::status::{Crew, TableView};
 use crate::{
     api::{
-        conditions::{is_true, kind},
+        conditions::{annotation, is_true, kind},
         fault::Fault,
+        link_connection::LinkConnection,
         link_table::LinkTable,
         report::{Report, TablePhase, TableReport},
+        verification::{LinkVerification, TableVerification, roll_up},
     },
     controller::{
         availability::pod_problem,
@@ -81,6 +83,22 @@ pub type Reported = HashMap<String, TableReport>;
 /// What workers report of each table.
 pub fn reported(reports: &[Arc<Report>]) -> Reported {
     reports.iter().flat_map(|report| &report.tables).map(|table| (table.uid.clone(), table.clone())).collect()
+}
+
+/// What workers found by comparing tables with their source, by the tables' identity.
+pub fn verifications(reports: &[Arc<Report>]) -> HashMap<String, TableVerification> {
+    reports.iter().flat_map(|report| &report.verifications).map(|found| (found.uid.clone(), found.clone())).collect()
+}
+
+/// What the comparison of all tables found that the link's annotation asks for, with the annotation's value.
+pub fn verified(link: &LinkConnection, tables: &[Arc<LinkTable>], reports: &[Arc<Report>]) -> Option<(String, LinkVerification)> {
+    let asked = link.annotations().get(annotation::VERIFY)?;
+    if link.status.as_ref().and_then(|status| status.last_handled_verify_at.as_ref()) == Some(asked) {
+        return None;
+    }
+    let found: Vec<&TableVerification> = reports.iter().flat_map(|report| &report.verifications).collect();
+    let identities: Vec<String> = acceptance::winners(tables).values().map(|table| acceptance::identity(table)).collect();
+    roll_up(asked, identities.iter().map(String::as_str), &found).map(|found| (asked.clone(), found))
 }
 
 /// The tables as the link sees them: as workers report, else as was known before. `probe` knows which cannot be linked.

@@ -61,5 +61,6 @@ pub fn plan() -> Plan {
         stop_only: false,
         delete_target_tables: false,
         retain_zone: false,
+        verify: None,
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         link_connection::{LinkConnection, LinkPhase},
         link_table::LinkTable,
         report::{Report, TableReport},
+        verification::TableVerification,
     },
     controller::certificate::Credentials,
 };
@@ -53,6 +54,8 @@ pub struct Own {
     pub phase: Option<(LinkPhase, Instant)>,
     /// What was last told of each table, by its identity.
     pub tables: HashMap<String, TableReport>,
+    /// What was last told of its comparison, by its identity.
+    pub verifications: HashMap<String, TableVerification>,
 }
 
 impl Memory {

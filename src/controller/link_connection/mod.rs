@@ -121,6 +121,7 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     };
     let probed = probe::step(&link, verdict.as_ref().ok(), &course, &seen, &context).await?;
     let reported = crew::reported(&seen.crew.reports);
+    let verifications = crew::verifications(&seen.crew.reports);
     let probe_before = memory.probe();
     let findings = Findings {
         generation: link.metadata.generation,
@@ -137,6 +138,7 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         probe_obstacle: probed.obstacle.clone(),
         release_obstacle,
         tables: crew::tables(&seen.tables, &reported, probed.report.as_ref().or(probe_before.as_deref())),
+        verified: crew::verified(&link, &seen.tables, &seen.crew.reports),
         deleting: false,
     };
     let before = link.status.clone().unwrap_or_default();
@@ -158,11 +160,13 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     for table in &seen.tables {
         let identity = super::link_table::acceptance::identity(table);
         let news = reported.get(&identity).filter(|report| own.tables.get(&identity) != Some(report));
-        if all || news.is_some() {
+        let verified = verifications.get(&identity).filter(|found| own.verifications.get(&identity) != Some(found));
+        if all || news.is_some() || verified.is_some() {
             context.queues.tables.wake(ObjectRef::from_obj(table.as_ref()));
         }
     }
     own.tables = reported;
+    own.verifications = verifications;
 
     let calm = if trouble.is_some() {
         TROUBLED

@@ -27,6 +27,7 @@ use crate::{
         link_connection::{LinkConnection, TargetDeletion, ZoneDeletion},
         link_table::LinkTable,
         plan::{LinkIdentity, PLAN_FORMAT, PLAN_KEY, Plan, PlannedTable},
+        verification::VerifyRequest,
     },
     controller::{Error, link_table::acceptance, names, workers::StoredPlan},
 };
@@ -76,6 +77,7 @@ pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, table
         target: link.spec.target.clone(),
         zone: validated.zone.clone(),
         tables: planned,
+        verify: verify_request(link, link.status.as_ref().and_then(|status| status.last_handled_verify_at.as_ref())),
         stop_only: false,
         delete_target_tables: policy.target == TargetDeletion::Delete && confirmed,
         retain_zone: policy.landing_zone == ZoneDeletion::Retain,
@@ -89,7 +91,15 @@ fn planned_table(table: &LinkTable) -> PlannedTable {
         source: table.spec.source_name(),
         target: table.spec.target_name(),
         reseed: table.annotations().get(annotation::RESEED).cloned(),
+        verify: verify_request(table, table.status.as_ref().and_then(|status| status.last_handled_verify_at.as_ref())),
     }
+}
+
+/// The comparison with the source that an object asks for, unless that was done.
+fn verify_request(object: &impl ResourceExt, handled: Option<&String>) -> Option<VerifyRequest> {
+    let requested_at = object.annotations().get(annotation::VERIFY).filter(|value| Some(*value) != handled)?.clone();
+    let repair = object.annotations().get(annotation::VERIFY_REPAIR).is_some_and(|value| value == "true");
+    Some(VerifyRequest { requested_at, repair })
 }
 
 /// The plan to store, if its content is another than that of the stored one. `highest` is the highest revision ever seen.
@@ -188,6 +198,7 @@ mod tests {
             source: crate::data::TableName::new("public", format!("table_with_a_long_name_{n}")),
             target: crate::data::TableName::new("public", format!("table_with_a_long_name_{n}")),
             reseed: None,
+            verify: None,
         };
         plan.tables = (0..10_000).map(table).collect();
         assert_eq!(unpack(&pack(&plan).unwrap()), Some(plan.clone()));

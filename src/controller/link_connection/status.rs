@@ -16,6 +16,7 @@ use crate::{
         },
         report::{Report, TablePhase},
         source_protection::Bounds,
+        verification::{LinkVerification, VerificationResult},
     },
     controller::{events::Happened, explain, link_table::whole_second, status::Ready},
 };
@@ -102,6 +103,8 @@ pub struct Findings<'a> {
     pub release_obstacle: Option<Fault>,
     /// The tables.
     pub tables: Vec<TableView>,
+    /// What the comparison of all tables found that an annotation asks for, and its value; none before it is complete.
+    pub verified: Option<(String, LinkVerification)>,
     /// The link is being deleted.
     pub deleting: bool,
 }
@@ -123,6 +126,10 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
         }
     }
     numbers(&mut status, findings);
+    if let Some((asked, found)) = &findings.verified {
+        status.last_handled_verify_at = Some(asked.clone());
+        status.verification = Some(LinkVerification { time: whole_second(found.time), ..found.clone() });
+    }
     let mut conditions = std::mem::take(&mut status.conditions);
     checks(&mut conditions, findings, now);
     let mut mark = |kind: &str, truth: Truth, reason: &str, message: &str| {
@@ -447,7 +454,7 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
         status.consistent_as_of = consistent_as_of(&findings.tables).map(whole_second).or(status.consistent_as_of);
     }
     if findings.course.phase == LinkPhase::Stopped {
-        (status.position, status.consistent_as_of, status.term) = (None, None, None);
+        (status.position, status.consistent_as_of, status.term, status.verification) = (None, None, None, None);
     }
 }
 
@@ -464,6 +471,16 @@ fn retained_log(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
 
 fn events(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Vec<Happened> {
     let mut events = retained::events(before, after);
+    if let Some(found) = after.verification.as_ref().filter(|_| before.verification != after.verification) {
+        let LinkVerification { tables, equal, differing_rows, repaired, .. } = found;
+        let text =
+            format!("{equal} of {tables} tables are equal to the source's; {differing_rows} rows differed, {repaired} were repaired");
+        events.push(match found.result {
+            VerificationResult::Equal | VerificationResult::Unsettled => Happened::normal("VerifyCompleted", text),
+            VerificationResult::Different => Happened::warning("VerifyFoundDifferences", text),
+            VerificationResult::Failed => Happened::warning("VerifyFailed", text),
+        });
+    }
     let phases = (before.phase.unwrap_or_default(), after.phase.unwrap_or_default());
     if phases.0 != phases.1 {
         let (word, text) = match phases.1 {

@@ -81,6 +81,7 @@ fn judge(case: &Case, before: &LinkConnectionStatus) -> LinkConnectionStatus {
         probe_obstacle: None,
         release_obstacle: None,
         tables: case.tables.clone(),
+        verified: None,
         deleting: false,
     };
     status(before, &findings, Timestamp::UNIX_EPOCH).0

@@ -40,6 +40,12 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
         let reports = views.into_iter().filter_map(|view| view.heard.report);
         reports.filter_map(|report| report.tables.iter().find(|found| found.uid == identity).cloned()).next_back()
     });
+    // One worker compares all tables; another may still tell of what it compared before.
+    let verified = link.as_ref().and_then(|link| {
+        let reports = context.workers.view(&link.uid()?).into_iter().filter_map(|view| view.heard.report);
+        let found = reports.filter_map(|report| report.verifications.iter().find(|found| found.uid == identity).cloned());
+        found.max_by_key(|found| found.found.time)
+    });
     let probed = link
         .as_ref()
         .and_then(|link| context.memory.link(&link.uid()?).probe())
@@ -51,6 +57,8 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
         link_phase: link.as_ref().map(|link| link.status.as_ref().and_then(|status| status.phase).unwrap_or(LinkPhase::Initial)),
         report: heard,
         reseed: table.annotations().get(annotation::RESEED).cloned(),
+        verified,
+        verify: table.annotations().get(annotation::VERIFY).cloned(),
     };
     let before = table.status.clone().unwrap_or_default();
     let (after, events) = status::status(&before, &findings, Timestamp::now());

@@ -9,6 +9,7 @@ use crate::{
         link_connection::LinkPhase,
         link_table::{LinkTableStatus, Retry, TableError},
         report::{TablePhase, TableReport},
+        verification::{TableVerification, Verification, VerificationResult},
     },
     controller::{events::Happened, explain, status::Ready},
 };
@@ -27,6 +28,10 @@ pub struct Findings {
     pub probed: Option<Fault>,
     /// Value of its reseed annotation.
     pub reseed: Option<String>,
+    /// What a worker found by comparing it with its source.
+    pub verified: Option<TableVerification>,
+    /// Value of its verify annotation.
+    pub verify: Option<String>,
 }
 
 /// How much a status changed.
@@ -44,7 +49,8 @@ pub enum Change {
 pub fn change(before: &LinkTableStatus, after: &LinkTableStatus) -> Change {
     let state = |status: &LinkTableStatus| {
         let error = status.error.clone();
-        (status.observed_generation, status.phase, error, status.conditions.clone(), status.last_handled_reseed_at.clone())
+        let handled = (status.last_handled_reseed_at.clone(), status.last_handled_verify_at.clone());
+        (status.observed_generation, status.phase, error, status.conditions.clone(), handled, status.verification.clone())
     };
     if before == after {
         Change::None
@@ -80,6 +86,9 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
         (None, Some(report)) if !at_rest => {
             take(&mut status, report);
             status.last_handled_reseed_at.clone_from(&findings.reseed);
+            if let Some(verified) = &findings.verified {
+                take_verification(&mut status, verified, findings.verify.as_ref());
+            }
             ready(report)
         }
         (None, _) => match findings.link_phase {
@@ -130,6 +139,9 @@ fn finish(before: &LinkTableStatus, status: LinkTableStatus, phase_before: Table
     {
         events.push(Happened::normal("ReplicatingSchema", format!("columns were added; the target table has {}", now.columns)));
     }
+    if before.verification != status.verification {
+        events.extend(status.verification.as_ref().map(told));
+    }
     let phase = status.phase.unwrap_or_default();
     if phase != phase_before {
         let error = status.error.as_ref().map(|error| format!("{}: {}; {}", error.code, error.message, error.remedy)).unwrap_or_default();
@@ -155,6 +167,7 @@ fn forget(status: &mut LinkTableStatus) {
         phase: Some(TablePhase::Waiting),
         observed_generation: status.observed_generation,
         last_handled_reseed_at: status.last_handled_reseed_at.take(),
+        last_handled_verify_at: status.last_handled_verify_at.take(),
         conditions: std::mem::take(&mut status.conditions),
         ..Default::default()
     };
@@ -173,6 +186,24 @@ fn take(status: &mut LinkTableStatus, report: &TableReport) {
     status.error = report.error.as_ref().map(error);
     status.retry = (report.attempt > 0)
         .then(|| Retry { attempt: report.attempt.try_into().unwrap_or(i32::MAX), next_time: report.next_attempt.map(whole_second) });
+}
+
+fn take_verification(status: &mut LinkTableStatus, verified: &TableVerification, asked: Option<&String>) {
+    status.verification = Some(Verification { time: whole_second(verified.found.time), ..verified.found.clone() });
+    if let Some(asked) = asked.filter(|asked| verified.requests.contains(asked)) {
+        status.last_handled_verify_at = Some(asked.clone());
+    }
+}
+
+/// The Event that tells what a comparison found.
+fn told(verification: &Verification) -> Happened {
+    let text = verification.summary();
+    match verification.result {
+        VerificationResult::Equal => Happened::normal("VerifyCompleted", text),
+        VerificationResult::Unsettled => Happened::normal("VerifyUnsettled", text),
+        VerificationResult::Different => Happened::warning("VerifyFoundDifferences", text),
+        VerificationResult::Failed => Happened::warning("VerifyFailed", text),
+    }
 }
 
 fn error(fault: &Fault) -> TableError {
@@ -194,5 +225,58 @@ fn ready(report: &TableReport) -> Ready {
         (TablePhase::Failed, None, _) => Ready::stalled("Failed", "the worker gave no reason"),
         (TablePhase::Suspended, None, _) => Ready::progressing("Suspended", "the worker gave no reason"),
         (_, Some(fault), _) => Ready::progressing(&fault.reason, explain(fault)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verification_is_told_once_and_echoes_the_request_that_it_answers() {
+        let found = |requests: &[&str], second| {
+            TableVerification {
+            uid: "u".into(),
+            requests: requests.iter().map(|request| (*request).to_owned()).collect(),
+            found: serde_json::from_value(serde_json::json!({
+                "time": Timestamp::from_second(second).unwrap(), "result": "Different", "sourceRows": 3, "targetRows": 2, "differingRows": 1,
+                "repaired": 0, "unsettledRows": 0, "differingRanges": [{"after": "(5)", "rows": 1, "keys": ["(7)"]}],
+            }))
+            .unwrap(),
+        }
+        };
+        let findings = |verified: Option<TableVerification>| Findings {
+            generation: Some(1),
+            refusal: None,
+            link_phase: Some(LinkPhase::Running),
+            report: serde_json::from_value(serde_json::json!({"uid": "u", "phase": "Replicating"})).ok(),
+            probed: None,
+            reseed: None,
+            verified,
+            verify: Some("now".into()),
+        };
+        let verifications =
+            |events: Vec<Happened>| events.into_iter().filter(|event| event.reason.starts_with("Verify")).collect::<Vec<_>>();
+        let (status_before, _) = status(&LinkTableStatus::default(), &findings(None), Timestamp::UNIX_EPOCH);
+        assert_eq!((&status_before.verification, &status_before.last_handled_verify_at), (&None, &None));
+
+        // The link's request was answered, its own is open.
+        let (of_link, events) = status(&status_before, &findings(Some(found(&["link"], 1))), Timestamp::UNIX_EPOCH);
+        assert_eq!(of_link.last_handled_verify_at, None);
+        assert_eq!(change(&status_before, &of_link), Change::State);
+        let [told] = verifications(events).try_into().unwrap();
+        assert_eq!((told.reason.as_str(), told.warning), ("VerifyFoundDifferences", true));
+        assert!(told.message.contains("1 after key (5), among them (7)"), "{}", told.message);
+
+        let (own, events) = status(&of_link, &findings(Some(found(&["now", "link"], 2))), Timestamp::UNIX_EPOCH);
+        assert_eq!(own.last_handled_verify_at.as_deref(), Some("now"));
+        assert_eq!(verifications(events).len(), 1);
+        let (again, events) = status(&own, &findings(Some(found(&["now", "link"], 2))), Timestamp::UNIX_EPOCH);
+        assert_eq!((again, verifications(events).len()), (own.clone(), 0));
+
+        // Stopped: what was compared goes, that it was asked for stays.
+        let stopped = Findings { link_phase: Some(LinkPhase::Stopped), ..findings(None) };
+        let (stopped, _) = status(&own, &stopped, Timestamp::UNIX_EPOCH);
+        assert_eq!((stopped.verification, stopped.last_handled_verify_at.as_deref()), (None, Some("now")));
     }
 }

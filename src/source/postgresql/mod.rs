@@ -4,7 +4,7 @@
 //! and remove them, [`settle`] waits until every transaction knows of them. [`catalog`] says how tables travel; [`chunks`]
 //! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot, [`shape`] and [`evolve`] what becomes of the tables;
 //! [`given_up`] lets the slot go before it does harm, and [`limits`] bounds what all of them ask at once. All values end in the
-//! builders of [`rows`].
+//! builders of [`rows`]. [`digest`] sums up what is compared with the target.
 
 mod assemble;
 mod capture;
@@ -12,6 +12,7 @@ mod catalog;
 mod chunks;
 mod continuity;
 mod copy;
+mod digest;
 mod evolve;
 mod fetch;
 mod given_up;
@@ -29,7 +30,7 @@ mod spill;
 mod values;
 
 use std::{
-    ops::Deref,
+    ops::{Deref, DerefMut},
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -45,7 +46,7 @@ use self::{
 use super::{Admitted, Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, ReadLimits, RetainedLog, Scratch, Source};
 use crate::{
     api::{database::PostgresqlDatabase, fault::Check},
-    data::{Position, TableName, TableSchema},
+    data::{Among, Digests, KeyRange, KeyTexts, Position, RowDigests, TableName, TableSchema},
     postgresql::{ConnectError, Connected, connect, errors, errors::Class, quote},
     secrets::Secrets,
 };
@@ -77,6 +78,12 @@ impl Deref for Session {
 
     fn deref(&self) -> &Connected {
         &self.connected
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Connected {
+        &mut self.connected
     }
 }
 
@@ -191,6 +198,22 @@ impl Source for Postgresql {
 
     async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error> {
         fetch::fetch(self, schema, keys, after).await
+    }
+
+    async fn cut_range(&self, schema: &TableSchema, after: Option<&KeyTexts>, rows: u64) -> Result<Option<KeyTexts>, Error> {
+        digest::cut(self, schema, after, rows).await
+    }
+
+    async fn digest(&self, schema: &TableSchema, range: &KeyRange) -> Result<Digests, Error> {
+        digest::digest(self, schema, range).await
+    }
+
+    async fn row_digests(&self, schema: &TableSchema, among: Among<'_>) -> Result<RowDigests, Error> {
+        digest::rows(self, schema, among).await
+    }
+
+    fn keys(&self, schema: &TableSchema, keys: &[KeyTexts]) -> Result<RecordBatch, Error> {
+        digest::keys(schema, keys)
     }
 
     async fn heartbeat(&self) -> Result<Position, Error> {

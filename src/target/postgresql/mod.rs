@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
@@ -29,9 +30,9 @@ use crate::{
         database::{OnExistingTable, PostgresqlTarget},
         fault::Check,
     },
-    data::{TableName, TableSchema},
+    data::{Among, Digests, KeyRange, RowDigests, TableName, TableSchema},
     failpoint::{self, Point},
-    postgresql::Connected,
+    postgresql::{Connected, digest::Digested},
     secrets::Secrets,
 };
 
@@ -161,6 +162,19 @@ impl Target for Postgresql {
         failpoint::around(Point::TargetCommit, transaction.commit()).await.map_err(|error| of_all(error.into()))?;
         self.pool.put(session);
         Ok(written)
+    }
+
+    async fn digest(&self, table: &TargetTable, schema: &TableSchema, range: &KeyRange) -> Result<Digests, Error> {
+        Ok(transaction!(self, |transaction| Digested { schema, name: &table.name }.digest(&transaction, range).await?))
+    }
+
+    async fn row_digests(&self, table: &TargetTable, schema: &TableSchema, among: Among<'_>) -> Result<RowDigests, Error> {
+        Ok(transaction!(self, |transaction| Digested { schema, name: &table.name }.rows(&transaction, among).await?))
+    }
+
+    async fn verified(&self, table: &TargetTable, incarnation: Incarnation, at: Timestamp) -> Result<(), Error> {
+        transaction!(self, |transaction| progress::verified(&transaction, table, incarnation, at).await?);
+        Ok(())
     }
 
     async fn forget(&self, table: &TargetTable, delete: bool) -> Result<(), Error> {

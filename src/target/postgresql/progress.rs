@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use jiff::Timestamp;
 use tokio_postgres::{Row, Transaction, types::ToSql};
 
 use super::ddl;
@@ -35,7 +36,7 @@ const CREATE_TABLES: &str = "
         run bigint, incarnation bigint, record bigint,
         exact boolean NOT NULL DEFAULT false, group_revision bigint,
         as_of timestamp with time zone, rows bigint NOT NULL DEFAULT 0, placed oid,
-        updated_at timestamp with time zone NOT NULL DEFAULT now(),
+        updated_at timestamp with time zone NOT NULL DEFAULT now(), last_verified timestamp with time zone,
         PRIMARY KEY (link_id, source_schema, source_table), UNIQUE (target_schema, target_table)
     ) WITH (fillfactor = 50);
     CREATE TABLE link_operator.link_chunks (
@@ -49,12 +50,20 @@ const CREATE_TABLES: &str = "
 
 /// For readers; nothing of ours needs it.
 const CREATE_VIEW: &str = "
-    CREATE VIEW link_operator.link_status AS
-        SELECT link_id, source_schema, source_table, target_schema, target_table, exact, group_revision IS NOT NULL AS grouped,
-            CASE WHEN exact THEN as_of END AS consistent_as_of
+    CREATE OR REPLACE VIEW link_operator.link_status AS
+        SELECT link_id, source_schema, source_table, target_schema, target_table, exact,
+            CASE WHEN exact THEN as_of END AS consistent_as_of, group_revision IS NOT NULL AS grouped, last_verified
         FROM link_operator.link_progress;
     COMMENT ON VIEW link_operator.link_status IS
-        'Whether each linked table is exact, and as of when: it holds everything that the source committed before consistent_as_of.'";
+        'Whether each linked table is exact, and as of when: it holds everything that the source committed before consistent_as_of. At last_verified it was compared with the source and found equal.'";
+
+/// What tables of former versions lack. Transactions that load chunks hold the table for long: nobody may wait for them with
+/// everybody else behind him, it is tried again with the next call. New columns of the view come last: so it can be replaced.
+const UPGRADE: &str = "
+    SET LOCAL lock_timeout = '2s';
+    ALTER TABLE link_operator.link_progress ADD COLUMN IF NOT EXISTS group_revision bigint,
+        ADD COLUMN IF NOT EXISTS last_verified timestamp with time zone;
+    SET LOCAL lock_timeout = 0";
 
 /// A table as the catalog has it.
 pub(super) struct Existing {
@@ -73,17 +82,13 @@ impl Existing {
 
 /// Makes our schema and tables unless they are there.
 pub(super) async fn ensure(transaction: &Transaction<'_>) -> Result<(), Error> {
-    if exist(transaction).await? && has(transaction, &["link_status"]).await? {
+    if exist(transaction).await? {
         return Ok(());
     }
     // Several workers start at once; the lock goes with the transaction.
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&CREATION_LOCK]).await?;
     if !exist(transaction).await? {
         create(transaction).await?;
-    }
-    // A link of a former version has tables without it.
-    if !has(transaction, &["link_status"]).await? {
-        transaction.batch_execute(CREATE_VIEW).await?;
     }
     Ok(())
 }
@@ -94,19 +99,46 @@ async fn create(transaction: &Transaction<'_>) -> Result<(), Error> {
         transaction.batch_execute(&format!("CREATE SCHEMA {OWN_SCHEMA}")).await?;
     }
     transaction.batch_execute(CREATE_TABLES).await?;
+    transaction.batch_execute(CREATE_VIEW).await?;
     Ok(())
 }
 
-/// Whether our tables are there.
+/// Whether our tables are there. Those of a former version get what they lack.
 pub(super) async fn exist(transaction: &Transaction<'_>) -> Result<bool, Error> {
-    has(transaction, &["link_progress", "link_chunks"]).await
+    let (tables, columns) = parts(transaction).await?;
+    if tables < 2 {
+        return Ok(false);
+    }
+    if columns < 3 {
+        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&CREATION_LOCK]).await?;
+        if parts(transaction).await?.1 < 3 {
+            for statements in [UPGRADE, CREATE_VIEW] {
+                transaction.batch_execute(statements).await.map_err(|error| not_upgraded(&error))?;
+            }
+        }
+    }
+    Ok(true)
 }
 
-/// Whether our schema has all of these relations.
-async fn has(transaction: &Transaction<'_>, names: &[&str]) -> Result<bool, Error> {
+/// How many of our tables there are, and of the columns that former versions did not have.
+async fn parts(transaction: &Transaction<'_>) -> Result<(i64, i64), Error> {
     // By the catalog: to_regclass wants the right to use the schema.
-    let sql = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2::text[])";
-    Ok(transaction.query_one(sql, &[&OWN_SCHEMA, &names]).await?.get::<_, i64>(0) == names.len() as i64)
+    let sql = "SELECT (SELECT count(*) FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname IN ('link_progress', 'link_chunks')),
+                      (SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE c.relnamespace = n.oid
+                       AND (c.relname, a.attname) IN (('link_progress', 'group_revision'), ('link_progress', 'last_verified'), ('link_status', 'last_verified')))
+               FROM pg_namespace n WHERE n.nspname = $1";
+    Ok(transaction.query_opt(sql, &[&OWN_SCHEMA]).await?.map_or((0, 0), |row| (row.get(0), row.get(1))))
+}
+
+fn not_upgraded(error: &tokio_postgres::Error) -> Error {
+    match Error::from(error) {
+        Error::TargetPermissionDenied { message, .. } => Error::TargetPermissionDenied {
+            message: format!("the tables of schema {OWN_SCHEMA} are of a former version: {message}"),
+            remedy: "upgrade the link whose user owns them first; or make the user of spec.target a member of the owner for a moment"
+                .to_owned(),
+        },
+        other => other,
+    }
 }
 
 /// Claims the table, see [`crate::target::Target::claim`].
@@ -367,6 +399,22 @@ pub(super) async fn touch(transaction: &Transaction<'_>, link_id: &str, tables: 
     let records: Vec<i64> = tables.iter().map(|table| table.record as i64).collect();
     let times: Vec<SystemTime> = tables.iter().map(|table| SystemTime::from(table.as_of)).collect();
     transaction.execute(sql, &[&link_id, &schemas, &names, &runs, &incarnations, &records, &times]).await?;
+    Ok(())
+}
+
+/// Notes when the table was found equal to its source.
+pub(super) async fn verified(
+    transaction: &Transaction<'_>,
+    table: &TargetTable,
+    incarnation: Incarnation,
+    at: Timestamp,
+) -> Result<(), Error> {
+    let TargetTable { link_id, source, .. } = table;
+    let sql = "UPDATE link_operator.link_progress SET last_verified = $6
+               WHERE link_id = $1 AND source_schema = $2 AND source_table = $3 AND run = $4 AND incarnation = $5";
+    let (run, record) = (i64::from(incarnation.run), incarnation.record as i64);
+    let values: [&(dyn ToSql + Sync); 6] = [link_id, &source.schema_name, &source.table_name, &run, &record, &SystemTime::from(at)];
+    transaction.execute(sql, &values).await?;
     Ok(())
 }
 

@@ -28,12 +28,12 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Pod, Secret},
+        core::v1::{ConfigMap, Event, Pod, Secret},
     },
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use link_operator::{
     api::{
@@ -180,6 +180,20 @@ impl Stage {
 
     pub async fn link_where(&self, name: &str, so: impl Fn(&LinkConnection) -> bool) -> LinkConnection {
         self.becomes(name, |link: &LinkConnection| link.status.is_some() && so(link)).await
+    }
+
+    /// Waits for an Event of an object.
+    pub async fn event(&self, reason: &str, object: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let events = self.api::<Event>().list(&ListParams::default()).await.unwrap();
+            let of = |event: &Event| event.reason.as_deref() == Some(reason) && event.involved_object.name.as_deref() == Some(object);
+            if events.iter().any(of) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no Event {reason} of {object}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub async fn plan(&self, link: &str) -> Option<Plan> {
@@ -343,6 +357,23 @@ impl Worker {
     /// Reports on the one table of a plan.
     pub fn report(&self, plan: &Plan, table: &str, phase: TablePhase, drained: bool) {
         self.say(plan, &[json!({"uid": table, "phase": phase, "rows": 3})], &[("SourceReachable", None)], drained);
+    }
+
+    /// Reports that tables replicate, and what was found by comparing them: identities, the requests answered, the result.
+    pub fn verified(&self, plan: &Plan, found: &[(&str, &[&str], &str)]) {
+        let tables: Vec<Value> = found.iter().map(|(uid, ..)| json!({"uid": uid, "phase": "Replicating", "rows": 3})).collect();
+        let found = found.iter().map(|(uid, requests, result)| {
+            json!({"uid": uid, "requests": requests, "found": {"time": "2026-01-01T00:00:00Z", "result": result, "sourceRows": 3,
+                "targetRows": 2, "differingRows": 1, "repaired": 0, "unsettledRows": 0,
+                "differingRanges": [{"after": "(5)", "rows": 1, "keys": ["(7)"]}]}})
+        });
+        let verifications: Value = found.collect();
+        self.report.send_modify(|report| {
+            let sequence = report.as_ref().map_or(1, |report| report.sequence + 1);
+            let mut next = report_json(sequence, plan.revision, &tables, &[("SourceReachable", None)], false, false);
+            next["verifications"] = verifications;
+            *report = Some(serde_json::from_value(next).unwrap());
+        });
     }
 
     /// Reports a check that fails.

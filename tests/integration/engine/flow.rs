@@ -6,7 +6,7 @@ use super::Link;
 use crate::support::postgres::Server;
 
 /// One of everything that makes a row awkward to copy.
-const EVERY_TYPE: &str = r#"
+pub const EVERY_TYPE: &str = r#"
     CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s "fine"');
     CREATE DOMAIN positive AS int CHECK (value > 0);
     CREATE TABLE every_type (

@@ -11,6 +11,7 @@ mod partitions;
 mod schema;
 mod sharing;
 mod sweeping;
+mod verifying;
 
 use std::{
     sync::{
@@ -98,6 +99,7 @@ impl Link {
             stop_only: false,
             delete_target_tables: false,
             retain_zone: false,
+            verify: None,
         };
         Self {
             source,
@@ -143,6 +145,7 @@ impl Link {
             memory: self.memory,
             sweep_every: self.sweep_every,
             compare_every: self.compare_every,
+            settle_for: Duration::from_secs(3),
         };
         let (sender, report) = watch::channel(EngineReport::default());
         let task = tokio::spawn(replication::run(setup, plans, sender, CancellationToken::new()));
@@ -238,7 +241,14 @@ impl Link {
 fn planned(name: &str, life: u32) -> PlannedTable {
     let (schema, table) = name.split_once('.').unwrap_or(("public", name));
     let name = TableName::new(schema.trim_matches('"'), table.trim_matches('"'));
-    PlannedTable { name: name.table_name.clone(), uid: format!("{name}-{life}"), source: name.clone(), target: name, reseed: None }
+    PlannedTable {
+        name: name.table_name.clone(),
+        uid: format!("{name}-{life}"),
+        source: name.clone(),
+        target: name,
+        reseed: None,
+        verify: None,
+    }
 }
 
 impl Engine {

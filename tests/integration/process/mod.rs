@@ -3,6 +3,7 @@
 mod kills;
 mod moves;
 mod protects;
+mod verifying;
 
 use std::{
     fs::{self, File},

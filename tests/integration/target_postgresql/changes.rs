@@ -195,3 +195,26 @@ async fn the_view_says_as_of_when_a_table_is_exact_also_while_nothing_changes() 
     link.target.begin_snapshot(&link.table, &link.schema, Incarnation { record: 20, ..FIRST }).await.unwrap();
     assert_eq!(link.column(status).await, ["dw.orders f "]);
 }
+
+#[tokio::test]
+async fn the_view_says_when_a_table_was_verified_also_in_a_database_of_a_former_version() {
+    let link = Link::with(&[(1, Some("a"), None)]).await;
+    let former =
+        "DROP VIEW link_operator.link_status; ALTER TABLE link_operator.link_progress DROP COLUMN last_verified, DROP COLUMN group_revision;
+        CREATE VIEW link_operator.link_status AS
+        SELECT link_id, source_schema, source_table, target_schema, target_table, exact, CASE WHEN exact THEN as_of END AS consistent_as_of
+        FROM link_operator.link_progress; CREATE VIEW dw.theirs AS SELECT * FROM link_operator.link_status";
+    link.database.execute(former).await;
+    // Whoever begins to work asks how far it is.
+    assert!(link.target.progress(&link.table).await.unwrap().unwrap().exact);
+    link.apply(at(10, 11), vec![link.net(&[], &[(2, Some("b"), None)])]).await.unwrap();
+    let time = |second| jiff::Timestamp::from_second(second).unwrap();
+    link.target.verified(&link.table, FIRST, time(1_700_000_000)).await.unwrap();
+    let status = "SELECT format('%s %s', target_table, last_verified) FROM link_operator.link_status";
+    assert_eq!(link.column(status).await, ["orders 2023-11-14 22:13:20+00"]);
+    link.target.verified(&link.table, FIRST, time(1_700_000_001)).await.unwrap();
+    assert_eq!(link.column(status).await, ["orders 2023-11-14 22:13:21+00"]);
+    // What was compared is no longer there.
+    link.target.verified(&link.table, Incarnation { record: 20, ..FIRST }, time(1_800_000_000)).await.unwrap();
+    assert_eq!(link.column(status).await, ["orders 2023-11-14 22:13:21+00"]);
+}

@@ -1,0 +1,146 @@
+//! Whether a row differs, on a link that runs: the source is ahead of the target, and both change between two looks. Pure.
+//!
+//! A look reads a row in the source, waits until the target has applied all that this read can have seen, and reads the row
+//! there. Equal hashes are equal rows. Different ones may only say that the row changed after the first read. But if the next
+//! look finds both sides as they were, written by nobody since (the same versions), the source had the row like that also at the
+//! place where the target was at the first look, and the target must have had it like that: it is wrong. A row that is in
+//! neither look of one side proves the same by the version on the other side. One look more is for commits that reach the
+//! stream a moment before they are visible.
+
+use std::collections::BTreeSet;
+
+use crate::data::{Digests, KeyTexts, RowDigest, RowDigests};
+
+/// A row that is found the same and different in so many looks in a row differs.
+const LOOKS: u32 = 3;
+
+/// What was seen of one row, in source and target.
+type Look = (Option<RowDigest>, Option<RowDigest>);
+
+/// The looks at one row.
+#[derive(Debug, Default)]
+pub struct Trial {
+    last: Look,
+    times: u32,
+}
+
+/// How a row differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// The target has other values.
+    Values,
+    /// The target does not have it.
+    Missing,
+    /// The source does not have it.
+    TooMany,
+}
+
+/// What is known of a row after a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is equal.
+    Equal,
+    /// It differs.
+    Different(Difference),
+    /// It may have changed meanwhile.
+    Open,
+}
+
+impl Trial {
+    /// Takes in a look.
+    pub fn look(&mut self, source: Option<&RowDigest>, target: Option<&RowDigest>) -> Verdict {
+        let difference = match (source, target) {
+            (None, None) => return Verdict::Equal,
+            (Some(source), Some(target)) if source.hash == target.hash => return Verdict::Equal,
+            (Some(_), Some(_)) => Difference::Values,
+            (Some(_), None) => Difference::Missing,
+            (None, Some(_)) => Difference::TooMany,
+        };
+        let look = (source.cloned(), target.cloned());
+        if self.times > 0 && self.last == look {
+            self.times += 1;
+        } else {
+            (self.last, self.times) = (look, 1);
+        }
+        if self.times >= LOOKS { Verdict::Different(difference) } else { Verdict::Open }
+    }
+}
+
+/// The buckets that are not alike, in groups of about so many rows on either side.
+pub fn differing_buckets(source: &Digests, target: &Digests, rows: u64) -> Vec<Vec<String>> {
+    let all: BTreeSet<&String> = source.keys().chain(target.keys()).collect();
+    let mut groups: Vec<Vec<String>> = Vec::new();
+    let mut room = 0;
+    for bucket in all.into_iter().filter(|bucket| source.get(*bucket) != target.get(*bucket)) {
+        let count = |side: &Digests| side.get(bucket).map_or(0, |digest| digest.rows);
+        let size = count(source).max(count(target));
+        if let Some(group) = groups.last_mut().filter(|_| size <= room) {
+            group.push(bucket.clone());
+        } else {
+            groups.push(vec![bucket.clone()]);
+            room = rows;
+        }
+        room = room.saturating_sub(size);
+    }
+    groups
+}
+
+/// The keys of rows that are not alike.
+pub fn differing_keys(source: &RowDigests, target: &RowDigests) -> Vec<KeyTexts> {
+    let hash = |side: &RowDigests, key: &KeyTexts| side.get(key).map(|row| row.hash.clone());
+    let all: BTreeSet<&KeyTexts> = source.keys().chain(target.keys()).collect();
+    all.into_iter().filter(|key| hash(source, key) != hash(target, key)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Digest;
+
+    fn row(hash: &str, version: &str) -> RowDigest {
+        RowDigest { hash: hash.into(), version: version.into() }
+    }
+
+    #[test]
+    fn a_row_that_stands_still_and_differs_is_different() {
+        for (source, target, difference) in [
+            (Some(row("a", "1")), Some(row("b", "7")), Difference::Values),
+            (Some(row("a", "1")), None, Difference::Missing),
+            (None, Some(row("b", "7")), Difference::TooMany),
+        ] {
+            let mut trial = Trial::default();
+            let looks: Vec<Verdict> = (0..3).map(|_| trial.look(source.as_ref(), target.as_ref())).collect();
+            assert_eq!(looks, [Verdict::Open, Verdict::Open, Verdict::Different(difference)]);
+        }
+    }
+
+    #[test]
+    fn a_row_that_changes_between_looks_is_open_until_it_is_equal() {
+        let mut trial = Trial::default();
+        for version in 0..10 {
+            // To and fro between two values: seen alike on each side, but written anew.
+            assert_eq!(trial.look(Some(&row("a", &version.to_string())), Some(&row("b", "7"))), Verdict::Open);
+            assert_eq!(trial.look(None, Some(&row("b", &version.to_string()))), Verdict::Open);
+        }
+        assert_eq!(trial.look(Some(&row("a", "1")), Some(&row("a", "9"))), Verdict::Equal);
+        assert_eq!(trial.look(None, None), Verdict::Equal);
+    }
+
+    #[test]
+    fn finds_what_is_not_alike_and_takes_it_in_bounded_groups() {
+        let digest = |rows: u64, checksum: &str| Digest { rows, checksum: checksum.into() };
+        let side = |all: &[(&str, Digest)]| all.iter().map(|(bucket, digest)| ((*bucket).to_owned(), digest.clone())).collect::<Digests>();
+        let source = side(&[("0", digest(5, "x")), ("1", digest(6, "x")), ("2", digest(3, "x")), ("3", digest(1, "x"))]);
+        let target = side(&[("0", digest(5, "y")), ("1", digest(6, "x")), ("2", digest(4, "x")), ("4", digest(100, "x"))]);
+        assert_eq!(differing_buckets(&source, &target, 9), [vec!["0", "2"], vec!["3"], vec!["4"]]);
+        assert!(differing_buckets(&source, &source, 9).is_empty());
+
+        let rows =
+            |all: &[(&str, &str, &str)]| all.iter().map(|(key, hash, version)| (vec![(*key).to_owned()], row(hash, version))).collect();
+        let found = differing_keys(
+            &rows(&[("a", "1", "v"), ("b", "1", "v"), ("c", "1", "v")]),
+            &rows(&[("a", "1", "w"), ("b", "2", "v"), ("d", "1", "v")]),
+        );
+        assert_eq!(found.concat(), ["b", "c", "d"]);
+    }
+}
