@@ -77,8 +77,10 @@ pub struct NetChanges {
     /// Keys whose rows go (a key may be in `upserts` too: delete comes first). Schema: `TableSchema::arrow_keys`, the
     /// exact texts of key cells in its [`LINK_COLUMN`].
     pub deletes: RecordBatch,
-    /// Whole rows. Schema: the table's columns only.
+    /// Whole rows, in the order of their keys: a target then finds them page by page. Schema: the table's columns only.
     pub upserts: RecordBatch,
+    /// How many of `upserts` change a row that the target should hold; the others are new to it. A hint: nothing rests on it.
+    pub updates: usize,
     /// Exact texts of cells of `upserts`.
     pub exact: ExactTexts,
     /// Rows of `upserts` of which some columns stand only in the target.

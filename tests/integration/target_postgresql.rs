@@ -127,6 +127,8 @@ impl Link {
         NetChanges {
             deletes: self.keys(deletes),
             upserts: RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays(upserts)).unwrap(),
+            // Also where some are new.
+            updates: upserts.len(),
             exact: ExactTexts::new(),
             unresolved: Vec::new(),
             origins: self.keys(&[]),

@@ -57,6 +57,8 @@ struct Fate {
     key: Place,
     /// Its last state; none if it is gone.
     row: Option<Row>,
+    /// Whether there was a row with this key before.
+    existed: bool,
 }
 
 /// Nets `batches` (of `TableSchema::arrow_changes`, in commit order).
@@ -75,7 +77,7 @@ pub fn net(schema: &TableSchema, batches: &[RecordBatch]) -> Result<NetChanges, 
                 return Err(Error::Operation);
             }
             let fate = *by_key.entry(input.key(place)).or_insert_with(|| {
-                fates.push(Fate { key: place, row: None });
+                fates.push(Fate { key: place, row: None, existed: op != Op::Insert && moved.is_none() });
                 fates.len() - 1
             });
             match op {
@@ -95,6 +97,8 @@ pub fn net(schema: &TableSchema, batches: &[RecordBatch]) -> Result<NetChanges, 
     if moved.is_some() {
         return Err(Error::Operation);
     }
+    // A target that meets its keys in order reads and writes each page once.
+    fates.sort_unstable_by(|a, b| input.key(a.key).cmp(&input.key(b.key)));
     input.output(&fates)
 }
 
@@ -185,6 +189,7 @@ impl<'a> Input<'a> {
     fn output(&self, fates: &[Fate]) -> Result<NetChanges, Error> {
         let gone: Vec<Place> = fates.iter().filter(|fate| fate.row.is_none()).map(|fate| fate.key).collect();
         let rows: Vec<&Row> = fates.iter().filter_map(|fate| fate.row.as_ref()).collect();
+        let updates = fates.iter().filter(|fate| fate.existed && fate.row.is_some()).count();
 
         let base: Vec<Place> = rows.iter().map(|row| row.base).collect();
         let mut places: HashMap<u16, Vec<Place>> = HashMap::new();
@@ -216,7 +221,7 @@ impl<'a> Input<'a> {
         }
         let fields = self.schema.arrow_rows().fields()[..columns.len()].to_vec();
         let upserts = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
-        Ok(NetChanges { deletes: self.key_batch(&gone)?, upserts, exact, unresolved, origins: self.key_batch(&origins)? })
+        Ok(NetChanges { deletes: self.key_batch(&gone)?, upserts, updates, exact, unresolved, origins: self.key_batch(&origins)? })
     }
 
     fn column(&self, column: usize, places: &[Place]) -> Result<ArrayRef, Error> {

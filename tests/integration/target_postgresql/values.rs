@@ -260,6 +260,7 @@ async fn odd_names_and_many_columns() {
     let changes = NetChanges {
         deletes: key("one"),
         upserts: RecordBatch::try_new(Arc::new(Schema::new(fields)), row("two")).unwrap(),
+        updates: 0,
         exact: ExactTexts::new(),
         unresolved: vec![link_operator::data::Unresolved { row: 0, columns: vec![3, 4, 5, 6] }],
         origins: key("one"),
