@@ -13,19 +13,22 @@ use tokio::sync::mpsc;
 use super::{Context, error::Error, file, share, state::TableState};
 use crate::{
     api::fault::Explain,
-    data::{ChunkPlan, Position},
+    data::{Chunk, ChunkPlan, Position, TableSchema},
     failpoint::{self, Point},
     landing::{
-        layout,
+        Zone, layout,
         log::Outcome,
         record::{ChunkRecord, DataFile},
     },
-    source, target,
-    target::Incarnation,
+    source::{self, Source},
+    target::{self, Incarnation},
 };
 
 /// Batches between decoding a file and writing it to the target.
 const BATCHES_AHEAD: usize = 2;
+
+/// Rows that were read are kept in memory until they are loaded, up to so many bytes a chunk; of more, the file is decoded again.
+const KEPT_BYTES: usize = 96 << 20;
 
 /// How often a worker looks whether chunks have fallen to it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -81,61 +84,90 @@ impl Snapshot<'_> {
     async fn chunk(&self, chunk: u32) -> Result<(), Error> {
         let log = self.context.journal.log();
         let incarnation = self.table.incarnation;
-        let (record, bytes) = if let Some(record) = log.chunk(self.id, incarnation, chunk).await? {
+        let (record, rows) = if let Some(record) = log.chunk(self.id, incarnation, chunk).await? {
             (record, None)
         } else {
-            let (record, bytes) = self.read(chunk).await?;
+            let (record, rows) = self.read(chunk).await?;
             match failpoint::around(Point::ChunkRecord, log.create_chunk(self.id, incarnation, chunk, &record)).await? {
-                Outcome::Ours => (record, bytes),
+                Outcome::Ours => (record, rows),
                 Outcome::Theirs(theirs) => (theirs, None),
             }
         };
         // A void plan: the capture ends this incarnation.
         let Some(file) = record.file else { return Ok(()) };
-        let bytes = match bytes {
-            Some(bytes) => bytes,
-            None => self.context.data_file(&file.path).await?,
+        let rows = match rows {
+            Some(rows) => rows,
+            None => Rows::File(self.context.data_file(&file.path).await?),
         };
-        self.load(chunk, bytes).await
+        self.load(chunk, rows).await
     }
 
     /// Reads a chunk from the source and puts its file; a void plan is a record too.
-    async fn read(&self, chunk: u32) -> Result<(ChunkRecord, Option<Bytes>), Error> {
+    async fn read(&self, chunk: u32) -> Result<(ChunkRecord, Option<Rows>), Error> {
         let token = uuid::Uuid::new_v4().simple().to_string();
         let Context { setup, journal, .. } = self.context;
         let Some(range) = self.plan.chunks.get(chunk as usize) else {
             return Err(Error::DataFileUnreadable(format!("chunk {chunk} is not in the plan of table {}", self.table.schema.name)));
         };
-        let mut chunk_rows = match setup.source.read_chunk(&self.table.schema, range).await {
-            Ok(rows) => rows,
-            Err(error @ (source::Error::TableRewritten(_) | source::Error::SchemaChanged(_))) => {
-                let void = crate::api::fault::Fault { heals: true, ..error.fault() };
-                return Ok((ChunkRecord { token, file: None, read_at: Position::default(), void: Some(void) }, None));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let mut writer = file::Writer::new(self.table.schema.arrow_rows())?;
-        let mut memory = 0;
-        while let Some(batch) = chunk_rows.rows.next().await {
-            let batch = batch?;
-            memory += batch.get_array_memory_size() as u64;
-            writer = tokio::task::spawn_blocking(move || writer.write(&batch).map(|()| writer)).await??;
-        }
-        let (bytes, rows) = tokio::task::spawn_blocking(move || writer.finish()).await??;
         let path = layout::data(journal.log().run(), self.id, self.table.incarnation, 0);
-        failpoint::around(Point::ChunkPut, setup.zone.put(&path, bytes.clone())).await?;
-        let file = DataFile { path, bytes: bytes.len() as u64, memory, rows };
-        Ok((ChunkRecord { token, file: Some(file), read_at: chunk_rows.read_at, void: None }, Some(bytes)))
+        match read(&*setup.source, &setup.zone, &self.table.schema, range, path).await {
+            Ok(read) => Ok((ChunkRecord { token, file: Some(read.file), read_at: read.read_at, void: None }, Some(read.rows))),
+            Err(Error::Source(error @ (source::Error::TableRewritten(_) | source::Error::SchemaChanged(_)))) => {
+                let void = crate::api::fault::Fault { heals: true, ..error.fault() };
+                Ok((ChunkRecord { token, file: None, read_at: Position::default(), void: Some(void) }, None))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    async fn load(&self, chunk: u32, bytes: Bytes) -> Result<(), Error> {
+    async fn load(&self, chunk: u32, rows: Rows) -> Result<(), Error> {
         let setup = &self.context.setup;
-        let rows = decoded(bytes, self.table.schema.arrow_rows());
+        let rows = match rows {
+            Rows::Kept(batches) => stream::iter(batches).map(Ok).boxed(),
+            Rows::File(bytes) => decoded(bytes, self.table.schema.arrow_rows()).boxed(),
+        };
         let target_table = self.context.target_table(self.table);
-        let loaded = setup.target.load_chunk(&target_table, &self.table.schema, self.incarnation(), chunk, rows.boxed()).await?;
+        let loaded = setup.target.load_chunk(&target_table, &self.table.schema, self.incarnation(), chunk, rows).await?;
         tracing::debug!(table = %self.table.schema.name, chunk, rows = loaded, "chunk loaded");
         Ok(())
     }
+}
+
+/// A chunk that was read.
+pub struct Read {
+    /// Its file in the landing zone.
+    pub file: DataFile,
+    /// As of when it was read, see [`source::ChunkRows`].
+    pub read_at: Position,
+    rows: Rows,
+}
+
+/// Where a chunk's rows are to be had: they are written to the target only once its record is there, so that it is always this
+/// file's rows that the target holds.
+enum Rows {
+    Kept(Vec<RecordBatch>),
+    File(Bytes),
+}
+
+/// Reads a chunk from the source and puts its file.
+pub async fn read(source: &dyn Source, zone: &Zone, schema: &TableSchema, range: &Chunk, path: String) -> Result<Read, Error> {
+    let mut chunk_rows = source.read_chunk(schema, range).await?;
+    let mut writer = file::Writer::new(schema.arrow_rows());
+    let mut memory = 0;
+    let mut kept = Some(Vec::new());
+    while let Some(batch) = chunk_rows.rows.next().await {
+        let batch = batch?;
+        memory += batch.get_array_memory_size();
+        kept = kept.filter(|_| memory <= KEPT_BYTES);
+        if let Some(kept) = &mut kept {
+            kept.push(batch.clone());
+        }
+        writer = tokio::task::spawn_blocking(move || writer.write(&batch).map(|()| writer)).await??;
+    }
+    let (bytes, rows) = tokio::task::spawn_blocking(move || writer.finish()).await??;
+    let file = DataFile { path, bytes: bytes.len() as u64, memory: memory as u64, rows };
+    failpoint::around(Point::ChunkPut, zone.put(&file.path, bytes.clone())).await?;
+    Ok(Read { file, read_at: chunk_rows.read_at, rows: kept.map_or(Rows::File(bytes), Rows::Kept) })
 }
 
 /// A file's batches, decoded beside the caller.

@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use tokio_postgres::{Client, CopyOutStream};
+use tokio_postgres::{Client, CopyOutStream, Row};
 
 use super::{
     Postgresql, Session, catalog,
@@ -21,6 +21,12 @@ use crate::{
 
 /// What was read is counted by about so many bytes.
 const PAY_AT: usize = 64 * 1024;
+/// Rows of a batch: few enough that it stays in the processor's cache until it is encoded.
+const BATCH_ROWS: usize = 16 * 1024;
+/// A table is cut into so many chunks at least, so that all readers are busy to its end,
+const LEAST_CHUNKS: u64 = 32;
+/// but for the sake of a few more no chunk gets smaller than this: each costs a session, a file and a transaction.
+const SMALL_CHUNK_BYTES: u64 = 16 << 20;
 
 /// Cuts each relation that holds the table's rows by its blocks. Blocks that are added later belong to the relation's last
 /// chunk.
@@ -36,6 +42,8 @@ pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Re
             &[&parts],
         )
         .await?;
+    let large = |row: &Row| row.get::<_, Option<i64>>("with_large_values").unwrap_or_default() as u64;
+    let chunk_bytes = chunk_size(rows.iter().map(large).sum(), chunk_bytes);
     let mut plan = ChunkPlan { chunks: Vec::new(), rows_estimated: Some(0) };
     for row in rows {
         let file_id: u32 = row.get::<_, Option<u32>>("filenode").ok_or_else(missing)?;
@@ -53,6 +61,11 @@ pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Re
         plan.rows_estimated = plan.rows_estimated.filter(|_| rows >= 0.0).map(|estimated| estimated + rows as u64);
     }
     if plan.chunks.is_empty() { Err(missing()) } else { Ok(plan) }
+}
+
+/// Bytes of a chunk of a table of so many bytes, at most `largest`.
+fn chunk_size(table: u64, largest: u64) -> u64 {
+    (table / LEAST_CHUNKS).max(SMALL_CHUNK_BYTES).min(largest)
 }
 
 /// First blocks of the chunks; at least one.
@@ -127,7 +140,7 @@ struct Reading {
 impl Reading {
     /// Reads until the batch is full or the stream ends; says whether it ended.
     async fn fill(&mut self) -> Result<bool, Error> {
-        while !self.decoder.rows.is_full() {
+        while self.decoder.rows.len() < BATCH_ROWS && !self.decoder.rows.is_full() {
             match self.copy.try_next().await? {
                 Some(piece) => {
                     self.unpaid += piece.len();
@@ -173,6 +186,15 @@ pub async fn wait_flushed(source: &Postgresql, client: &Client, lsn: Lsn) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_are_many_or_small() {
+        let mib = |n: u64| n << 20;
+        assert_eq!(chunk_size(mib(1), mib(64)), mib(16));
+        assert_eq!(chunk_size(mib(1024), mib(64)), mib(32));
+        assert_eq!(chunk_size(mib(100_000), mib(64)), mib(64));
+        assert_eq!(chunk_size(mib(100_000), mib(1)), mib(1));
+    }
 
     #[test]
     fn chunks_cover_the_table_and_an_empty_one_has_a_chunk() {

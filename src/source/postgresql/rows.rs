@@ -13,19 +13,20 @@ use arrow::{
 
 use super::values::{self, Malformed, Value, bytes};
 use crate::{
-    data::{Column, LinkCell, Op, TableSchema, Travel},
+    data::{LinkCell, Op, TableSchema, Travel},
     source::Error,
 };
 
 /// Rows at which a batch is full, whatever its bytes.
-pub const BATCH_ROWS: usize = 64 * 1024;
+const BATCH_ROWS: usize = 64 * 1024;
 /// Bytes of values at which a batch is full.
-pub const BATCH_BYTES: usize = 8 << 20;
+const BATCH_BYTES: usize = 8 << 20;
 
 /// Builds batches of one table: of snapshot rows, or of changes when it has operations.
 pub struct RowsBuilder {
     schema: SchemaRef,
     columns: Vec<ColumnBuilder>,
+    travels: Vec<Travel>,
     names: Vec<String>,
     ops: Option<UInt8Builder>,
     link: StringBuilder,
@@ -49,7 +50,8 @@ impl RowsBuilder {
     fn new(table: &TableSchema, schema: SchemaRef, ops: Option<UInt8Builder>) -> Self {
         Self {
             schema,
-            columns: table.columns.iter().map(ColumnBuilder::new).collect(),
+            columns: table.columns.iter().map(|column| ColumnBuilder::new(column.travel, 0, 0)).collect(),
+            travels: table.columns.iter().map(|column| column.travel).collect(),
             names: table.columns.iter().map(|column| format!("column {} of {}", column.name, table.name)).collect(),
             ops,
             link: StringBuilder::new(),
@@ -123,7 +125,13 @@ impl RowsBuilder {
 
     /// The batch; the builder is empty again.
     pub fn finish(&mut self) -> Result<RecordBatch, Error> {
-        let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() + 2);
+        for (column, travel) in self.columns.iter_mut().zip(&self.travels) {
+            let array = column.finish();
+            // The next batch is about as large: it need not grow step by step.
+            *column = ColumnBuilder::new(*travel, array.len(), array.get_buffer_memory_size());
+            arrays.push(array);
+        }
         if let Some(ops) = &mut self.ops {
             arrays.push(Arc::new(ops.finish()));
         }
@@ -176,22 +184,23 @@ macro_rules! append {
 }
 
 impl ColumnBuilder {
-    fn new(column: &Column) -> Self {
-        match column.travel {
-            Travel::Bool => Self::Bool(BooleanBuilder::new()),
-            Travel::Int16 => Self::Int16(Int16Builder::new()),
-            Travel::Int32 => Self::Int32(Int32Builder::new()),
-            Travel::Int64 => Self::Int64(Int64Builder::new()),
-            Travel::Float32 => Self::Float32(Float32Builder::new()),
-            Travel::Float64 => Self::Float64(Float64Builder::new()),
-            Travel::Decimal { scale, .. } => Self::Decimal(Decimal128Builder::new().with_data_type(column.travel.arrow()), scale),
-            Travel::Date => Self::Date(Date32Builder::new()),
-            Travel::Time => Self::Time(Time64MicrosecondBuilder::new()),
-            Travel::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::new(), ""),
-            Travel::TimestampTz => Self::Timestamp(TimestampMicrosecondBuilder::new().with_timezone("UTC"), "+00"),
-            Travel::Utf8 | Travel::Text => Self::Text(StringBuilder::new()),
-            Travel::Binary => Self::Binary(BinaryBuilder::new()),
-            Travel::Uuid => Self::Uuid(FixedSizeBinaryBuilder::new(16)),
+    /// With room for so many values, which are of so many bytes if their lengths differ.
+    fn new(travel: Travel, rows: usize, bytes: usize) -> Self {
+        match travel {
+            Travel::Bool => Self::Bool(BooleanBuilder::with_capacity(rows)),
+            Travel::Int16 => Self::Int16(Int16Builder::with_capacity(rows)),
+            Travel::Int32 => Self::Int32(Int32Builder::with_capacity(rows)),
+            Travel::Int64 => Self::Int64(Int64Builder::with_capacity(rows)),
+            Travel::Float32 => Self::Float32(Float32Builder::with_capacity(rows)),
+            Travel::Float64 => Self::Float64(Float64Builder::with_capacity(rows)),
+            Travel::Decimal { scale, .. } => Self::Decimal(Decimal128Builder::with_capacity(rows).with_data_type(travel.arrow()), scale),
+            Travel::Date => Self::Date(Date32Builder::with_capacity(rows)),
+            Travel::Time => Self::Time(Time64MicrosecondBuilder::with_capacity(rows)),
+            Travel::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows), ""),
+            Travel::TimestampTz => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC"), "+00"),
+            Travel::Utf8 | Travel::Text => Self::Text(StringBuilder::with_capacity(rows, bytes)),
+            Travel::Binary => Self::Binary(BinaryBuilder::with_capacity(rows, bytes)),
+            Travel::Uuid => Self::Uuid(FixedSizeBinaryBuilder::with_capacity(rows, 16)),
         }
     }
 
