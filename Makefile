@@ -22,7 +22,7 @@ CARGO_DENY := 0.20.2
 IMAGE := localhost/link-operator/link-operator
 BINARY := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/link-operator
 CHARTS := charts/link-operator-crds charts/link-operator
-SCRIPTS := .ci/run tests/protections deploy/phase deploy/install deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
+SCRIPTS := .ci/run benches/peers/install tests/protections deploy/phase deploy/install deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
   deploy/local/with-cluster $(wildcard deploy/local/images/*/*.sh)
 
 CARGO := cargo --locked
@@ -58,7 +58,8 @@ integration: ## tests against PostgreSQL, Azurite and an API server on loopback
 soak: ## kills the real process 200 times, at every failpoint and at odd moments (SOAK=n: n times)
 	@$(PHASE) "Soak" env SOAK=$${SOAK:-200} $(CARGO) test -j$(JOBS) --test integration -- --nocapture process::kills
 
-bench: ## compares with peers on this machine: COPY, pgcopydb, native logical replication (ROWS=n, UPDATES=n)
+bench: ## compares with peers on this machine: COPY, pgcopydb, Sling, native replication (ROWS=n, UPDATES=n, SECONDS=n)
+	@benches/peers/install
 	@$(PHASE) "Benchmarks" $(CARGO) bench -j$(JOBS) --bench peers
 
 protections: ## switches each protection of the engine off and sees its test fail
