@@ -168,16 +168,12 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     own.tables = reported;
     own.verifications = verifications;
 
-    let calm = if trouble.is_some() {
-        TROUBLED
-    } else if before.phase != after.phase {
-        Duration::from_millis(100)
-    } else {
-        match course.phase {
-            LinkPhase::Running => RUNNING,
-            LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped => probed.again,
-            _ => ON_THE_WAY,
-        }
+    let calm = match course.phase {
+        _ if trouble.is_some() => TROUBLED,
+        _ if before.phase != after.phase => Duration::from_millis(100),
+        LinkPhase::Running => RUNNING,
+        LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped => probed.again,
+        _ => ON_THE_WAY,
     };
     Ok(Action::requeue(soon.map_or(calm, |soon| soon.min(calm))))
 }
