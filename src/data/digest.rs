@@ -6,8 +6,8 @@
 //!   decimal, of a decimal all digits of its scale, floats with the fewest digits that tell them apart; dates and times in
 //!   ISO form, of a second's fraction no trailing zeros, moments in UTC with `+00`; bytes `\x` and lower hexadecimal digits;
 //!   UUIDs in lower hexadecimal digits with hyphens; values that travel as text as they travel.
-//! - The *text of a row* is that of its columns in order, without those that are gone from the source, joined by `|`: `-` for NULL, else `=` and the value's text with each
-//!   `|` doubled. So NULL is not the empty text, and no text looks like a border.
+//! - The *text of a row* is that of its columns in order but for those that are gone from the source, joined by `|`: `-` for
+//!   NULL, else `=` and the value's text with each `|` doubled. So NULL is not the empty text, and no text looks like a border.
 //! - The *hash of a row* is the first 16 bytes of the SHA-256 of its text in UTF-8.
 //! - The *bucket of a row* is the first hexadecimal digits of the SHA-256 of its key's text, made as a row's of the key's
 //!   columns in key order: how many, [`TableSchema::bucket_digits`] says.
@@ -91,7 +91,7 @@ impl TableSchema {
     }
 
     /// Whether a table that is now described as `now` still has all that this one has, each as it was. More columns do not
-    /// matter.
+    /// matter, nor do those that are gone already.
     pub fn is_within(&self, now: &Self) -> bool {
         let names = |schema: &Self| schema.key.iter().map(|&column| schema.columns[column].number).collect::<Vec<_>>();
         let same = |column: &super::Column| {

@@ -32,7 +32,7 @@ impl Digested<'_> {
         let range = KeyRange { after: after.cloned(), upto: None };
         let (condition, values) = self.within(&range);
         let sql = format!(
-            "SELECT {} FROM ONLY {} AS t WHERE {condition} ORDER BY {} OFFSET {} LIMIT 1",
+            "SELECT {} FROM {} AS t WHERE {condition} ORDER BY {} OFFSET {} LIMIT 1",
             texts.join(", "),
             quote::table(self.name),
             names.join(", "),
@@ -50,7 +50,7 @@ impl Digested<'_> {
         let sql = format!(
             "SELECT left(k, {digits}), count(*), \
                     sum(('x' || substr(r, 1, 16))::bit(64)::bigint)::text || ' ' || sum(('x' || substr(r, 17, 16))::bit(64)::bigint)::text \
-               FROM (SELECT {key} AS k, {row} AS r FROM ONLY {table} AS t WHERE {condition} OFFSET 0) AS hashed GROUP BY 1",
+               FROM (SELECT {key} AS k, {row} AS r FROM {table} AS t WHERE {condition} OFFSET 0) AS hashed GROUP BY 1",
             digits = self.schema.bucket_digits(),
             key = hash(&self.key_text()),
             row = hash(&self.row_text()),
@@ -65,7 +65,7 @@ impl Digested<'_> {
         let names: Vec<String> = self.schema.key.iter().map(|&column| self.column(column)).collect();
         let texts: Vec<String> = names.iter().map(|name| format!("format('%s', {name})")).collect();
         let select = format!(
-            "SELECT {}, left({}, 32), t.xmin::text FROM ONLY {} AS t",
+            "SELECT {}, left({}, 32), t.xmin::text FROM {} AS t",
             texts.join(", "),
             hash(&self.row_text()),
             quote::table(self.name)
@@ -160,6 +160,7 @@ impl Digested<'_> {
     }
 
     fn row_text(&self) -> String {
+        // What is gone from the source stays in the target, in rows that nobody wrote since.
         joined(&self.schema.columns.iter().filter(|column| !column.dropped).map(element).collect::<Vec<_>>())
     }
 

@@ -486,20 +486,20 @@ impl Pending {
     }
 
     /// The repair as something that the source committed at `to`, once all is passed that may be in what was read. To a table
-    /// that began anew, left or failed since, it says nothing any more: whoever asked is left without an answer.
+    /// that began anew, changed its shape, left or failed since, it says nothing any more: whoever asked is left without an answer.
     fn repair(&mut self, to: &Position, state: &RunState) -> Result<Option<Cut>, Error> {
         if self.read.as_ref().is_none_or(|(read, _)| read.read_at > *to) {
             return Ok(None);
         }
         let (Some((read, reply)), Some(watch)) = (self.read.take(), self.watch.take()) else { return Ok(None) };
         let current = state.tables.get(&watch.table).is_some_and(|table| {
-            table.incarnation == watch.incarnation && table.exact.is_some() && table.followed() && table.schema == *watch.schema()
+            table.incarnation == watch.incarnation && table.exact.is_some() && table.followed() && table.schema == watch.schema
         });
         let ends = |event: &Event| match event {
             Event::Fail { table, .. } | Event::Leave { table } => *table == watch.table,
             _ => false,
         };
-        if !current || self.events.iter().any(ends) {
+        if !current || watch.is_void() || self.events.iter().any(ends) {
             return Ok(None);
         }
         let (changes, keys) = watch.changes(&read)?;

@@ -82,8 +82,8 @@ pub enum Error {
         /// The plan's.
         begins: u32,
     },
-    /// A table that is compared with its source left, failed or began anew.
-    #[error("table {0} was loaded anew, left or failed while it was compared with its source")]
+    /// A table that is compared with its source left, failed, changed or began anew.
+    #[error("table {0} was loaded anew, changed its columns, left or failed while it was compared with its source")]
     VerificationInterrupted(crate::data::TableName),
     /// The target stays behind, and can be compared with nothing.
     #[error("the target has not applied changes of {0} that were captured long ago")]

@@ -31,7 +31,8 @@ pub struct Repair {
     pub table: u32,
     /// Its incarnation.
     pub incarnation: u64,
-    schema: TableSchema,
+    /// Its columns: of another version nothing can be put in.
+    pub schema: TableSchema,
     reader: Keys,
     /// A batch of `TableSchema::arrow_keys`, and where each key last changed.
     wanted: RecordBatch,
@@ -41,10 +42,10 @@ pub struct Repair {
     /// Changed in a transaction whose end has not come.
     open: HashSet<Key>,
     all_open: bool,
-    /// The table has other columns since.
-    altered: bool,
     /// Keys that are spelled differently may be equal.
     loose: bool,
+    /// The table has another shape since.
+    void: bool,
 }
 
 /// What was read for the keys.
@@ -72,14 +73,9 @@ impl Repair {
             all_changed: None,
             open: HashSet::new(),
             all_open: false,
-            altered: false,
+            void: false,
             loose: schema.key.iter().any(|&column| is_loose(&schema.columns[column])),
         })
-    }
-
-    /// The table as it was when the watch began.
-    pub fn schema(&self) -> &TableSchema {
-        &self.schema
     }
 
     /// Takes note of what the stream delivers. A transaction counts from where it ends: visible is all of it or nothing.
@@ -87,8 +83,7 @@ impl Repair {
         for segment in cut.tables.iter().filter(|table| table.id == self.table).flat_map(|table| &table.segments) {
             match segment {
                 Segment::Truncate => self.all_open = true,
-                // What was read has the columns from before.
-                Segment::Version(_) => self.altered = true,
+                Segment::Version(_) => self.void = true,
                 // To delete 1.5 would delete 1.50 too, which this may be about.
                 Segment::Rows(_) if self.loose => self.all_open = true,
                 Segment::Rows(rows) => {
@@ -108,11 +103,16 @@ impl Repair {
         Ok(())
     }
 
+    /// Whether what was read is of the table as it was.
+    pub fn is_void(&self) -> bool {
+        self.void
+    }
+
     /// The changes that make the rows as they were read, of keys that stood still since: each is deleted, then inserted if it
     /// was found, so that also a row under another spelling of its key goes. And how many keys that are.
     pub fn changes(&self, read: &Read) -> Result<(Option<RecordBatch>, u64), Error> {
         let after = |at: &Position| *at > read.v0 && Protection::RepairWindow.holds();
-        if self.altered || self.all_changed.as_ref().is_some_and(after) {
+        if self.all_changed.as_ref().is_some_and(after) {
             return Ok((None, 0));
         }
         let still = |key: &Key| matches!(self.changed.get(key), Some(at) if !at.as_ref().is_some_and(after));
@@ -182,7 +182,7 @@ mod tests {
             dropped: false,
         };
         let columns = vec![column(1, Travel::Utf8), column(2, Travel::Int32)];
-        TableSchema { name: TableName::new("s", "t"), object_id: 1, system: "postgresql".into(), columns, key: vec![1], last_number: 0 }
+        TableSchema { name: TableName::new("s", "t"), object_id: 1, system: "postgresql".into(), columns, key: vec![1], last_number: 2 }
     }
 
     fn keys(ids: &[i32]) -> RecordBatch {

@@ -308,12 +308,13 @@ impl<'a> Comparison<'a> {
         self.orders.send(order).await.map_err(|_| ended())
     }
 
-    /// The table is still the one that is compared, with the same columns.
+    /// The table is still the one that is compared.
     fn check_life(&self) -> Result<(), Error> {
         let state = self.context.journal.state();
-        let same =
-            |table: &TableState| table.incarnation == self.table.incarnation && table.followed() && table.schema == self.table.schema;
-        let alive = state.tables.get(&self.id).is_some_and(same);
+        let alive = state
+            .tables
+            .get(&self.id)
+            .is_some_and(|table| table.incarnation == self.table.incarnation && table.schema == self.table.schema && table.followed());
         if alive { Ok(()) } else { Err(self.interrupted()) }
     }
 

@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 
-use super::{Postgresql, rows::RowsBuilder};
+use super::{Postgresql, limits::Kind, rows::RowsBuilder};
 use crate::{
     data::{Among, Digests, KeyRange, KeyTexts, RowDigests, TableSchema},
     postgresql::digest::Digested,
@@ -14,7 +14,7 @@ pub async fn cut(source: &Postgresql, schema: &TableSchema, after: Option<&KeyTe
     if schema.ordered_key().is_empty() {
         return Ok(None);
     }
-    let mut session = source.session().await?;
+    let mut session = source.session_for(Kind::Chunk).await?;
     let transaction = session.build_transaction().read_only(true).start().await?;
     let cut = Digested { schema, name: &schema.name }.cut(&transaction, after, rows).await;
     cut.map_err(|error| Postgresql::table_error(&schema.name, &error))
@@ -22,7 +22,7 @@ pub async fn cut(source: &Postgresql, schema: &TableSchema, after: Option<&KeyTe
 
 /// See [`crate::source::Source::digest`].
 pub async fn digest(source: &Postgresql, schema: &TableSchema, range: &KeyRange) -> Result<Digests, Error> {
-    let mut session = source.session().await?;
+    let mut session = source.session_for(Kind::Chunk).await?;
     let transaction = session.build_transaction().read_only(true).start().await?;
     let digests = Digested { schema, name: &schema.name }.digest(&transaction, range).await;
     digests.map_err(|error| Postgresql::table_error(&schema.name, &error))
@@ -30,7 +30,7 @@ pub async fn digest(source: &Postgresql, schema: &TableSchema, range: &KeyRange)
 
 /// See [`crate::source::Source::row_digests`].
 pub async fn rows(source: &Postgresql, schema: &TableSchema, among: Among<'_>) -> Result<RowDigests, Error> {
-    let mut session = source.session().await?;
+    let mut session = source.session_for(Kind::Chunk).await?;
     let transaction = session.build_transaction().read_only(true).start().await?;
     let rows = Digested { schema, name: &schema.name }.rows(&transaction, among).await;
     rows.map_err(|error| Postgresql::table_error(&schema.name, &error))
@@ -77,7 +77,7 @@ mod tests {
             system: "postgresql".into(),
             columns,
             key: vec![2, 1],
-            last_number: 0,
+            last_number: 3,
         };
         let text = |key: [&str; 2]| key.map(str::to_owned).to_vec();
         let batch = keys(&schema, &[text(["t", "2024-02-29"]), text(["f", "infinity"])]).unwrap();

@@ -273,3 +273,35 @@ async fn what_cannot_be_compared_says_why() {
     }
     engine.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_and_columns_that_came_or_went_are_compared_too() {
+    let link = Link::new(Server::shared(), &["parted"]).await;
+    link.source
+        .execute(
+            "CREATE TABLE parted (id int, day date, gone text, v int, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
+             CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM ('2024-01-01') TO ('2024-07-01');
+             CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM ('2024-07-01') TO ('2025-01-01');
+             INSERT INTO parted SELECT i, '2024-01-01'::date + i % 366, 'was here', i FROM generate_series(1, 1000) i",
+        )
+        .await;
+    let engine = link.start();
+    engine.replicating(1).await;
+    let [found] = link.verify(&engine, ["parted"], false).await;
+    assert_eq!((found.result, found.source_rows), (VerificationResult::Equal, 1000), "{found:?}");
+
+    link.source.execute("ALTER TABLE parted ADD COLUMN came int DEFAULT 5, DROP COLUMN gone").await;
+    link.source.execute("INSERT INTO parted VALUES (-1, '2024-03-01', 1, 7), (-2, '2024-09-01', 2, 7)").await;
+    let target = link.target.connect().await;
+    let arrived = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'parted'::regclass AND attname = 'came'";
+    while target.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    // What is gone from the source stays in the target, and is no difference.
+    let [found] = link.verify(&engine, ["parted"], false).await;
+    assert_eq!((found.result, found.source_rows), (VerificationResult::Equal, 1002), "{found:?}");
+    target.batch_execute("UPDATE parted SET came = 6 WHERE id = 9; DELETE FROM parted WHERE id IN (-2, 500)").await.unwrap();
+    let [found] = link.verify(&engine, ["parted"], true).await;
+    assert_eq!((found.result, found.repaired), (VerificationResult::Equal, 3), "{found:?}");
+    engine.kill().await;
+}
