@@ -1,4 +1,5 @@
-//! Checksums for whoever compares the source with its copy. Each statement is a short transaction of its own.
+//! Checksums for whoever compares the source with its copy. Each statement is a short transaction of its own; it may still read
+//! for a while, so it takes the place of a chunk's reader and not that of the capture's questions.
 
 use arrow::array::RecordBatch;
 

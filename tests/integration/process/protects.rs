@@ -155,6 +155,8 @@ async fn a_lost_position_is_loaded_anew_if_the_link_says_so() {
     process.kill().await.unwrap();
     let mut process = place.start("");
     place.begins(3).await;
+    // What only the new run can bring: before, the target equals the source already.
+    write(&place.source, 1).await.unwrap();
     place.converged("t").await;
     process.kill().await.unwrap();
 
