@@ -31,6 +31,9 @@ use crate::api::{
 const USER: i64 = 65532;
 /// Time that a worker has to drain, seconds.
 const GRACE: i64 = 60;
+/// The allocator gives large buffers back at once, and keeps what is freed in few places: else each thread holds on to buffers of
+/// batches that are long gone, and a worker of little memory runs out of it.
+const ALLOCATOR: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "1048576")];
 /// How long a pod stays on a node that is lost, seconds.
 const LOST_NODE: i64 = 30;
 /// How long a probe may take, seconds.
@@ -96,7 +99,9 @@ pub fn worker_template(base: &PodBase, link: &str, cores: i32, memory: &Quantity
         [("cpu".to_owned(), Quantity(cores.to_string())), ("memory".to_owned(), memory.clone())].into();
     let mut container = container(base, vec!["worker".to_owned()]);
     container.resources = Some(ResourceRequirements { limits: Some(resources.clone()), requests: Some(resources), ..Default::default() });
-    container.env.get_or_insert_default().push(EnvVar {
+    let env = container.env.get_or_insert_default();
+    env.extend(ALLOCATOR.map(|(name, value)| EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }));
+    env.push(EnvVar {
         name: MEMORY_LIMIT.to_owned(),
         value: None,
         value_from: Some(EnvVarSource {

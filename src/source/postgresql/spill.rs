@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Bytes that all open transactions together may hold in memory before compression; the largest goes to the scratch then.
-const HELD_BYTES: usize = 16 * 1024 * 1024;
+const HELD_BYTES: usize = 4 * 1024 * 1024;
 /// Of the compression, which shall cost little: what it writes is read once.
 const LEVEL: i32 = 1;
 
