@@ -6,6 +6,7 @@
 // Printer columns repeat their types; clippy takes them for attributes.
 #![allow(clippy::duplicated_attributes)]
 
+pub mod compute;
 pub mod conditions;
 pub mod crds;
 pub mod database;

@@ -107,28 +107,11 @@ impl TableSchema {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Column, TableName};
+    use crate::data::fixtures;
 
-    fn table(columns: &[Travel], key: &[usize]) -> TableSchema {
-        let column = |(number, travel): (usize, &Travel)| Column {
-            number: number as i32,
-            name: format!("c{number}"),
-            travel: *travel,
-            source_type: String::new(),
-            nullable: true,
-            initial: None,
-            revision: String::new(),
-            dropped: false,
-        };
-        let columns = columns.iter().enumerate().map(column).collect();
-        TableSchema {
-            name: TableName::new("s", "t"),
-            object_id: 1,
-            system: "postgresql".into(),
-            columns,
-            key: key.to_vec(),
-            last_number: 0,
-        }
+    fn table(travels: &[Travel], key: &[usize]) -> TableSchema {
+        let columns = (0..).zip(travels).map(|(number, travel)| fixtures::column(number, &format!("c{number}"), *travel));
+        fixtures::table("t", columns.collect(), key)
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 mod change;
 mod digest;
+#[cfg(test)]
+pub mod fixtures;
 mod position;
 mod schema;
 mod snapshot;

@@ -199,7 +199,7 @@ fn pieces(entries: &[Entry]) -> (bool, Vec<Piece<'_>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{TableName, TableVersion};
+    use crate::data::{TableVersion, fixtures};
 
     #[test]
     fn pieces_fit_into_memory_and_begin_after_the_last_truncation() {
@@ -220,8 +220,7 @@ mod tests {
         assert_eq!(sizes(&[file(1), Entry::Truncate, file(2), Entry::Truncate, file(3)]), (true, vec![vec![3]]));
         assert_eq!(sizes(&[file(1), Entry::Truncate]), (true, vec![]));
         // A version ends a piece, and counts also before a truncation.
-        let name = TableName::new("s", "t");
-        let schema = TableSchema { name, object_id: 1, system: String::new(), columns: vec![], key: vec![], last_number: 0 };
+        let schema = fixtures::table("t", vec![], &[]);
         let version = || Entry::Version(Box::new(TableVersion { schema: schema.clone(), parts: vec![] }));
         assert_eq!(sizes(&[file(1), version(), file(2), file(3)]), (false, vec![vec![1], vec![], vec![2, 3]]));
         assert_eq!(sizes(&[file(1), version(), Entry::Truncate, file(2)]), (true, vec![vec![], vec![2]]));

@@ -21,6 +21,7 @@ pub mod journal;
 pub mod keys;
 pub mod memory;
 pub mod net;
+mod pending;
 pub mod protect;
 pub mod repair;
 pub mod retry;

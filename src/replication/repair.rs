@@ -168,21 +168,10 @@ mod tests {
     use arrow::array::{Array as _, AsArray as _, Int32Array};
 
     use super::*;
-    use crate::{data::TableName, source::CutTable};
+    use crate::{data::fixtures, source::CutTable};
 
     fn schema() -> TableSchema {
-        let column = |number, travel| Column {
-            number,
-            name: format!("c{number}"),
-            travel,
-            source_type: String::new(),
-            nullable: true,
-            initial: None,
-            revision: String::new(),
-            dropped: false,
-        };
-        let columns = vec![column(1, Travel::Utf8), column(2, Travel::Int32)];
-        TableSchema { name: TableName::new("s", "t"), object_id: 1, system: "postgresql".into(), columns, key: vec![1], last_number: 2 }
+        fixtures::table("t", vec![fixtures::column(1, "a", Travel::Utf8), fixtures::column(2, "id", Travel::Int32)], &[1])
     }
 
     fn keys(ids: &[i32]) -> RecordBatch {

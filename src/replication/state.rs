@@ -206,19 +206,12 @@ impl RunState {
 mod tests {
     use super::*;
     use crate::{
-        data::{Column, Travel},
+        data::{Travel, fixtures},
         landing::record::{RECORD_FORMAT, TableData},
     };
 
     fn schema(name: &str) -> TableSchema {
-        TableSchema {
-            name: TableName::new("public", name),
-            object_id: 1,
-            system: "postgresql".into(),
-            columns: vec![],
-            key: vec![],
-            last_number: 0,
-        }
+        fixtures::table(name, vec![], &[])
     }
 
     fn join(table: u32, name: &str) -> Event {
@@ -263,18 +256,9 @@ mod tests {
 
     #[test]
     fn a_table_has_the_columns_of_the_record_that_one_is_at() {
-        let column = |number: i32| Column {
-            number,
-            name: number.to_string(),
-            travel: Travel::Int32,
-            source_type: "integer".into(),
-            nullable: true,
-            initial: None,
-            revision: String::new(),
-            dropped: false,
-        };
+        let column = |number: i32| fixtures::column(number, &number.to_string(), Travel::Int32);
         let version = |columns: i32| {
-            let schema = TableSchema { columns: (1..=columns).map(column).collect(), last_number: columns, ..schema("a") };
+            let schema = fixtures::table("a", (1..=columns).map(column).collect(), &[]);
             Entry::Version(Box::new(TableVersion { schema, parts: vec![] }))
         };
         let versions = |number: u64, columns: &[i32]| {

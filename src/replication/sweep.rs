@@ -160,21 +160,14 @@ fn is_litter(object: Object, state: &RunState, progresses: &Progresses, oldest_t
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{data::TableSchema, replication::state::TableState};
+    use crate::{data::fixtures, replication::state::TableState};
 
     fn state(tables: &[(u32, &str, u64)]) -> RunState {
         let table = |name: &str, incarnation| TableState {
             uid: name.into(),
             reseed: None,
             target: TableName::new("dw", name),
-            schema: TableSchema {
-                name: TableName::new("public", name),
-                object_id: 1,
-                system: "postgresql".into(),
-                columns: vec![],
-                key: vec![],
-                last_number: 0,
-            },
+            schema: fixtures::table(name, vec![], &[]),
             parts: vec![],
             narrower: vec![],
             from: crate::data::Position::default(),

@@ -18,6 +18,7 @@ mod retained;
 pub mod status;
 #[cfg(test)]
 mod status_tests;
+mod told;
 pub mod validate;
 
 use std::{

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{build::POSTGRESQL, lifecycle::Course, loss::Loss, retained};
+use super::{build::POSTGRESQL, lifecycle::Course, loss::Loss, retained, told};
 use crate::{
     api::{
         conditions::{Truth, get, kind, reason, remove, set},
@@ -16,7 +16,7 @@ use crate::{
         },
         report::{Report, TablePhase},
         source_protection::Bounds,
-        verification::{LinkVerification, VerificationResult},
+        verification::LinkVerification,
     },
     controller::{events::Happened, explain, link_table::whole_second, status::Ready},
 };
@@ -196,7 +196,7 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
         Some(ready) => ready.write(&mut conditions, findings.generation, now),
     }
     status.conditions = conditions;
-    let events = events(before, &status);
+    let events = told::events(before, &status);
     (status, events)
 }
 
@@ -467,50 +467,4 @@ fn retained_log(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
         (LinkPhase::Paused, None) => {}
         _ => retained::resumed(status),
     }
-}
-
-fn events(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Vec<Happened> {
-    let mut events = retained::events(before, after);
-    if let Some(found) = after.verification.as_ref().filter(|_| before.verification != after.verification) {
-        let LinkVerification { tables, equal, differing_rows, repaired, .. } = found;
-        let text =
-            format!("{equal} of {tables} tables are equal to the source's; {differing_rows} rows differed, {repaired} were repaired");
-        events.push(match found.result {
-            VerificationResult::Equal | VerificationResult::Unsettled => Happened::normal("VerifyCompleted", text),
-            VerificationResult::Different => Happened::warning("VerifyFoundDifferences", text),
-            VerificationResult::Failed => Happened::warning("VerifyFailed", text),
-        });
-    }
-    let phases = (before.phase.unwrap_or_default(), after.phase.unwrap_or_default());
-    if phases.0 != phases.1 {
-        let (word, text) = match phases.1 {
-            LinkPhase::Initial => ("LinkCreated", "the link was created"),
-            LinkPhase::Starting if retained::reseeds(before, after) => ("LinkStarting", "the workers begin a new run"),
-            LinkPhase::Starting => ("LinkStarting", "workers are being started"),
-            LinkPhase::Running if phases.0 == LinkPhase::Resuming => ("LinkResumed", "the workers go on where they were"),
-            LinkPhase::Running => ("LinkStarted", "the workers work"),
-            LinkPhase::Pausing => ("LinkPausing", "what was read is being committed and applied"),
-            LinkPhase::Paused => ("LinkPaused", "the link rests; its position is kept"),
-            LinkPhase::Resuming => ("LinkResuming", "workers are being started"),
-            LinkPhase::Stopping => ("LinkStopping", "the link is being stopped and its position dropped"),
-            LinkPhase::Stopped => ("LinkStopped", "the link rests; the next start is a full load"),
-        };
-        events.push(Happened::normal(word, text));
-    }
-    let said = |status: &LinkConnectionStatus| {
-        get(&status.conditions, kind::READY).map(|ready| (ready.status.clone(), ready.reason.clone(), ready.message.clone()))
-    };
-    if let (was, Some((truth, word, text))) = (said(before), said(after))
-        && was.as_ref().map(|was| (&was.0, &was.1)) != Some((&truth, &word))
-    {
-        // Steps on the way are told by the phase; what is told here is what went wrong, and that it is well again.
-        let step = [reason::PROGRESSING, reason::NEW_GENERATION, reason::DELETING, reason::WORKERS_MISSING, "TablesWaiting"];
-        let phase: &str = phases.1.into();
-        if truth == "False" && !step.contains(&word.as_str()) && word != phase {
-            events.push(Happened::warning(word, text));
-        } else if truth == "True" && was.is_some_and(|was| was.0 != "True") {
-            events.push(Happened::normal("LinkReady", text));
-        }
-    }
-    events
 }

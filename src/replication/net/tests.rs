@@ -9,29 +9,16 @@ use arrow::{
 
 use super::*;
 use crate::{
-    data::{Column, Position, TableName, Travel},
+    data::{
+        Position, Travel,
+        fixtures::{column, table},
+    },
     replication::fill::Filling,
 };
 
 fn schema() -> TableSchema {
-    let column = |number: i32, name: &str, travel| Column {
-        number,
-        name: name.into(),
-        travel,
-        source_type: String::new(),
-        nullable: true,
-        initial: None,
-        revision: String::new(),
-        dropped: false,
-    };
-    TableSchema {
-        name: TableName::new("public", "t"),
-        object_id: 1,
-        system: "postgresql".into(),
-        columns: vec![column(1, "a", Travel::Utf8), column(2, "id", Travel::Int32), column(3, "b", Travel::Utf8)],
-        key: vec![1],
-        last_number: 3,
-    }
+    let columns = vec![column(1, "a", Travel::Utf8), column(2, "id", Travel::Int32), column(3, "b", Travel::Utf8)];
+    table("t", columns, &[1])
 }
 
 /// Values of `a` and `b`; in a change, None is "left unchanged and not sent".

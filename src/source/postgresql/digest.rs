@@ -57,29 +57,15 @@ mod tests {
     use arrow::array::{Array as _, AsArray as _};
 
     use super::*;
-    use crate::data::{Column, TableName, Travel};
+    use crate::data::{
+        Travel,
+        fixtures::{column, table},
+    };
 
     #[test]
     fn keys_are_read_as_the_stream_is() {
-        let column = |number, travel| Column {
-            number,
-            name: format!("c{number}"),
-            travel,
-            source_type: String::new(),
-            nullable: false,
-            initial: None,
-            revision: String::new(),
-            dropped: false,
-        };
-        let columns = vec![column(1, Travel::Utf8), column(2, Travel::Date), column(3, Travel::Bool)];
-        let schema = TableSchema {
-            name: TableName::new("s", "t"),
-            object_id: 1,
-            system: "postgresql".into(),
-            columns,
-            key: vec![2, 1],
-            last_number: 3,
-        };
+        let columns = vec![column(1, "a", Travel::Utf8), column(2, "b", Travel::Date), column(3, "c", Travel::Bool)];
+        let schema = table("t", columns, &[2, 1]);
         let text = |key: [&str; 2]| key.map(str::to_owned).to_vec();
         let batch = keys(&schema, &[text(["t", "2024-02-29"]), text(["f", "infinity"])]).unwrap();
         assert_eq!(batch.schema(), schema.arrow_keys());

@@ -199,29 +199,19 @@ mod tests {
 
     use super::*;
     use crate::{
-        data::{TableName, Travel},
+        data::{TableName, Travel, fixtures},
         source::postgresql::{pgoutput::RelationColumn, shape::PartShape},
     };
 
     const INT: (u32, i32) = (23, -1);
 
     fn column(number: i32, name: &str) -> Column {
-        Column {
-            number,
-            name: name.into(),
-            travel: Travel::Int32,
-            source_type: "integer".into(),
-            nullable: true,
-            initial: None,
-            revision: "5".into(),
-            dropped: false,
-        }
+        Column { source_type: "integer".into(), revision: "5".into(), ..fixtures::column(number, name, Travel::Int32) }
     }
 
     fn known(columns: &[(i32, &str)], last_number: i32) -> TableVersion {
         let columns = columns.iter().map(|(number, name)| column(*number, name)).collect();
-        let name = TableName::new("public", "t");
-        let schema = TableSchema { name, object_id: 9, system: "postgresql".into(), columns, key: vec![0], last_number };
+        let schema = TableSchema { object_id: 9, last_number, ..fixtures::table("t", columns, &[0]) };
         TableVersion { schema, parts: vec![Part { object_id: 9, file_id: 9, attached: String::new() }] }
     }
 

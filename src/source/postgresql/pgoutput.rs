@@ -131,7 +131,7 @@ pub fn parse(message: &[u8]) -> Result<Message<'_>, Malformed> {
         b'R' => Message::Relation(relation(&mut rest)?),
         b'I' => {
             let oid = rest.u32()?;
-            rest.expect(b'N')?;
+            rest.tag(b'N')?;
             Message::Insert { oid, new: rest.tuple()? }
         }
         b'U' => {
@@ -139,7 +139,7 @@ pub fn parse(message: &[u8]) -> Result<Message<'_>, Malformed> {
             let old = match rest.byte()? {
                 b'K' | b'O' => {
                     let old = rest.tuple()?;
-                    rest.expect(b'N')?;
+                    rest.tag(b'N')?;
                     Some(old)
                 }
                 b'N' => None,
@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
         Ok(self.array::<1>()?[0])
     }
 
-    fn expect(&mut self, byte: u8) -> Result<(), Malformed> {
+    fn tag(&mut self, byte: u8) -> Result<(), Malformed> {
         if self.byte()? == byte { Ok(()) } else { Err(Malformed) }
     }
 

@@ -94,7 +94,7 @@ impl Target for Postgresql {
     }
 
     async fn touch(&self, link_id: &str, tables: &[Untouched]) -> Result<(), Error> {
-        transaction!(self, |transaction| progress::touch(&transaction, link_id, tables).await?);
+        transaction!(self, |transaction| together::touch(&transaction, link_id, tables).await?);
         Ok(())
     }
 

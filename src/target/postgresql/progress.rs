@@ -18,7 +18,7 @@ use crate::{
     failpoint::{self, Moment, Point},
     postgresql::quote,
     protection::Protection,
-    target::{Advance, Error, Incarnation, Progress, TargetTable, Untouched},
+    target::{Advance, Error, Incarnation, Progress, TargetTable},
 };
 
 /// Schema of our own tables.
@@ -376,30 +376,6 @@ pub(super) async fn advance(
         return Ok(());
     }
     Err(moved(table, &format!("it is not at record {} of incarnation {:?}", advance.from, advance.incarnation)))
-}
-
-/// Moves `as_of` of tables that nothing has changed, see [`crate::target::Target::touch`].
-pub(super) async fn touch(transaction: &Transaction<'_>, link_id: &str, tables: &[Untouched]) -> Result<(), Error> {
-    // Rows are locked in order: others move several at once too.
-    let sql = "WITH held AS (
-                   SELECT p.source_schema, p.source_table, t.as_of
-                   FROM link_operator.link_progress p
-                   JOIN unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
-                       AS t (source_schema, source_table, run, incarnation, record, as_of) USING (source_schema, source_table)
-                   WHERE p.link_id = $1 AND p.run = t.run AND p.incarnation = t.incarnation AND p.record = t.record AND p.exact
-                     AND (p.as_of IS NULL OR p.as_of < t.as_of)
-                   ORDER BY 1, 2 FOR UPDATE OF p
-               )
-               UPDATE link_operator.link_progress p SET as_of = held.as_of, updated_at = now()
-               FROM held WHERE p.link_id = $1 AND p.source_schema = held.source_schema AND p.source_table = held.source_table";
-    let schemas: Vec<&str> = tables.iter().map(|table| table.source.schema_name.as_str()).collect();
-    let names: Vec<&str> = tables.iter().map(|table| table.source.table_name.as_str()).collect();
-    let runs: Vec<i64> = tables.iter().map(|table| i64::from(table.incarnation.run)).collect();
-    let incarnations: Vec<i64> = tables.iter().map(|table| table.incarnation.record as i64).collect();
-    let records: Vec<i64> = tables.iter().map(|table| table.record as i64).collect();
-    let times: Vec<SystemTime> = tables.iter().map(|table| SystemTime::from(table.as_of)).collect();
-    transaction.execute(sql, &[&link_id, &schemas, &names, &runs, &incarnations, &records, &times]).await?;
-    Ok(())
 }
 
 /// Notes when the table was found equal to its source.

@@ -118,17 +118,11 @@ async fn a_slot_that_was_made_again_behind_our_back_is_a_lost_position() {
     connection.batch_execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await.unwrap();
 
     let engine = link.start();
-    engine
-        .until("the position is lost", |report| {
-            report.checks.iter().any(|check| check.fault.as_ref().is_some_and(|fault| fault.reason == "PositionLost" && !fault.heals))
-        })
-        .await;
+    engine.loses_its_position("").await;
 
     // The remedy: a new run. Readers see the old rows until the new ones are complete.
     link.replan(|plan| plan.run = 2);
-    engine
-        .until("the new run replicates", |report| report.run == Some(2) && report.tables.iter().any(|table| table.position.is_some()))
-        .await;
+    engine.replicates_in_run(2).await;
     link.converged("t").await;
     engine.kill().await;
 }

@@ -5,17 +5,8 @@ use std::sync::Arc;
 use link_operator::api::report::TablePhase;
 use tokio::sync::watch;
 
-use super::{Engine, Link};
+use super::Link;
 use crate::support::postgres::Server;
-
-async fn lost_position(engine: &Engine, why: &str) {
-    engine
-        .until("the position is lost", |report| {
-            let faults = report.checks.iter().filter_map(|check| check.fault.as_ref());
-            faults.into_iter().any(|fault| fault.reason == "PositionLost" && !fault.heals && fault.message.contains(why))
-        })
-        .await;
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_that_was_behind_is_a_lost_position() {
@@ -41,7 +32,7 @@ async fn a_standby_that_was_behind_is_a_lost_position() {
     let port = standby.port;
     link.replan(|plan| plan.source.postgresql.as_mut().unwrap().port = port);
     let engine = link.start();
-    lost_position(&engine, "was promoted or restored").await;
+    engine.loses_its_position("was promoted or restored").await;
     engine.kill().await;
 
     // Also when somebody made the slot where it was missing: the row that only the former primary had would stay for ever.
@@ -51,12 +42,10 @@ async fn a_standby_that_was_behind_is_a_lost_position() {
     let publication: String = connection.query_one("SELECT pubname::text FROM pg_publication", &[]).await.unwrap().get(0);
     connection.batch_execute(&format!("SELECT pg_create_logical_replication_slot('{publication}', 'pgoutput')")).await.unwrap();
     let engine = link.start();
-    lost_position(&engine, "was promoted or restored").await;
+    engine.loses_its_position("was promoted or restored").await;
     // The remedy.
     link.replan(|plan| plan.run = 2);
-    engine
-        .until("the new run replicates", |report| report.run == Some(2) && report.tables.iter().any(|table| table.position.is_some()))
-        .await;
+    engine.replicates_in_run(2).await;
     link.converged("t").await;
     engine.kill().await;
 }
@@ -74,9 +63,7 @@ async fn a_zombie_that_comes_back_after_a_full_reload_changes_nothing() {
     // Whoever made the new run believes that the old worker is gone; it hears of nothing and goes on as it was told.
     link.replan(|plan| plan.run = 2);
     let successor = link.start();
-    successor
-        .until("the new run replicates", |report| report.run == Some(2) && report.tables.iter().any(|table| table.position.is_some()))
-        .await;
+    successor.replicates_in_run(2).await;
     for round in 0..10 {
         link.source.execute(&format!("UPDATE t SET v = {round} WHERE id % 10 = {round}; DELETE FROM t WHERE id = {round} * 7 + 1")).await;
         link.converged("t").await;

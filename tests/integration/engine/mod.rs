@@ -265,6 +265,21 @@ impl Engine {
         found.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}; last report: {:#?}", *self.report.borrow()))
     }
 
+    /// Waits until it says that its position is lost, and that a person is needed.
+    pub async fn loses_its_position(&self, why: &str) {
+        let lost = |report: &EngineReport| {
+            let mut faults = report.checks.iter().filter_map(|check| check.fault.as_ref());
+            faults.any(|fault| fault.reason == "PositionLost" && !fault.heals && fault.message.contains(why))
+        };
+        self.until("the position is lost", lost).await;
+    }
+
+    /// Waits until a table replicates in that run.
+    pub async fn replicates_in_run(&self, run: u32) {
+        let replicates = |report: &EngineReport| report.run == Some(run) && report.tables.iter().any(|table| table.position.is_some());
+        self.until("the new run replicates", replicates).await;
+    }
+
     /// Waits until all tables are Replicating.
     pub async fn replicating(&self, tables: usize) {
         let all = |report: &EngineReport| report.tables.iter().filter(|table| table.phase == TablePhase::Replicating).count() == tables;

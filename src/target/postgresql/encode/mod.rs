@@ -214,22 +214,11 @@ impl Cells<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::TableName;
+    use crate::data::fixtures;
 
     fn format(source_type: &str, travel: Travel, exact: &ExactTexts) -> Format {
-        let column = Column {
-            number: 1,
-            name: "c".to_owned(),
-            travel,
-            source_type: source_type.to_owned(),
-            nullable: true,
-            initial: None,
-            revision: String::new(),
-            dropped: false,
-        };
-        let columns = vec![column];
-        let name = TableName::new("public", "t");
-        let schema = TableSchema { name, object_id: 1, system: "postgresql".to_owned(), columns, key: vec![0], last_number: 0 };
+        let column = Column { source_type: source_type.to_owned(), ..fixtures::column(1, "c", travel) };
+        let schema = fixtures::table("t", vec![column], &[0]);
         let batch = RecordBatch::new_empty(schema.arrow_rows());
         Rows::new(&schema, &[0], &batch, exact, &[]).unwrap().format()
     }
