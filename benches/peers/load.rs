@@ -13,7 +13,7 @@ use link_operator::{
     api::zone::ZoneStore,
     data::TableName,
     landing::Zone,
-    replication::{CHUNK_BYTES, error::Error, snapshot},
+    replication::{CHUNK_BYTES, error::Error, snapshot, values::ZoneValues},
     source::{Source, postgresql::Postgresql},
 };
 use serde_json::json;
@@ -154,7 +154,10 @@ async fn to_files(source: &Database, rows: u64) {
     let files: Vec<_> = stream::iter(chunks.iter().enumerate())
         .map(|(number, chunk)| {
             let (reader, zone, schema, chunk) = (reader.clone(), zone.clone(), schema.clone(), chunk.clone());
-            async move { Ok::<_, Error>(snapshot::read(&*reader, &zone, &schema, &chunk, format!("{number}.parquet")).await?.file) }
+            async move {
+                let values = Arc::new(ZoneValues::of_chunks(zone.clone(), 1, 1, 1));
+                Ok::<_, Error>(snapshot::read(&*reader, &zone, &schema, &chunk, format!("{number}.parquet"), values).await?.file)
+            }
         })
         .buffer_unordered(STREAMS as usize + 1)
         .try_collect()

@@ -6,7 +6,7 @@
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use super::TableSchema;
+use super::{LargeValue, TableSchema};
 
 /// Column of a change batch that says what happened, an [`Op`] as `UInt8`.
 pub const OP_COLUMN: &str = "__op__";
@@ -48,16 +48,36 @@ pub struct LinkCell {
     /// Columns that the change left as they were and that the source did not send; they are NULL here.
     #[serde(rename = "u", default, skip_serializing_if = "Vec::is_empty")]
     pub unchanged: Vec<u16>,
-    /// Values outside their column's native domain, as the source's exact text; they are NULL here.
+    /// Values that do not fit their column here, where they are NULL.
     #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
-    pub exact: Vec<(u16, String)>,
+    pub beside: Vec<(u16, Beside)>,
+}
+
+/// A value that stands beside the native ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Beside {
+    /// Outside its column's native domain: the source's exact text.
+    Text(String),
+    /// Too large.
+    Large(LargeValue),
+}
+
+impl Beside {
+    /// What tells it from others.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Text(text) => text,
+            Self::Large(value) => &value.path,
+        }
+    }
 }
 
 /// One cell's place: index of the column, index of the row.
 pub type Cell = (u16, u32);
 
-/// Exact texts of cells whose native value is NULL in a batch, ordered by cell.
-pub type ExactTexts = std::collections::BTreeMap<Cell, String>;
+/// Values of cells whose native value is NULL in a batch, ordered by cell.
+pub type Besides = std::collections::BTreeMap<Cell, Beside>;
 
 /// What is to be done to a target table, in order.
 #[derive(Debug)]
@@ -81,8 +101,8 @@ pub struct NetChanges {
     pub upserts: RecordBatch,
     /// How many of `upserts` change a row that the target should hold; the others are new to it. A hint: nothing rests on it.
     pub updates: usize,
-    /// Exact texts of cells of `upserts`.
-    pub exact: ExactTexts,
+    /// Values of cells of `upserts` that are NULL in it.
+    pub beside: Besides,
     /// Rows of `upserts` of which some columns stand only in the target.
     pub unresolved: Vec<Unresolved>,
     /// For each of `unresolved`, the key under which the target holds the row before these changes. Schema as `deletes`.

@@ -7,12 +7,14 @@ mod change;
 mod digest;
 #[cfg(test)]
 pub mod fixtures;
+mod large;
 mod position;
 mod schema;
 mod snapshot;
 
-pub use change::{Cell, ExactTexts, LINK_COLUMN, LinkCell, NetChanges, OP_COLUMN, Op, Step, Unresolved};
+pub use change::{Beside, Besides, Cell, LINK_COLUMN, LinkCell, NetChanges, OP_COLUMN, Op, Step, Unresolved};
 pub use digest::{Among, Digest, Digests, KeyRange, KeyTexts, RowDigest, RowDigests};
+pub use large::{Form, LargeValue, part_path};
 pub use position::Position;
 pub use schema::{Column, Part, TableName, TableSchema, TableVersion, Travel};
 pub use snapshot::{Chunk, ChunkPlan, Identity};

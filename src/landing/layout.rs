@@ -65,6 +65,11 @@ pub fn data(run: u32, table: u32, incarnation: u64, term: u64) -> String {
     format!("{}{table}/{incarnation}/{term}-{}.parquet", data_files(run), uuid::Uuid::new_v4().simple())
 }
 
+/// A value that is too large for a data file, beside those: what its parts' paths begin with.
+pub fn value(run: u32, table: u32, incarnation: u64, term: u64) -> String {
+    format!("{}{table}/{incarnation}/{term}-{}.value", data_files(run), uuid::Uuid::new_v4().simple())
+}
+
 /// The folder of what captures keep of transactions that are still open.
 pub fn streams(run: u32) -> String {
     format!("{}stream/", folder(run))

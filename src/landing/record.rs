@@ -154,6 +154,9 @@ pub struct DataFile {
     pub memory: u64,
     /// Rows.
     pub rows: u64,
+    /// Values that its rows name and that stand beside it: paths of their parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub large: Vec<String>,
 }
 
 impl DataFile {

@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn pieces_fit_into_memory_and_begin_after_the_last_truncation() {
-        let file = |memory: u64| Entry::File(DataFile { path: memory.to_string(), bytes: 1, memory, rows: 1 });
+        let file = |memory: u64| Entry::File(DataFile { path: memory.to_string(), bytes: 1, memory, rows: 1, large: vec![] });
         let (big, small) = (PIECE_BYTES, PIECE_BYTES / 2);
         let sizes = |entries: &[Entry]| {
             let (truncated, pieces) = pieces(entries);

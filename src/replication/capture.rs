@@ -28,7 +28,7 @@ use super::{
     error::Error,
     file,
     fill::Filling,
-    join,
+    join, keys,
     pending::Pending,
     repair::{Read, Repair},
     scratch::ZoneScratch,
@@ -41,14 +41,14 @@ use crate::{
         link_connection::{AdditiveChange, BreakingChange},
         report::PositionTime,
     },
-    data::{Identity, Position, TableName, TableSchema},
+    data::{Beside, Identity, Position, TableName, TableSchema},
     failpoint::{self, Point},
     landing::{
         layout,
         record::{DataFile, Entry, Event, RECORD_FORMAT, Record, TableData},
     },
     protection::Protection,
-    source::{self, Capture, CapturedTable, Cut, Limits, Segment},
+    source::{self, Capture, CapturedTable, Cut, Keep, Limits, Segment},
 };
 
 /// A batch ends with the transaction that makes it this large; of a larger one, files are written at every so many bytes.
@@ -143,7 +143,8 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         tracing::warn!(%error, "what former captures kept of open transactions stays in the landing zone");
     }
     let scratch = Arc::new(ZoneScratch::new(setup.zone.clone(), state.run, reign.term));
-    let capture = setup.source.capture(&reign.to, true, scratch).await?;
+    let keep = Keep { scratch, values: context.values_of_changes(reign.term) };
+    let capture = setup.source.capture(&reign.to, true, keep).await?;
 
     let (orders, inbox) = mpsc::channel(64);
     tokio::select! {
@@ -315,7 +316,7 @@ impl Reign<'_> {
                         let path = layout::data(state.run, table.id, known.incarnation, self.term);
                         files.push((table.id, entries.len(), path.clone(), rows));
                         // Its size is known once it is written.
-                        entries.push(Entry::File(DataFile { path, bytes: 0, memory: 0, rows: 0 }));
+                        entries.push(Entry::File(DataFile { path, bytes: 0, memory: 0, rows: 0, large: vec![] }));
                     }
                 }
             }
@@ -324,10 +325,11 @@ impl Reign<'_> {
         let written: Vec<_> = stream::iter(files)
             .map(|(table, entry, path, rows)| async move {
                 let (count, memory) = (rows.num_rows() as u64, rows.get_array_memory_size() as u64);
+                let large = large_values(&rows)?;
                 let bytes = tokio::task::spawn_blocking(move || file::encode(&rows)).await??;
                 let size = bytes.len() as u64;
                 failpoint::around(Point::DataPut, zone.put(&path, bytes)).await?;
-                Ok::<_, Error>((table, entry, DataFile { path, bytes: size, memory, rows: count }))
+                Ok::<_, Error>((table, entry, DataFile { path, bytes: size, memory, rows: count, large }))
             })
             .buffer_unordered(PUTS_AT_ONCE)
             .try_collect()
@@ -384,7 +386,8 @@ impl Reign<'_> {
             Vacant(vacant) => vacant.insert(Filling::new(table.schema.clone())?),
         };
         let Some(lacking) = filling.lacking(&rows)? else { return Ok(filling.fill(rows, None)?) };
-        let found = self.context.setup.source.fetch(&table.schema, &lacking.keys, transactions).await?;
+        let values = self.context.values_of_changes(self.term);
+        let found = self.context.setup.source.fetch(&table.schema, &lacking.keys, transactions, values).await?;
         Ok(filling.fill(rows, Some((&lacking, &found.rows, &found.read_at)))?)
     }
 
@@ -419,6 +422,13 @@ impl Reign<'_> {
 
 fn captured_table((id, table): (&u32, &TableState)) -> CapturedTable {
     CapturedTable { id: *id, version: table.version(), from: table.from.clone() }
+}
+
+/// Paths of the values that the rows name.
+fn large_values(rows: &RecordBatch) -> Result<Vec<String>, Error> {
+    let besides = keys::cells(rows)?.into_values().flat_map(|cell| cell.beside);
+    let large = besides.filter_map(|(_, value)| if let Beside::Large(value) = value { Some(value) } else { None });
+    Ok(large.flat_map(|value| value.part_paths().collect::<Vec<_>>()).collect())
 }
 
 /// Gives joining tables their numbers, each its own.

@@ -200,8 +200,8 @@ impl Filling {
                     continue;
                 };
                 from_found.entry(column).or_default().push((row, source));
-                let exact = found_cells.get(&source).map_or(&[][..], |cell| &cell.exact);
-                cell.exact.extend(exact.iter().filter(|(exact, _)| *exact == column).cloned());
+                let beside = found_cells.get(&source).map_or(&[][..], |cell| &cell.beside);
+                cell.beside.extend(beside.iter().filter(|(beside, _)| *beside == column).cloned());
             }
         }
 

@@ -48,10 +48,10 @@ pub fn key_cell(schema: &TableSchema, cell: Option<&LinkCell>) -> Result<Option<
     let Some(cell) = cell else { return Ok(None) };
     let mut key = LinkCell::default();
     for (number, column) in schema.key.iter().enumerate() {
-        let texts = cell.exact.iter().filter(|(exact, _)| usize::from(*exact) == *column);
-        key.exact.extend(texts.map(|(_, text)| (number as u16, text.clone())));
+        let values = cell.beside.iter().filter(|(beside, _)| usize::from(*beside) == *column);
+        key.beside.extend(values.map(|(_, value)| (number as u16, value.clone())));
     }
-    if key.exact.is_empty() { Ok(None) } else { serde_json::to_string(&key).map(Some) }
+    if key.beside.is_empty() { Ok(None) } else { serde_json::to_string(&key).map(Some) }
 }
 
 /// The cells of a batch whose last column holds them.

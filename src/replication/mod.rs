@@ -31,6 +31,7 @@ pub mod snapshot;
 pub mod state;
 mod supervise;
 mod sweep;
+pub mod values;
 mod verify;
 
 use std::{
@@ -43,7 +44,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
-use self::{board::Board, error::Error, group::Group, journal::Journal, memory::Memory, state::TableState};
+use self::{board::Board, error::Error, group::Group, journal::Journal, memory::Memory, state::TableState, values::ZoneValues};
 use crate::{
     api::{
         fault::Check,
@@ -53,7 +54,7 @@ use crate::{
     },
     data::Position,
     landing::Zone,
-    source::Source,
+    source::{self, Source},
     target::{Target, TargetTable},
 };
 
@@ -159,6 +160,11 @@ impl Context {
     pub async fn data_file(&self, path: &str) -> Result<Bytes, Error> {
         let missing = || Error::DataFileUnreadable(format!("data file {path} is missing in the landing zone"));
         self.setup.zone.get(path).await?.ok_or_else(missing)
+    }
+
+    /// Keeps large values of changes that the capture of a term records.
+    fn values_of_changes(&self, term: u64) -> Arc<dyn source::LargeValues> {
+        Arc::new(ZoneValues::of_changes(self.setup.zone.clone(), self.journal.log().run(), term))
     }
 
     /// A table's applier is so far.

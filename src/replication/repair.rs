@@ -157,8 +157,8 @@ fn cells_of_deletes(schema: &TableSchema, keys: &RecordBatch) -> Result<Vec<Opti
     let cell = |row: usize| {
         let Some(cell) = cells.get(&row) else { return Ok(None) };
         let column = |place: u16| schema.key.get(usize::from(place)).map_or(place, |&column| column as u16);
-        let exact = cell.exact.iter().map(|(place, text)| (column(*place), text.clone())).collect();
-        serde_json::to_string(&LinkCell { exact, unchanged: vec![] }).map(Some)
+        let beside = cell.beside.iter().map(|(place, value)| (column(*place), value.clone())).collect();
+        serde_json::to_string(&LinkCell { beside, unchanged: vec![] }).map(Some)
     };
     Ok((0..keys.num_rows()).map(cell).collect::<Result<_, _>>()?)
 }

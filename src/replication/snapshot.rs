@@ -3,14 +3,14 @@
 //! A chunk's record in the zone says that it was read, its row in the target that it was loaded: each is its own
 //! checkpoint, and a killed worker loses only the chunks in flight. Chunks are spread over all workers.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
-use super::{Context, error::Error, file, share, state::TableState};
+use super::{Context, error::Error, file, share, state::TableState, values::ZoneValues};
 use crate::{
     api::fault::Explain,
     data::{Chunk, ChunkPlan, Position, TableSchema},
@@ -110,7 +110,8 @@ impl Snapshot<'_> {
             return Err(Error::DataFileUnreadable(format!("chunk {chunk} is not in the plan of table {}", self.table.schema.name)));
         };
         let path = layout::data(journal.log().run(), self.id, self.table.incarnation, 0);
-        match read(&*setup.source, &setup.zone, &self.table.schema, range, path).await {
+        let values = ZoneValues::of_chunks(setup.zone.clone(), journal.log().run(), self.id, self.table.incarnation);
+        match read(&*setup.source, &setup.zone, &self.table.schema, range, path, Arc::new(values)).await {
             Ok(read) => Ok((ChunkRecord { token, file: Some(read.file), read_at: read.read_at, void: None }, Some(read.rows))),
             Err(Error::Source(error @ (source::Error::TableRewritten(_) | source::Error::SchemaChanged(_)))) => {
                 let void = crate::api::fault::Fault { heals: true, ..error.fault() };
@@ -150,8 +151,15 @@ enum Rows {
 }
 
 /// Reads a chunk from the source and puts its file.
-pub async fn read(source: &dyn Source, zone: &Zone, schema: &TableSchema, range: &Chunk, path: String) -> Result<Read, Error> {
-    let mut chunk_rows = source.read_chunk(schema, range).await?;
+pub async fn read(
+    source: &dyn Source,
+    zone: &Zone,
+    schema: &TableSchema,
+    range: &Chunk,
+    path: String,
+    values: Arc<dyn source::LargeValues>,
+) -> Result<Read, Error> {
+    let mut chunk_rows = source.read_chunk(schema, range, values).await?;
     let mut writer = file::Writer::new(schema.arrow_rows());
     let mut memory = 0;
     let mut kept = Some(Vec::new());
@@ -165,7 +173,7 @@ pub async fn read(source: &dyn Source, zone: &Zone, schema: &TableSchema, range:
         writer = tokio::task::spawn_blocking(move || writer.write(&batch).map(|()| writer)).await??;
     }
     let (bytes, rows) = tokio::task::spawn_blocking(move || writer.finish()).await??;
-    let file = DataFile { path, bytes: bytes.len() as u64, memory: memory as u64, rows };
+    let file = DataFile { path, bytes: bytes.len() as u64, memory: memory as u64, rows, large: vec![] };
     failpoint::around(Point::ChunkPut, zone.put(&file.path, bytes.clone())).await?;
     Ok(Read { file, read_at: chunk_rows.read_at, rows: kept.map_or(Rows::File(bytes), Rows::Kept) })
 }

@@ -117,7 +117,8 @@ async fn remove_records(log: &Log, floor: u64, before: Timestamp) -> Result<Opti
         let mut records = Vec::new();
         while let Some(record) = gone.next_if(|record| record.number <= floor && record.created < before) {
             let entries = record.data.iter().flat_map(|data| &data.entries);
-            files.extend(entries.filter_map(|entry| if let Entry::File(file) = entry { Some(file.path.clone()) } else { None }));
+            let of_record = entries.filter_map(|entry| if let Entry::File(file) = entry { Some(file) } else { None });
+            files.extend(of_record.flat_map(|file| file.large.iter().chain([&file.path]).cloned()));
             records.push(layout::record(log.run(), record.number));
         }
         failpoint::around(Point::SweepDelete, log.zone().delete(&files)).await?;

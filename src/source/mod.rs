@@ -275,6 +275,25 @@ pub trait Scratch: Send + Sync {
     async fn delete(&self, names: &[String]);
 }
 
+/// Where a capture keeps what is not in memory.
+#[derive(Clone)]
+pub struct Keep {
+    /// Open transactions.
+    pub scratch: Arc<dyn Scratch>,
+    /// Large values.
+    pub values: Arc<dyn LargeValues>,
+}
+
+/// Where values are kept that are too large for memory.
+#[async_trait]
+pub trait LargeValues: Send + Sync {
+    /// A path that no other value has.
+    fn path(&self) -> String;
+
+    /// Keeps a part of the value at `path`.
+    async fn put(&self, path: &str, part: u32, bytes: Bytes) -> Result<(), Error>;
+}
+
 /// A stream of changes.
 #[async_trait]
 pub trait Capture: Send {
@@ -349,14 +368,14 @@ pub trait Source: Send + Sync {
     async fn plan_chunks(&self, schema: &TableSchema, chunk_bytes: u64) -> Result<ChunkPlan, Error>;
 
     /// Reads one chunk; `TableRewritten` when the plan is void, `SchemaChanged` when the table is no longer as `schema`.
-    async fn read_chunk(&self, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error>;
+    async fn read_chunk(&self, schema: &TableSchema, chunk: &Chunk, values: Arc<dyn LargeValues>) -> Result<ChunkRows, Error>;
 
     /// Streams changes from `from` on. Ends another reader of the link's slot only if `take_over`.
-    async fn capture(&self, from: &Position, take_over: bool, scratch: Arc<dyn Scratch>) -> Result<Box<dyn Capture>, Error>;
+    async fn capture(&self, from: &Position, take_over: bool, keep: Keep) -> Result<Box<dyn Capture>, Error>;
 
     /// Reads rows by key, as they are after all of these transactions: their changes may be in the stream a moment before
     /// others see them. `keys`: a batch of `TableSchema::arrow_keys`.
-    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error>;
+    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32], values: Arc<dyn LargeValues>) -> Result<Filled, Error>;
 
     /// The end of the range of about `rows` rows that begins after `after`; none if it is the table's last.
     async fn cut_range(&self, schema: &TableSchema, after: Option<&KeyTexts>, rows: u64) -> Result<Option<KeyTexts>, Error>;

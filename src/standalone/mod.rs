@@ -191,12 +191,14 @@ fn open(link: &Link, secrets: &Secrets, options: &Links) -> Result<Setup, Error>
         std::fs::create_dir_all(&volume).map_err(|error| unreadable(&volume, error))?;
     }
     let id = &plan.link.link_id;
+    let zone = Zone::open(&plan.zone, secrets, &volume, Some(id)).map_err(|error| failed(error.fault()))?;
+    let values = Some(Arc::new(zone.clone()) as Arc<dyn target::LargeValues>);
     Ok(Setup {
         worker: format!("{}-0", plan.link.name),
         ordinal: 0,
-        zone: Zone::open(&plan.zone, secrets, &volume, Some(id)).map_err(|error| failed(error.fault()))?,
+        zone,
         source: source::open(&plan.source, secrets, id).map_err(|error| failed(error.fault()))?,
-        target: target::open(&plan.target, secrets, id).map_err(|error| failed(error.fault()))?,
+        target: target::open(&plan.target, secrets, id, values).map_err(|error| failed(error.fault()))?,
         chunk_bytes: options.chunk_bytes,
         memory: options.memory << 20,
         sweep_every: options.sweep_every.map_or(replication::SWEEP_EVERY, Duration::from_millis),

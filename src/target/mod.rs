@@ -12,6 +12,7 @@ use std::{
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
@@ -20,7 +21,7 @@ use crate::{
         database,
         fault::{Check, Explain, Fault},
     },
-    data::{Among, Digests, KeyRange, RowDigests, Step, TableName, TableSchema},
+    data::{Among, Digests, KeyRange, LargeValue, RowDigests, Step, TableName, TableSchema},
     secrets::Secrets,
 };
 
@@ -141,11 +142,17 @@ impl Explain for Error {
     }
 }
 
-/// The target that `spec.target` names, for the link `link_id`. Opens no connection.
-pub fn open(target: &database::Target, secrets: &Secrets, link_id: &str) -> Result<Arc<dyn Target>, Error> {
+/// The target that `spec.target` names, for the link `link_id`. Opens no connection. Without `values` it cannot take rows that have
+/// large values.
+pub fn open(
+    target: &database::Target,
+    secrets: &Secrets,
+    link_id: &str,
+    values: Option<Arc<dyn LargeValues>>,
+) -> Result<Arc<dyn Target>, Error> {
     match target {
         database::Target { postgresql: Some(target) } => {
-            Ok(Arc::new(postgresql::Postgresql::new(target.clone(), secrets.clone(), link_id)))
+            Ok(Arc::new(postgresql::Postgresql::new(target.clone(), secrets.clone(), link_id, values)))
         }
         database::Target { postgresql: None } => Err(Error::TargetError("spec.target names no system that this version knows".to_owned())),
     }
@@ -252,6 +259,13 @@ pub struct Untouched {
 
 /// What is to be done to a table, step by step: a batch that is too large for memory comes in several.
 pub type Steps<'a> = BoxStream<'a, Result<Step, Error>>;
+
+/// Where values are that are too large for memory.
+#[async_trait]
+pub trait LargeValues: Send + Sync {
+    /// What a part of the value has of it.
+    async fn part(&self, value: &LargeValue, part: u32) -> Result<Bytes, Error>;
+}
 
 /// An analytical store that holds copies of linked tables. Cheap to clone behind an `Arc`; opens connections as needed.
 #[async_trait]

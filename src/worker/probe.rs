@@ -47,7 +47,7 @@ pub async fn probe(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> 
     };
     let target = async {
         match &request.target {
-            Some(target) => ask_target(&target::open(target, secrets, link).map_err(|error| error.fault()), PATIENCE).await,
+            Some(target) => ask_target(&target::open(target, secrets, link, None).map_err(|error| error.fault()), PATIENCE).await,
             None => Vec::new(),
         }
     };

@@ -24,10 +24,12 @@ pub(super) struct Systems {
 impl Systems {
     pub fn open(plan: &Plan, secrets: &Secrets, volume: &Path) -> Self {
         let link = &plan.link.link_id;
+        let zone = Zone::open(&plan.zone, secrets, volume, Some(link)).map_err(|error| error.fault());
+        let values = zone.as_ref().ok().map(|zone| Arc::new(zone.clone()) as Arc<dyn target::LargeValues>);
         Self {
-            zone: Zone::open(&plan.zone, secrets, volume, Some(link)).map_err(|error| error.fault()),
             source: source::open(&plan.source, secrets, link).map_err(|error| error.fault()),
-            target: target::open(&plan.target, secrets, link).map_err(|error| error.fault()),
+            target: target::open(&plan.target, secrets, link, values).map_err(|error| error.fault()),
+            zone,
         }
     }
 }

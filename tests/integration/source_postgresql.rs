@@ -21,7 +21,9 @@ use link_operator::{
     },
     data::{LinkCell, Position, TableName, TableSchema, TableVersion, Travel},
     postgresql::connect,
-    source::{Capture, CapturedTable, Cut, Error, Identity, Limits, Scratch, Segment, Source as _, postgresql::Postgresql},
+    source::{
+        Capture, CapturedTable, Cut, Error, Identity, Keep, LargeValues, Limits, Scratch, Segment, Source as _, postgresql::Postgresql,
+    },
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_postgres::SimpleQueryMessage;
@@ -33,11 +35,27 @@ fn source(database: &Database) -> Postgresql {
     Postgresql::new(database.spec.clone(), database.secrets.clone(), &database.spec.database)
 }
 
-/// The transactions of these tests fit into memory.
-struct NoScratch;
+/// The transactions and values of these tests fit into memory.
+struct Nothing;
+
+/// For captures and readers whose transactions and values fit into memory.
+fn keep() -> Keep {
+    Keep { scratch: Arc::new(Nothing), values: Arc::new(Nothing) }
+}
 
 #[async_trait]
-impl Scratch for NoScratch {
+impl LargeValues for Nothing {
+    fn path(&self) -> String {
+        panic!("not needed")
+    }
+
+    async fn put(&self, _: &str, _: u32, _: Bytes) -> Result<(), Error> {
+        panic!("not needed")
+    }
+}
+
+#[async_trait]
+impl Scratch for Nothing {
     async fn put(&self, _: &str, _: Bytes) -> Result<(), Error> {
         panic!("not needed")
     }
@@ -54,5 +72,5 @@ impl Scratch for NoScratch {
 /// All rows of a table, read in one chunk.
 async fn read(source: &Postgresql, schema: &TableSchema) -> Vec<RecordBatch> {
     let plan = source.plan_chunks(schema, 1 << 30).await.unwrap();
-    source.read_chunk(schema, &plan.chunks[0]).await.unwrap().rows.try_collect().await.unwrap()
+    source.read_chunk(schema, &plan.chunks[0], keep().values).await.unwrap().rows.try_collect().await.unwrap()
 }

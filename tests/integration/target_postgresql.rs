@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Schema};
 use futures::{StreamExt as _, stream};
 use link_operator::{
     api::database::{OnExistingTable, PostgresqlTarget},
-    data::{Column, ExactTexts, NetChanges, Step, TableName, TableSchema, Travel},
+    data::{Beside, Besides, Column, NetChanges, Step, TableName, TableSchema, Travel},
     target::{Advance, Error, Incarnation, Steps, Target as _, TargetTable, postgresql::Postgresql},
 };
 
@@ -37,7 +37,7 @@ struct Link {
 
 fn target_of(database: &Database, link: &str, on_existing_table: OnExistingTable) -> Postgresql {
     let target = PostgresqlTarget { database: database.spec.clone(), on_existing_table };
-    Postgresql::new(target, database.secrets.clone(), link)
+    Postgresql::new(target, database.secrets.clone(), link, None)
 }
 
 fn table_of(link: &str) -> TargetTable {
@@ -129,7 +129,7 @@ impl Link {
             upserts: RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays(upserts)).unwrap(),
             // Also where some are new.
             updates: upserts.len(),
-            exact: ExactTexts::new(),
+            beside: Besides::new(),
             unresolved: Vec::new(),
             origins: self.keys(&[]),
         }

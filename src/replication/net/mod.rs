@@ -15,7 +15,7 @@ use arrow::{
 };
 
 use crate::{
-    data::{ExactTexts, LinkCell, NetChanges, Op, TableSchema, Unresolved},
+    data::{Beside, Besides, LinkCell, NetChanges, Op, TableSchema, Unresolved},
     protection::Protection,
 };
 
@@ -146,9 +146,9 @@ impl<'a> Input<'a> {
         let native = self.keys[batch].row(index).data();
         let Some(link) = self.links[batch].get(&index) else { return Cow::Borrowed(native) };
         let mut key = Vec::new();
-        for (column, text) in link.exact.iter().filter(|(column, _)| self.schema.key.contains(&usize::from(*column))) {
+        for (column, value) in link.beside.iter().filter(|(column, _)| self.schema.key.contains(&usize::from(*column))) {
             key.extend_from_slice(&column.to_be_bytes());
-            key.extend_from_slice(text.as_bytes());
+            key.extend_from_slice(value.text().as_bytes());
             key.push(0);
         }
         if key.is_empty() {
@@ -181,9 +181,9 @@ impl<'a> Input<'a> {
         row
     }
 
-    fn exact(&self, (batch, index): Place, column: u16) -> Option<&str> {
+    fn beside(&self, (batch, index): Place, column: u16) -> Option<&Beside> {
         let link = self.links[batch].get(&index)?;
-        link.exact.iter().find(|(exact, _)| *exact == column).map(|(_, text)| text.as_str())
+        link.beside.iter().find(|(beside, _)| *beside == column).map(|(_, value)| value)
     }
 
     fn output(&self, fates: &[Fate]) -> Result<NetChanges, Error> {
@@ -205,23 +205,23 @@ impl<'a> Input<'a> {
             }
         }
 
-        let mut exact = ExactTexts::new();
+        let mut beside = Besides::new();
         let mut columns = Vec::with_capacity(self.schema.columns.len());
-        let any_exact = self.links.iter().any(|links| links.values().any(|link| !link.exact.is_empty()));
+        let any_beside = self.links.iter().any(|links| links.values().any(|link| !link.beside.is_empty()));
         for column in 0..self.schema.columns.len() {
             let places = places.get(&(column as u16)).unwrap_or(&base);
             columns.push(self.column(column, places)?);
-            if any_exact {
+            if any_beside {
                 for (number, &place) in places.iter().enumerate() {
-                    if let Some(text) = self.exact(place, column as u16) {
-                        exact.insert((column as u16, number as u32), text.to_owned());
+                    if let Some(value) = self.beside(place, column as u16) {
+                        beside.insert((column as u16, number as u32), value.clone());
                     }
                 }
             }
         }
         let fields = self.schema.arrow_rows().fields()[..columns.len()].to_vec();
         let upserts = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
-        Ok(NetChanges { deletes: self.key_batch(&gone)?, upserts, updates, exact, unresolved, origins: self.key_batch(&origins)? })
+        Ok(NetChanges { deletes: self.key_batch(&gone)?, upserts, updates, beside, unresolved, origins: self.key_batch(&origins)? })
     }
 
     fn column(&self, column: usize, places: &[Place]) -> Result<ArrayRef, Error> {
@@ -242,11 +242,11 @@ impl<'a> Input<'a> {
         for &place in places {
             let mut cell = LinkCell::default();
             for (number, &column) in self.schema.key.iter().enumerate() {
-                if let Some(text) = self.exact(place, column as u16) {
-                    cell.exact.push((number as u16, text.to_owned()));
+                if let Some(value) = self.beside(place, column as u16) {
+                    cell.beside.push((number as u16, value.clone()));
                 }
             }
-            link.push(if cell.exact.is_empty() { None } else { Some(serde_json::to_string(&cell)?) });
+            link.push(if cell.beside.is_empty() { None } else { Some(serde_json::to_string(&cell)?) });
         }
         columns.push(Arc::new(StringArray::from(link)));
         Ok(RecordBatch::try_new(self.schema.arrow_keys(), columns)?)

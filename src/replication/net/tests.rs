@@ -30,7 +30,7 @@ fn batch(changes: &[Change]) -> RecordBatch {
     let link = |change: &Change| {
         let unsent = |at: usize| change.2[at].is_none() && change.0 == Op::Update;
         let unchanged: Vec<u16> = [(0, 0), (1, 2)].iter().filter(|(at, _)| unsent(*at)).map(|(_, column)| *column).collect();
-        (!unchanged.is_empty()).then(|| serde_json::to_string(&LinkCell { unchanged, exact: vec![] }).unwrap())
+        (!unchanged.is_empty()).then(|| serde_json::to_string(&LinkCell { unchanged, beside: vec![] }).unwrap())
     };
     let text = |at: usize| changes.iter().map(|change| change.2[at].clone()).collect::<StringArray>();
     let columns: Vec<ArrayRef> = vec![
@@ -158,10 +158,11 @@ fn refuses_a_move_without_the_new_row() {
 }
 
 #[test]
-fn keys_with_exact_texts_are_told_apart() {
+fn keys_with_besides_are_told_apart() {
     let mut schema = schema();
     schema.columns[1].travel = Travel::Date;
-    let link = |text: &str| Some(serde_json::to_string(&LinkCell { unchanged: vec![], exact: vec![(1, text.into())] }).unwrap());
+    let link =
+        |text: &str| Some(serde_json::to_string(&LinkCell { unchanged: vec![], beside: vec![(1, Beside::Text(text.into()))] }).unwrap());
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from(vec!["late", "early", "later"])),
         Arc::new(arrow::array::Date32Array::from(vec![None, None, None])),
@@ -173,7 +174,7 @@ fn keys_with_exact_texts_are_told_apart() {
     let net = net(&schema, &[changes]).unwrap();
     assert_eq!(net.upserts.num_rows(), 2);
     assert_eq!(net.upserts.column(0).as_string::<i32>().value(1), "later");
-    assert_eq!(net.exact.get(&(1, 0)).map(String::as_str), Some("-infinity"));
+    assert_eq!(net.beside.get(&(1, 0)).map(Beside::text), Some("-infinity"));
 }
 
 #[test]

@@ -282,7 +282,8 @@ impl<'a> Comparison<'a> {
                 }
             };
             let v0 = source.settle(&waits).await?;
-            let found = source.fetch(schema, &batch, &[]).await?;
+            let values = self.context.values_of_changes(self.context.journal.state().term);
+            let found = source.fetch(schema, &batch, &[], values).await?;
             // After the read: what was read is of the table as it was then.
             self.check_schema().await?;
             // A row may be found under another spelling of its key (1.5 for 1.50): to be left alone if it changes, that key must

@@ -393,6 +393,20 @@ impl From<Malformed> for Error {
     }
 }
 
+impl Cell<'_> {
+    fn append(self, rows: &mut RowsBuilder, column: usize) -> Result<(), Error> {
+        match self {
+            Self::Null => rows.null(column),
+            Self::Unchanged => rows.unchanged(column),
+            Self::Text(text) => rows.text(column, text)?,
+            Self::Binary(value) => rows.binary(column, value)?,
+            Self::TextApart(name) => rows.large(column, name, true)?,
+            Self::BinaryApart(name) => rows.large(column, name, false)?,
+        }
+        Ok(())
+    }
+}
+
 impl Followed {
     /// What came before stays in the cut.
     fn break_off(&mut self, what: &str) {
@@ -447,12 +461,11 @@ impl Followed {
         for (column, cell) in new.iter().enumerate() {
             let in_key = self.version.schema.key.contains(&column);
             match (*cell, old.map(|old| old[column])) {
-                (Cell::Text(text), _) | (Cell::Unchanged, Some(Cell::Text(text))) => rows.text(column, text)?,
-                (Cell::Null, _) => rows.null(column),
                 // A key never travels without its value.
-                (Cell::Unchanged, _) if in_key => return Err(malformed()),
+                (Cell::Unchanged, None | Some(Cell::Unchanged | Cell::Null)) if in_key => return Err(malformed()),
                 // NULL in an old key row says nothing; an old whole row has no large value as NULL that is unchanged.
-                (Cell::Unchanged, _) => rows.unchanged(column),
+                (Cell::Unchanged, None | Some(Cell::Unchanged | Cell::Null)) => rows.unchanged(column),
+                (Cell::Unchanged, Some(cell)) | (cell, _) => cell.append(rows, column)?,
             }
         }
         rows.end_row(Some(op))
@@ -466,8 +479,8 @@ impl Followed {
         let rows = self.rows.get_or_insert_with(|| RowsBuilder::changes(&self.version.schema));
         for (column, cell) in old.iter().enumerate() {
             match cell {
-                Cell::Text(text) if self.version.schema.key.contains(&column) => rows.text(column, text)?,
-                _ if self.version.schema.key.contains(&column) => return Err(malformed()),
+                Cell::Null | Cell::Unchanged if self.version.schema.key.contains(&column) => return Err(malformed()),
+                cell if self.version.schema.key.contains(&column) => cell.append(rows, column)?,
                 _ => rows.null(column),
             }
         }

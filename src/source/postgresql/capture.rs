@@ -5,13 +5,13 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
@@ -23,21 +23,22 @@ use super::{
     limits::{Kind, Permit},
     lsn::Lsn,
     pgoutput::{self, Message},
-    replication::{Frame, Replication},
+    replication::{self, Answers, Changes, Frame, Options},
     shape, slot,
     spill::{Replay, Spill},
+    wire::Wire,
 };
 use crate::{
     data::Position,
     postgresql::Connected,
     protection::Protection,
-    source::{Capture, CapturedTable, Cut, Error, Limits, Scratch},
+    source::{Capture, CapturedTable, Cut, Error, Keep, Limits},
 };
 
 /// Time between two words to the server, well below its `wal_sender_timeout` (1 min).
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// Reads of the socket that may wait to be taken; each is about as large as the socket's buffer, or one message.
-const WAITING_READS: usize = 16;
+const WAITING_READS: usize = 8;
 /// Tries to get a slot that its ended reader has not let go of yet.
 const TAKE_OVER_TRIES: u32 = 20;
 
@@ -74,14 +75,15 @@ impl Drop for SlotCapture {
 }
 
 /// Starts to follow the slot.
-pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc<dyn Scratch>) -> Result<SlotCapture, Error> {
+pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, keep: Keep) -> Result<SlotCapture, Error> {
     let name = &source.name;
     let permit = source.limits.permit(Kind::Stream).await;
     let session = source.session().await?;
     let mut tries = 0;
     // Only this time: what the server stumbles over is passed then.
     let streaming = !source.without_streaming.swap(false, Ordering::Relaxed);
-    let replication = loop {
+    let options = Options { streaming, binary: false };
+    let (changes, answers) = loop {
         let Some(slot) = slot::find(&session, name).await? else {
             return Err(Error::PositionLost(format!("replication slot {name} is gone")));
         };
@@ -97,9 +99,9 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
             Some(pid) => return Err(Error::SlotInUse(format!("process {pid} of the server reads from slot {name}"))),
             None => {}
         }
-        let mut replication = Replication::connect(&source.database, &source.secrets).await?;
-        match replication.start(name, from, streaming).await {
-            Ok(()) => break replication,
+        let wire = Wire::connect(&source.database, &source.secrets, true).await?;
+        match replication::start(wire, name, from, options, keep.values.clone()).await {
+            Ok(both) => break both,
             Err(Error::SlotInUse(_)) if take_over && tries < TAKE_OVER_TRIES => {
                 tries += 1;
                 sleep(Duration::from_millis(100)).await;
@@ -111,8 +113,12 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
     let (sender, arrived) = mpsc::channel(WAITING_READS);
     let without_streaming = source.without_streaming.clone();
     let pump = tokio::spawn(async move {
-        let pumped = pump(replication, &sender, acknowledgements).await;
-        if let Err(error) = pumped {
+        let (seen, asked) = (watch::Sender::new(from), Notify::new());
+        let ended = tokio::select! {
+            ended = read(changes, &sender, &seen, &asked) => ended,
+            ended = answer(answers, acknowledgements, &seen, &asked) => ended,
+        };
+        if let Err(error) = ended {
             if streaming && matches!(error, Error::DecodingFailed(_)) {
                 without_streaming.store(true, Ordering::Relaxed);
             }
@@ -125,7 +131,7 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
         arrived,
         frames: VecDeque::new(),
         assembler: Assembler::new(from),
-        spill: Spill::new(scratch),
+        spill: Spill::new(keep.scratch),
         streaming: None,
         replay: None,
         acknowledged,
@@ -135,49 +141,51 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, scratch: Arc
     })
 }
 
-/// Moves what arrives to the capture and keeps the server informed, until either end is gone.
-async fn pump(
-    mut replication: Replication,
+/// Moves what arrives to the capture, until it is gone. `seen`: how far the server has read its log for us; `asked`: it wants to
+/// hear from us.
+async fn read(
+    mut changes: Changes,
     sender: &mpsc::Sender<Result<Vec<Frame>, Error>>,
+    seen: &watch::Sender<Lsn>,
+    asked: &Notify,
+) -> Result<(), Error> {
+    loop {
+        let frames = changes.frames().await?;
+        for frame in &frames {
+            if let Frame::Keepalive { end, reply, .. } = frame {
+                seen.send_modify(|seen| *seen = (*seen).max(*end));
+                if *reply {
+                    asked.notify_one();
+                }
+            }
+        }
+        if sender.send(Ok(frames)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Keeps the server informed, until the capture is gone.
+async fn answer(
+    mut answers: Answers,
     mut acknowledgements: watch::Receiver<Lsn>,
+    seen: &watch::Sender<Lsn>,
+    asked: &Notify,
 ) -> Result<(), Error> {
     let mut ticks = interval(STATUS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = *acknowledgements.borrow();
-    let mut waiting: Option<Vec<Frame>> = None;
     loop {
         tokio::select! {
-            biased;
             changed = acknowledgements.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
             }
             _ = ticks.tick() => {}
-            permit = sender.reserve(), if waiting.is_some() => {
-                let Ok(permit) = permit else { return Ok(()) };
-                if let Some(frames) = waiting.take() {
-                    permit.send(Ok(frames));
-                }
-                continue;
-            }
-            frames = replication.frames(), if waiting.is_none() => {
-                let frames = frames?;
-                let mut asked = false;
-                for frame in &frames {
-                    if let Frame::Keepalive { end, reply, .. } = frame {
-                        seen = seen.max(*end);
-                        asked |= reply;
-                    }
-                }
-                waiting = Some(frames);
-                if !asked {
-                    continue;
-                }
-            }
+            () = asked.notified() => {}
         }
-        let flushed = *acknowledgements.borrow_and_update();
-        replication.send_status(seen, flushed).await?;
+        let (seen, flushed) = (*seen.borrow(), *acknowledgements.borrow_and_update());
+        answers.send_status(seen, flushed).await?;
     }
 }
 

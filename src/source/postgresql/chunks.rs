@@ -1,26 +1,25 @@
 //! The snapshot: cutting a table into chunks and reading them (DESIGN 5.3, steps 2 and 3).
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use tokio_postgres::{Client, CopyOutStream, Row};
+use tokio_postgres::{Client, Row};
 
 use super::{
-    Postgresql, Session, catalog,
-    copy::CopyDecoder,
+    Postgresql, WireSession, catalog,
+    copy::CopyReader,
     limits::{Kind, Limits},
     lsn::Lsn,
     shape,
+    wire::{Failure, Wire},
 };
 use crate::{
     data::{TableName, TableSchema},
     postgresql::quote,
     protection::Protection,
-    source::{Chunk, ChunkPlan, ChunkRows, Error},
+    source::{Chunk, ChunkPlan, ChunkRows, Error, LargeValues},
 };
 
-/// What was read is counted by about so many bytes.
-const PAY_AT: usize = 64 * 1024;
 /// Rows of a batch: few enough that it stays in the processor's cache until it is encoded.
 const BATCH_ROWS: usize = 16 * 1024;
 /// A table is cut into so many chunks at least, so that all readers are busy to its end,
@@ -74,18 +73,19 @@ fn starts(blocks: u64, step: u64) -> Vec<u32> {
 }
 
 /// Reads one chunk in a session and a snapshot of its own.
-pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error> {
-    let session = source.session_for(Kind::Chunk).await?;
-    let Some(relation) = name_of(&session, chunk.object_id).await? else {
+pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk, values: Arc<dyn LargeValues>) -> Result<ChunkRows, Error> {
+    let mut session = source.wire(source.limits.permit(Kind::Chunk).await).await?;
+    let wire = &mut session.wire;
+    let Some(relation) = name_of(wire, chunk.object_id).await? else {
         return Err(Error::TableRewritten(format!("{} lost a part while its snapshot was read", schema.name)));
     };
     // The lock comes before the snapshot: a rewrite that waits for the lock is not yet seen, one that had it is.
     let table = quote::table(&relation);
-    session
-        .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {table} IN ACCESS SHARE MODE"))
+    wire.query(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {table} IN ACCESS SHARE MODE"))
         .await
-        .map_err(|error| Postgresql::table_error(&relation, &error))?;
-    let now = catalog::describe(&session, &schema.name).await?;
+        .map_err(|failure| Postgresql::table_error(&relation, failure))?;
+    // Under the lock the table is for everybody as it is for us.
+    let now = catalog::describe(&*source.session_for(Kind::Inner).await?, &schema.name).await?;
     if !catalog::same_rows(schema, &now.schema) {
         return Err(Error::SchemaChanged(format!("{} is no longer as it was when its snapshot was planned", schema.name)));
     }
@@ -93,27 +93,30 @@ pub async fn read(source: &Postgresql, schema: &TableSchema, chunk: &Chunk) -> R
     if part.is_none_or(|part| part.part.file_id != chunk.file_id) && Protection::Filenode.holds() {
         return Err(Error::TableRewritten(format!("the rows of {} were moved to another file while its snapshot was read", schema.name)));
     }
-    let read_at = insert_lsn(&session).await?;
-    wait_flushed(source, &session, read_at).await?;
+    let read_at = flushed_lsn(source, wire).await?;
 
-    let copy =
-        session.copy_out(&copy_statement(schema, &relation, chunk)).await.map_err(|error| Postgresql::table_error(&relation, &error))?;
-    let reading =
-        Reading { copy: Box::pin(copy), decoder: CopyDecoder::new(schema), limits: source.limits.clone(), unpaid: 0, _session: session };
+    let copy = copy_statement(schema, &relation, chunk);
+    wire.begin_copy(&copy).await.map_err(|failure| Postgresql::table_error(&relation, failure))?;
+    let copy = CopyReader::new(schema, values);
+    let reading = Reading { session, copy, limits: source.limits.clone() };
     let rows = futures::stream::try_unfold(Some(reading), |reading| async {
         let Some(mut reading) = reading else { return Ok(None) };
         let ended = reading.fill().await?;
-        let batch = (reading.decoder.rows.len() > 0).then(|| reading.decoder.rows.finish()).transpose()?;
+        let rows = &mut reading.copy.rows;
+        let batch = (rows.len() > 0).then(|| rows.finish()).transpose()?;
         Ok::<_, Error>(Some((batch, (!ended).then_some(reading))))
     });
     Ok(ChunkRows { read_at: read_at.position(), rows: rows.try_filter_map(|batch| async { Ok(batch) }).boxed() })
 }
 
 /// The name of a relation, if it is there.
-async fn name_of(client: &Client, relation: u32) -> Result<Option<TableName>, Error> {
-    let sql = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-    let row = client.query_opt(sql, &[&relation]).await?;
-    Ok(row.map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))))
+async fn name_of(wire: &mut Wire, relation: u32) -> Result<Option<TableName>, Error> {
+    let sql = format!("SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {relation}");
+    let row = wire.query(&sql).await.map_err(Failure::general)?.pop();
+    Ok(row.and_then(|row| match <[_; 2]>::try_from(row) {
+        Ok([Some(schema), Some(table)]) => Some(TableName::new(schema, table)),
+        _ => None,
+    }))
 }
 
 fn copy_statement(schema: &TableSchema, relation: &TableName, chunk: &Chunk) -> String {
@@ -127,42 +130,27 @@ fn copy_statement(schema: &TableSchema, relation: &TableName, chunk: &Chunk) -> 
     )
 }
 
-/// A COPY under way. Holds the session: its snapshot and lock end with it.
+/// A chunk under way. Holds the session: its snapshot and lock end with it.
 struct Reading {
-    copy: Pin<Box<CopyOutStream>>,
-    decoder: CopyDecoder,
+    session: WireSession,
+    copy: CopyReader,
     limits: Arc<Limits>,
-    /// Bytes that were read and not yet counted: each row is a piece.
-    unpaid: usize,
-    _session: Session,
 }
 
 impl Reading {
     /// Reads until the batch is full or the stream ends; says whether it ended.
     async fn fill(&mut self) -> Result<bool, Error> {
-        while self.decoder.rows.len() < BATCH_ROWS && !self.decoder.rows.is_full() {
-            match self.copy.try_next().await? {
-                Some(piece) => {
-                    self.unpaid += piece.len();
-                    if self.unpaid >= PAY_AT {
-                        self.pay().await;
-                    }
-                    self.decoder.push(piece)?;
-                }
-                None if self.decoder.complete() => {
-                    self.pay().await;
-                    return Ok(true);
-                }
-                None => return Err(Error::SourceError("the server ended a COPY before its trailer".to_owned())),
+        let incoming = &mut self.session.wire.incoming;
+        while self.copy.rows.len() < BATCH_ROWS && !self.copy.rows.is_full() {
+            let before = self.copy.bytes;
+            let ended = self.copy.read(incoming).await?;
+            // Meanwhile nothing is taken from the socket: the server cannot send, and does not read on.
+            self.limits.read(self.copy.bytes - before).await;
+            if ended {
+                return Ok(true);
             }
         }
         Ok(false)
-    }
-
-    /// Waits until what was read may have been. Meanwhile nothing is taken from the socket: the server cannot send, and does not
-    /// read on.
-    async fn pay(&mut self) {
-        self.limits.read(std::mem::take(&mut self.unpaid)).await;
     }
 }
 
@@ -171,16 +159,22 @@ pub async fn insert_lsn(client: &Client) -> Result<Lsn, Error> {
     client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get::<_, &str>(0).parse()
 }
 
-/// Waits until the server has flushed its log up to `lsn`: what is not flushed may be lost in a crash, and its positions
-/// used again. Commits flush, so it makes one if nobody else does.
-pub async fn wait_flushed(source: &Postgresql, client: &Client, lsn: Lsn) -> Result<(), Error> {
-    loop {
-        let flushed: Lsn = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get::<_, &str>(0).parse()?;
-        if flushed >= lsn {
-            return Ok(());
-        }
-        source.beat().await?;
+/// The same; it is flushed when this returns: what is not may be lost in a crash, and its positions used again.
+pub async fn flushed_lsn(source: &Postgresql, wire: &mut Wire) -> Result<Lsn, Error> {
+    let sql = "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()";
+    let row = wire.query(sql).await.map_err(Failure::general)?.pop().unwrap_or_default();
+    let [Some(end), Some(flushed)] = row.as_slice() else { return Err(wire.incoming.unexpected()) };
+    let end = end.parse()?;
+    flush(source, end, flushed.parse()?).await?;
+    Ok(end)
+}
+
+/// Sees that the server has flushed its log up to `lsn`, if it has `flushed` less. Commits flush, so it makes some.
+pub async fn flush(source: &Postgresql, lsn: Lsn, mut flushed: Lsn) -> Result<(), Error> {
+    while flushed < lsn {
+        flushed = source.beat().await?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,21 +1,35 @@
 //! The stream of `COPY … TO STDOUT (FORMAT binary)` (PostgreSQL manual, COPY, "Binary Format").
 
-use bytes::{Buf, Bytes, BytesMut};
+use std::sync::Arc;
 
-use super::rows::RowsBuilder;
-use crate::{data::TableSchema, source::Error};
+use super::{
+    divert,
+    rows::RowsBuilder,
+    wire::{Failure, Incoming},
+};
+use crate::{
+    data::TableSchema,
+    source::{Error, LargeValues},
+};
 
+/// What a stream begins with.
+pub const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// Signature, flags and length of the header extension.
-const HEADER: usize = 11 + 4 + 4;
+pub const HEADER: usize = SIGNATURE.len() + 4 + 4;
+/// Length of a field that stands elsewhere: the length and the name of its value follow. COPY has no field of this length.
+pub const APART: i32 = -2;
 
-/// Takes the stream apart, in whatever pieces it comes, straight into Arrow builders.
-pub struct CopyDecoder {
-    /// A row that is not there as a whole yet; empty nearly always, since the server sends a message a row.
-    rest: BytesMut,
-    state: State,
+/// Reads a COPY that has begun, straight into Arrow builders.
+pub struct CopyReader {
+    values: Arc<dyn LargeValues>,
     columns: usize,
+    /// A row that came in several messages; empty always with the servers that there are, which send a message a row.
+    rest: Vec<u8>,
+    state: State,
     /// Rows so far.
     pub rows: RowsBuilder,
+    /// Bytes of messages that were read.
+    pub bytes: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,39 +39,81 @@ enum State {
     End,
 }
 
-impl CopyDecoder {
-    /// For rows of `TableSchema::arrow_rows` without the last column, selected by `catalog::select`.
-    pub fn new(schema: &TableSchema) -> Self {
-        Self { rest: BytesMut::new(), state: State::Header, columns: schema.columns.len(), rows: RowsBuilder::rows(schema) }
+impl CopyReader {
+    /// For rows of `TableSchema::arrow_rows`, selected by `catalog::select`. What is large goes to `values`.
+    pub fn new(schema: &TableSchema, values: Arc<dyn LargeValues>) -> Self {
+        let (columns, rows) = (schema.columns.len(), RowsBuilder::rows(schema));
+        Self { values, columns, rest: Vec::new(), state: State::Header, rows, bytes: 0 }
     }
 
-    /// Whether the trailer was read: a stream that ends without it was cut off.
-    pub fn complete(&self) -> bool {
-        self.state == State::End && self.rest.is_empty()
+    /// Reads what has arrived, or a row, or until the batch is full; waits for the first. Says whether the COPY has ended.
+    pub async fn read(&mut self, incoming: &mut Incoming) -> Result<bool, Error> {
+        let before = self.bytes;
+        loop {
+            let Some((tag, length)) = incoming.head()? else {
+                incoming.read().await?;
+                continue;
+            };
+            if tag == b'd' && length > divert::LARGE_MESSAGE {
+                let row = divert::row(incoming, length, &*self.values).await?;
+                self.take(&row)?;
+                self.bytes += length;
+                return Ok(false);
+            }
+            let Some(body) = incoming.body(length) else {
+                if self.bytes > before {
+                    return Ok(false);
+                }
+                incoming.read().await?;
+                continue;
+            };
+            match tag {
+                b'd' => self.take(body)?,
+                b'c' if self.state == State::End && self.rest.is_empty() => return Ok(true),
+                b'c' => return Err(Error::SourceError("the server ended a COPY before its trailer".to_owned())),
+                b'E' => return Err(Failure::general(incoming.refused(body))),
+                // NoticeResponse, ParameterStatus
+                b'N' | b'S' => {}
+                _ => return Err(incoming.unexpected()),
+            }
+            incoming.pass(length);
+            self.bytes += length;
+            if self.rows.is_full() {
+                return Ok(false);
+            }
+        }
     }
 
     /// Takes the next piece of the stream.
-    pub fn push(&mut self, mut piece: Bytes) -> Result<(), Error> {
-        if !self.rest.is_empty() {
-            self.rest.extend_from_slice(&piece);
-            piece = std::mem::take(&mut self.rest).freeze();
-        }
-        while let Some(taken) = self.take(&piece)? {
-            piece.advance(taken);
-        }
-        if !piece.is_empty() {
-            self.rest.extend_from_slice(&piece);
+    fn take(&mut self, piece: &[u8]) -> Result<(), Error> {
+        if self.rest.is_empty() {
+            let taken = self.take_whole(piece)?;
+            self.rest.extend_from_slice(&piece[taken..]);
+        } else {
+            self.rest.extend_from_slice(piece);
+            let rest = std::mem::take(&mut self.rest);
+            let taken = self.take_whole(&rest)?;
+            self.rest.extend_from_slice(&rest[taken..]);
         }
         Ok(())
     }
 
+    /// Takes the rows that are there as a whole; says how many bytes they are.
+    fn take_whole(&mut self, piece: &[u8]) -> Result<usize, Error> {
+        let mut at = 0;
+        while let Some(taken) = self.take_one(&piece[at..])? {
+            at += taken;
+        }
+        Ok(at)
+    }
+
     /// Takes the header, a row or the trailer; says how many bytes that was, or none if it is not there as a whole.
-    fn take(&mut self, piece: &[u8]) -> Result<Option<usize>, Error> {
+    fn take_one(&mut self, piece: &[u8]) -> Result<Option<usize>, Error> {
         match self.state {
             State::Header => {
                 let Some(head) = piece.get(..HEADER) else { return Ok(None) };
                 let extension = u32::from_be_bytes([head[15], head[16], head[17], head[18]]) as usize;
-                if !head.starts_with(b"PGCOPY\n\xff\r\n\0") || extension != 0 {
+                if !head.starts_with(SIGNATURE) || extension != 0 {
                     return Err(garbled());
                 }
                 self.state = State::Rows;
@@ -83,23 +139,20 @@ impl CopyDecoder {
         // Only a whole row may reach the builders.
         let mut end = 2;
         for _ in 0..self.columns {
-            let Some(length) = length_at(piece, end) else { return Ok(None) };
-            end += 4 + usize::try_from(length).unwrap_or(0);
+            let Some((field, after)) = field(piece, end) else { return Ok(None) };
+            end = after + field.length();
         }
         if piece.len() < end {
             return Ok(None);
         }
         let mut at = 2;
         for column in 0..self.columns {
-            let length = length_at(piece, at).ok_or_else(garbled)?;
-            at += 4;
-            match usize::try_from(length) {
-                Ok(length) => {
-                    self.rows.binary(column, &piece[at..at + length])?;
-                    at += length;
-                }
-                // -1
-                Err(_) => self.rows.null(column),
+            let (field, after) = field(piece, at).ok_or_else(garbled)?;
+            at = after + field.length();
+            match field {
+                Field::Null => self.rows.null(column),
+                Field::Value(_) => self.rows.binary(column, &piece[after..at])?,
+                Field::Apart(_) => self.rows.large(column, &piece[after..at], false)?,
             }
         }
         self.rows.end_row(None)?;
@@ -107,8 +160,29 @@ impl CopyDecoder {
     }
 }
 
-fn length_at(piece: &[u8], at: usize) -> Option<i32> {
-    piece.get(at..)?.first_chunk::<4>().map(|length| i32::from_be_bytes(*length))
+/// A field, and how many bytes of it follow.
+enum Field {
+    Null,
+    Value(usize),
+    Apart(usize),
+}
+
+impl Field {
+    fn length(&self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::Value(length) | Self::Apart(length) => *length,
+        }
+    }
+}
+
+/// The field that begins at `at`, and where its bytes begin.
+fn field(piece: &[u8], at: usize) -> Option<(Field, usize)> {
+    let number = |at: usize| piece.get(at..)?.first_chunk::<4>().map(|length| i32::from_be_bytes(*length));
+    match number(at)? {
+        APART => Some((Field::Apart(number(at + 4)? as usize), at + 8)),
+        length => Some((usize::try_from(length).map_or(Field::Null, Field::Value), at + 4)),
+    }
 }
 
 fn garbled() -> Error {

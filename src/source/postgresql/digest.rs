@@ -18,7 +18,7 @@ pub async fn cut(source: &Postgresql, schema: &TableSchema, after: Option<&KeyTe
     let mut session = source.session_for(Kind::Chunk).await?;
     let transaction = session.build_transaction().read_only(true).start().await?;
     let cut = Digested { schema, name: &schema.name }.cut(&transaction, after, rows).await;
-    cut.map_err(|error| Postgresql::table_error(&schema.name, &error))
+    cut.map_err(|error| Postgresql::table_error(&schema.name, (&error).into()))
 }
 
 /// See [`crate::source::Source::digest`].
@@ -26,7 +26,7 @@ pub async fn digest(source: &Postgresql, schema: &TableSchema, range: &KeyRange)
     let mut session = source.session_for(Kind::Chunk).await?;
     let transaction = session.build_transaction().read_only(true).start().await?;
     let digests = Digested { schema, name: &schema.name }.digest(&transaction, range).await;
-    digests.map_err(|error| Postgresql::table_error(&schema.name, &error))
+    digests.map_err(|error| Postgresql::table_error(&schema.name, (&error).into()))
 }
 
 /// See [`crate::source::Source::row_digests`].
@@ -34,7 +34,7 @@ pub async fn rows(source: &Postgresql, schema: &TableSchema, among: Among<'_>) -
     let mut session = source.session_for(Kind::Chunk).await?;
     let transaction = session.build_transaction().read_only(true).start().await?;
     let rows = Digested { schema, name: &schema.name }.rows(&transaction, among).await;
-    rows.map_err(|error| Postgresql::table_error(&schema.name, &error))
+    rows.map_err(|error| Postgresql::table_error(&schema.name, (&error).into()))
 }
 
 /// See [`crate::source::Source::keys`].

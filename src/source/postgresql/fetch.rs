@@ -1,6 +1,6 @@
 //! Reading rows by key, for what their changes did not carry.
 
-use std::{error::Error as StdError, pin::pin, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arrow::{
     array::{Array, AsArray as _, RecordBatch},
@@ -9,52 +9,49 @@ use arrow::{
         TimestampMicrosecondType,
     },
 };
-use futures::TryStreamExt as _;
-use tokio_postgres::{
-    Client,
-    types::{FromSql, ToSql, Type},
-};
+use tokio_postgres::Client;
 
-use super::{Postgresql, catalog, chunks, rows::RowsBuilder, values};
+use super::{Postgresql, catalog, chunks, copy::CopyReader, values, wire::Failure};
 use crate::{
     data::{LINK_COLUMN, LinkCell, TableSchema, Travel},
     postgresql::quote,
     protection::Protection,
-    source::{Error, Filled},
+    source::{Error, Filled, LargeValues},
 };
 
 /// Longest pause between two looks whether a commit is visible.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Reads the rows of all keys in one query.
-pub async fn fetch(source: &Postgresql, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error> {
+pub async fn fetch(
+    source: &Postgresql,
+    schema: &TableSchema,
+    keys: &RecordBatch,
+    after: &[u32],
+    values: Arc<dyn LargeValues>,
+) -> Result<Filled, Error> {
     let session = source.session().await?;
-    let mut builder = RowsBuilder::rows(schema);
-    if keys.num_rows() > 0 {
+    let statement = if keys.num_rows() > 0 {
         wait_visible(&session, after).await?;
-        let texts = key_texts(schema, keys)?;
+        Some(statement(&session, schema, &key_texts(schema, keys)?).await?)
+    } else {
+        None
+    };
+    let mut session = source.wire(session.close()).await?;
+    let wire = &mut session.wire;
+    let mut copy = CopyReader::new(schema, values);
+    if let Some(statement) = statement {
         // With thousands of keys the planner might rather read the whole table.
-        session.batch_execute("SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off").await?;
-        let statement = statement(&session, schema).await?;
-        let found = session
-            .query_raw(&statement, texts.iter().map(|column| column as &(dyn ToSql + Sync)))
-            .await
-            .map_err(|error| Postgresql::table_error(&schema.name, &error))?;
-        let mut found = pin!(found);
-        while let Some(row) = found.try_next().await? {
-            for column in 0..schema.columns.len() {
-                match row.try_get::<_, Option<Raw<'_>>>(column)? {
-                    Some(Raw(raw)) => builder.binary(column, raw)?,
-                    None => builder.null(column),
-                }
-            }
-            builder.end_row(None)?;
-        }
+        let by_key = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off";
+        wire.query(by_key).await.map_err(Failure::general)?;
+        let command = format!("COPY ({statement}) TO STDOUT (FORMAT binary)");
+        wire.begin_copy(&command).await.map_err(|failure| Postgresql::table_error(&schema.name, failure))?;
+        while !copy.read(&mut wire.incoming).await? {}
+        wire.end_copy().await.map_err(|failure| Postgresql::table_error(&schema.name, failure))?;
     }
     // After the query's snapshot: the rows hold everything up to some place before.
-    let read_at = chunks::insert_lsn(&session).await?;
-    chunks::wait_flushed(source, &session, read_at).await?;
-    Ok(Filled { rows: builder.finish()?, read_at: read_at.position() })
+    let read_at = chunks::flushed_lsn(source, wire).await?;
+    Ok(Filled { rows: copy.rows.finish()?, read_at: read_at.position() })
 }
 
 /// Waits until snapshots show what these transactions did. A commit is in the log, and so in the stream, before it is
@@ -75,8 +72,8 @@ pub async fn wait_visible(client: &Client, transactions: &[u32]) -> Result<(), E
     Ok(())
 }
 
-/// The query: a parameter of texts for each key column.
-async fn statement(client: &Client, schema: &TableSchema) -> Result<String, Error> {
+/// The query for keys as PostgreSQL would print them, a list for each key column.
+async fn statement(client: &Client, schema: &TableSchema, keys: &[Vec<Option<String>>]) -> Result<String, Error> {
     let numbers: Vec<i32> = schema.key.iter().map(|&column| schema.columns[column].number).collect();
     // Without modifiers: a cast to char(3) would cut, one to numeric(6,2) round.
     let types = client
@@ -89,12 +86,13 @@ async fn statement(client: &Client, schema: &TableSchema) -> Result<String, Erro
     let mut arrays = Vec::new();
     let mut names = Vec::new();
     let mut conditions = Vec::new();
-    for (place, &column) in schema.key.iter().enumerate() {
+    for (place, (&column, texts)) in schema.key.iter().zip(keys).enumerate() {
         let column = &schema.columns[column];
         let Some(type_name) = type_of(column.number) else {
             return Err(Error::SchemaChanged(format!("column {} of {} is gone", column.name, schema.name)));
         };
-        arrays.push(format!("${}::text[]", place + 1));
+        let texts: Vec<String> = texts.iter().map(|text| text.as_deref().map_or("NULL".to_owned(), quote::literal)).collect();
+        arrays.push(format!("ARRAY[{}]::text[]", texts.join(",")));
         names.push(format!("k{place}"));
         conditions.push(format!("t.{} = wanted.k{place}::{type_name}", quote::identifier(&column.name)));
     }
@@ -130,9 +128,9 @@ fn key_texts(schema: &TableSchema, keys: &RecordBatch) -> Result<Vec<Vec<Option<
         for (row, link) in links.iter().enumerate() {
             let Some(link) = link else { continue };
             let cell: LinkCell = serde_json::from_str(link).map_err(|error| Error::SourceError(format!("a key's exact texts: {error}")))?;
-            for (place, text) in cell.exact {
+            for (place, value) in cell.beside {
                 if let Some(column) = texts.get_mut(usize::from(place)) {
-                    column[row] = Some(text);
+                    column[row] = Some(value.text().to_owned());
                 }
             }
         }
@@ -167,18 +165,5 @@ fn print(travel: Travel, array: &dyn Array, row: usize) -> String {
         Travel::Utf8 | Travel::Text => array.as_string::<i32>().value(row).to_owned(),
         Travel::Binary => format!("\\x{}", hex::encode(array.as_binary::<i32>().value(row))),
         Travel::Uuid => uuid::Uuid::from_slice(array.as_fixed_size_binary().value(row)).unwrap_or_default().to_string(),
-    }
-}
-
-/// A value as the server sent it, of whatever type.
-struct Raw<'a>(&'a [u8]);
-
-impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {
-        Ok(Self(raw))
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
     }
 }

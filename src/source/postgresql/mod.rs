@@ -4,7 +4,8 @@
 //! and remove them, [`settle`] waits until every transaction knows of them. [`catalog`] says how tables travel; [`chunks`]
 //! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot, [`shape`] and [`evolve`] what becomes of the tables;
 //! [`given_up`] lets the slot go before it does harm, and [`limits`] bounds what all of them ask at once. All values end in the
-//! builders of [`rows`]. [`digest`] sums up what is compared with the target.
+//! builders of [`rows`], but for those that are too large for memory ([`divert`]). [`wire`] is the session below the stream and
+//! COPY. [`digest`] sums up what is compared with the target.
 
 mod assemble;
 mod capture;
@@ -13,6 +14,7 @@ mod chunks;
 mod continuity;
 mod copy;
 mod digest;
+mod divert;
 mod evolve;
 mod fetch;
 mod given_up;
@@ -28,6 +30,7 @@ mod shape;
 mod slot;
 mod spill;
 mod values;
+mod wire;
 
 use std::{
     ops::{Deref, DerefMut},
@@ -41,9 +44,9 @@ use sha2::{Digest as _, Sha256};
 use self::{
     limits::{Kind, Limits, Permit},
     lsn::Lsn,
-    replication::Replication,
+    wire::{Failure, Wire},
 };
-use super::{Admitted, Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, ReadLimits, RetainedLog, Scratch, Source};
+use super::{Admitted, Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Keep, LargeValues, ReadLimits, RetainedLog, Source};
 use crate::{
     api::{database::PostgresqlDatabase, fault::Check},
     data::{Among, Digests, KeyRange, KeyTexts, Position, RowDigests, TableName, TableSchema},
@@ -71,6 +74,21 @@ pub struct Postgresql {
 struct Session {
     connected: Connected,
     _permit: Permit,
+}
+
+/// A session that speaks the protocol itself, and its place. Closed before the place is free.
+struct WireSession {
+    wire: Wire,
+    _permit: Permit,
+}
+
+impl Session {
+    /// Closes the session; its place is kept.
+    fn close(self) -> Permit {
+        let Self { connected, _permit: permit } = self;
+        drop(connected);
+        permit
+    }
 }
 
 impl Deref for Session {
@@ -105,6 +123,11 @@ impl Postgresql {
         Ok(Session { connected: connect(&self.database, &self.secrets, APPLICATION).await?, _permit: permit })
     }
 
+    /// A session that speaks the protocol itself, and its place.
+    async fn wire(&self, permit: Permit) -> Result<WireSession, Error> {
+        Ok(WireSession { wire: Wire::connect(&self.database, &self.secrets, false).await?, _permit: permit })
+    }
+
     /// Commits a message to the log, which flushes it; says where it ends.
     async fn beat(&self) -> Result<Lsn, Error> {
         let session = self.session_for(Kind::Inner).await?;
@@ -117,13 +140,14 @@ impl Postgresql {
     /// What the server knows of how `timeline` came to be.
     async fn timeline_history(&self, timeline: u32) -> Result<String, Error> {
         let _permit = self.limits.permit(Kind::Inner).await;
-        Replication::connect(&self.database, &self.secrets).await?.timeline_history(timeline).await
+        replication::timeline_history(&self.database, &self.secrets, timeline).await
     }
 
     /// An error that a statement on a table gave.
-    fn table_error(table: &TableName, error: &tokio_postgres::Error) -> Error {
-        let message = format!("{table}: {}", errors::message(error));
-        match errors::class(error) {
+    fn table_error(table: &TableName, failure: Failure) -> Error {
+        let Failure::Refused { class, message } = failure else { return failure.general() };
+        let message = format!("{table}: {message}");
+        match class {
             Class::ObjectMissing => Error::SourceTableMissing(table.clone()),
             Class::PermissionDenied => Error::SourcePermissionDenied {
                 message,
@@ -188,16 +212,16 @@ impl Source for Postgresql {
         chunks::plan(&*self.session().await?, schema, chunk_bytes).await
     }
 
-    async fn read_chunk(&self, schema: &TableSchema, chunk: &Chunk) -> Result<ChunkRows, Error> {
-        chunks::read(self, schema, chunk).await
+    async fn read_chunk(&self, schema: &TableSchema, chunk: &Chunk, values: Arc<dyn LargeValues>) -> Result<ChunkRows, Error> {
+        chunks::read(self, schema, chunk, values).await
     }
 
-    async fn capture(&self, from: &Position, take_over: bool, scratch: Arc<dyn Scratch>) -> Result<Box<dyn Capture>, Error> {
-        Ok(Box::new(capture::start(self, Lsn::from_position(from)?, take_over, scratch).await?))
+    async fn capture(&self, from: &Position, take_over: bool, keep: Keep) -> Result<Box<dyn Capture>, Error> {
+        Ok(Box::new(capture::start(self, Lsn::from_position(from)?, take_over, keep).await?))
     }
 
-    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32]) -> Result<Filled, Error> {
-        fetch::fetch(self, schema, keys, after).await
+    async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32], values: Arc<dyn LargeValues>) -> Result<Filled, Error> {
+        fetch::fetch(self, schema, keys, after, values).await
     }
 
     async fn cut_range(&self, schema: &TableSchema, after: Option<&KeyTexts>, rows: u64) -> Result<Option<KeyTexts>, Error> {

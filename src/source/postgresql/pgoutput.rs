@@ -89,7 +89,18 @@ pub enum Cell<'a> {
     Unchanged,
     /// As the type's output function prints it.
     Text(&'a [u8]),
+    /// As the type's send function gives it.
+    Binary(&'a [u8]),
+    /// As the output function prints it, but too large for memory: a [`crate::data::LargeValue`] as JSON.
+    TextApart(&'a [u8]),
+    /// The same, as the send function gives it.
+    BinaryApart(&'a [u8]),
 }
+
+/// Kinds of cells that the protocol does not have, see [`super::divert`].
+pub const TEXT_APART: u8 = b'T';
+/// See [`TEXT_APART`].
+pub const BINARY_APART: u8 = b'B';
 
 /// A table, in the stream's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,6 +262,11 @@ impl<'a> Reader<'a> {
         String::from_utf8(text.to_vec()).map_err(|_| Malformed)
     }
 
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.u32()? as usize;
+        self.take(length)
+    }
+
     fn tuple(&mut self) -> Result<Vec<Cell<'a>>, Malformed> {
         let count = usize::from(self.u16()?);
         let mut cells = Vec::with_capacity(count);
@@ -258,11 +274,10 @@ impl<'a> Reader<'a> {
             cells.push(match self.byte()? {
                 b'n' => Cell::Null,
                 b'u' => Cell::Unchanged,
-                b't' => {
-                    let length = self.u32()? as usize;
-                    Cell::Text(self.take(length)?)
-                }
-                // 'b': binary was not asked for.
+                b't' => Cell::Text(self.bytes()?),
+                b'b' => Cell::Binary(self.bytes()?),
+                TEXT_APART => Cell::TextApart(self.bytes()?),
+                BINARY_APART => Cell::BinaryApart(self.bytes()?),
                 _ => return Err(Malformed),
             });
         }

@@ -13,7 +13,7 @@ use arrow::{
 
 use super::values::{self, Malformed, Value, bytes};
 use crate::{
-    data::{LinkCell, Op, TableSchema, Travel},
+    data::{Beside, Form, LargeValue, LinkCell, Op, TableSchema, Travel},
     source::Error,
 };
 
@@ -91,7 +91,7 @@ impl RowsBuilder {
     pub fn binary(&mut self, column: usize, raw: &[u8]) -> Result<(), Error> {
         self.bytes += raw.len();
         let exact = self.columns[column].binary(raw).map_err(|Malformed| malformed(&self.names[column]))?;
-        self.cell.exact.extend(exact.map(|text| (column as u16, text)));
+        self.cell.beside.extend(exact.map(|text| (column as u16, Beside::Text(text))));
         Ok(())
     }
 
@@ -102,7 +102,22 @@ impl RowsBuilder {
             .map_err(|_| Malformed)
             .and_then(|text| self.columns[column].text(text))
             .map_err(|Malformed| malformed(&self.names[column]))?;
-        self.cell.exact.extend(exact.map(|text| (column as u16, text)));
+        self.cell.beside.extend(exact.map(|text| (column as u16, Beside::Text(text))));
+        Ok(())
+    }
+
+    /// The next value of a column stands elsewhere: a [`LargeValue`] as JSON. `text`: as PostgreSQL prints it, else as the type's
+    /// send function gives it.
+    pub fn large(&mut self, column: usize, name: &[u8], text: bool) -> Result<(), Error> {
+        let mut value: LargeValue = serde_json::from_slice(name).map_err(|error| Error::SourceError(error.to_string()))?;
+        value.form = match self.travels[column] {
+            Travel::Binary if text => Form::Hex,
+            Travel::Binary | Travel::Utf8 | Travel::Text => Form::Plain,
+            _ => return Err(malformed(&self.names[column])),
+        };
+        self.columns[column].null();
+        self.bytes += name.len();
+        self.cell.beside.push((column as u16, Beside::Large(value)));
         Ok(())
     }
 

@@ -17,7 +17,7 @@ pub async fn settle(source: &Postgresql, waiting: &(dyn Fn(Option<String>) + Sen
     let session = source.session_for(Kind::Wait).await?;
     wait_out(&session, waiting).await?;
     let v0 = chunks::insert_lsn(&session).await?;
-    chunks::wait_flushed(source, &session, v0).await?;
+    chunks::flush(source, v0, Lsn::default()).await?;
     wait_out(&session, waiting).await?;
     Ok(v0)
 }

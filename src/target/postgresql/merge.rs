@@ -12,13 +12,13 @@ use tokio_postgres::{SimpleQueryMessage, Transaction};
 use super::{
     copy::Copy,
     ddl,
-    encode::{Rows, exact_texts},
+    encode::{Rows, besides},
     error::is_duplicate_column,
 };
 use crate::{
-    data::{ExactTexts, NetChanges, Step, TableName, TableSchema},
+    data::{Besides, NetChanges, Step, TableName, TableSchema},
     postgresql::quote,
-    target::{Error, Steps},
+    target::{Error, LargeValues, Steps},
 };
 
 /// What the table is.
@@ -37,8 +37,9 @@ pub(super) async fn apply(
     schema: &TableSchema,
     mut steps: Steps<'_>,
     place: Place,
+    values: Option<&dyn LargeValues>,
 ) -> Result<u64, Error> {
-    let mut merge = Merge::new(transaction, name, schema.clone(), place);
+    let mut merge = Merge::new(transaction, name, schema.clone(), place, values);
     let mut written = 0;
     while let Some(step) = steps.try_next().await? {
         match &step {
@@ -50,7 +51,7 @@ pub(super) async fn apply(
             }
             Step::Version(next) => {
                 merge.add_columns(next).await?;
-                merge = Merge::new(transaction, name, next.clone(), place);
+                merge = Merge::new(transaction, name, next.clone(), place, values);
             }
             Step::Merge(changes) if changes.is_empty() => {}
             Step::Merge(changes) => written += merge.merge(changes).await?,
@@ -67,12 +68,19 @@ struct Merge<'t> {
     columns: Vec<String>,
     key: Vec<String>,
     place: Place,
+    values: Option<&'t dyn LargeValues>,
 }
 
 impl<'t> Merge<'t> {
-    fn new(transaction: &'t Transaction<'t>, name: &'t TableName, schema: TableSchema, place: Place) -> Self {
+    fn new(
+        transaction: &'t Transaction<'t>,
+        name: &'t TableName,
+        schema: TableSchema,
+        place: Place,
+        values: Option<&'t dyn LargeValues>,
+    ) -> Self {
         let (columns, key) = (ddl::columns(&schema), ddl::key_columns(&schema));
-        Self { transaction, name, table: quote::table(name), schema, columns, key, place }
+        Self { transaction, name, table: quote::table(name), schema, columns, key, place, values }
     }
 
     /// Adds the columns by which `next` is wider. Rows that are there read what they read in the source; it is not written into
@@ -119,13 +127,13 @@ impl<'t> Merge<'t> {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let numbers = (!changes.unresolved.is_empty()).then(|| Int32Array::from_iter_values(0..changes.upserts.num_rows() as i32));
         let numbers: Vec<(&str, &Int32Array)> = numbers.iter().map(|array| ("n", array)).collect();
-        self.stage("link_upserts", "c", &all, &changes.upserts, &changes.exact, &numbers).await
+        self.stage("link_upserts", "c", &all, &changes.upserts, &changes.beside, &numbers).await
     }
 
     /// A table of keys, their columns as `k0`, `k1` … in key order.
     async fn stage_keys(&self, staged: &str, keys: &RecordBatch, numbers: &[(&str, &Int32Array)]) -> Result<(), Error> {
-        let exact = exact_texts(keys)?;
-        self.stage(staged, "k", &self.schema.key, keys, &exact, numbers).await
+        let beside = besides(keys)?;
+        self.stage(staged, "k", &self.schema.key, keys, &beside, numbers).await
     }
 
     async fn stage(
@@ -134,7 +142,7 @@ impl<'t> Merge<'t> {
         letter: &str,
         columns: &[usize],
         batch: &RecordBatch,
-        exact: &ExactTexts,
+        beside: &Besides,
         numbers: &[(&str, &Int32Array)],
     ) -> Result<(), Error> {
         let mut names: Vec<String> = (0..columns.len()).map(|at| format!("{letter}{at}")).collect();
@@ -147,8 +155,8 @@ impl<'t> Merge<'t> {
         let create = format!("CREATE TEMPORARY TABLE {staged} ({}) ON COMMIT DROP", definitions.join(", "));
         self.transaction.batch_execute(&create).await?;
         let numbers: Vec<&Int32Array> = numbers.iter().map(|(_, array)| *array).collect();
-        let mut copy = Copy::into(self.transaction, &format!("pg_temp.{staged}"), &names);
-        copy.write(&Rows::new(&self.schema, columns, batch, exact, &numbers)?).await?;
+        let mut copy = Copy::into(self.transaction, &format!("pg_temp.{staged}"), &names, self.values);
+        copy.write(&Rows::new(&self.schema, columns, batch, beside, &numbers)?).await?;
         copy.finish().await?;
         Ok(())
     }

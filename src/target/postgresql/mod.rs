@@ -15,7 +15,10 @@ mod progress;
 mod snapshot;
 mod together;
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -24,7 +27,7 @@ use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
-use super::{Advance, Apart, Error, Incarnation, Progress, Steps, Stride, Target, TargetTable, Together, Untouched};
+use super::{Advance, Apart, Error, Incarnation, LargeValues, Progress, Steps, Stride, Target, TargetTable, Together, Untouched};
 use crate::{
     api::{
         database::{OnExistingTable, PostgresqlTarget},
@@ -40,13 +43,14 @@ use crate::{
 pub struct Postgresql {
     pool: Pool,
     on_existing: OnExistingTable,
+    values: Option<Arc<dyn LargeValues>>,
 }
 
 impl Postgresql {
-    /// The target of a link. Opens no connection yet.
-    pub fn new(target: PostgresqlTarget, secrets: Secrets, link_id: &str) -> Self {
+    /// The target of a link. Opens no connection yet. `values`: where its rows' large values are.
+    pub fn new(target: PostgresqlTarget, secrets: Secrets, link_id: &str, values: Option<Arc<dyn LargeValues>>) -> Self {
         let application = format!("link-operator {link_id}");
-        Self { on_existing: target.on_existing_table, pool: Pool::new(target.database, secrets, application) }
+        Self { on_existing: target.on_existing_table, pool: Pool::new(target.database, secrets, application), values }
     }
 }
 
@@ -110,14 +114,15 @@ impl Target for Postgresql {
         chunk: u32,
         rows: BoxStream<'static, Result<RecordBatch, Error>>,
     ) -> Result<u64, Error> {
-        Ok(transaction!(self, |transaction| snapshot::load(&transaction, table, schema, incarnation, chunk, rows).await?))
+        Ok(transaction!(self, |transaction| snapshot::load(&transaction, table, schema, incarnation, chunk, rows, self.values.as_deref())
+            .await?))
     }
 
     async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error> {
         Ok(transaction!(self, |transaction| {
             progress::advance(&transaction, table, &advance, false, false).await?;
             let build = ddl::build_name(table, advance.incarnation);
-            let rows = merge::apply(&transaction, &build, schema, steps, Place::Aside).await?;
+            let rows = merge::apply(&transaction, &build, schema, steps, Place::Aside, self.values.as_deref()).await?;
             progress::count(&transaction, table, rows).await?;
             rows
         }))
@@ -132,7 +137,7 @@ impl Target for Postgresql {
     async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error> {
         Ok(transaction!(self, |transaction| {
             progress::advance(&transaction, table, &advance, true, false).await?;
-            let rows = merge::apply(&transaction, &table.name, schema, steps, Place::InPlace).await?;
+            let rows = merge::apply(&transaction, &table.name, schema, steps, Place::InPlace, self.values.as_deref()).await?;
             progress::count(&transaction, table, rows).await?;
             rows
         }))
@@ -155,7 +160,8 @@ impl Target for Postgresql {
                 written.push(0);
                 continue;
             };
-            let rows = merge::apply(&transaction, &part.table.name, part.schema, steps, Place::InPlace).await.map_err(of_table)?;
+            let values = self.values.as_deref();
+            let rows = merge::apply(&transaction, &part.table.name, part.schema, steps, Place::InPlace, values).await.map_err(of_table)?;
             progress::count(&transaction, part.table, rows).await.map_err(of_table)?;
             written.push(rows);
         }

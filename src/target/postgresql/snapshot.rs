@@ -9,7 +9,7 @@ use tokio_postgres::Transaction;
 use super::{
     copy::Copy,
     ddl,
-    encode::{Rows, exact_texts},
+    encode::{Rows, besides},
     error::is_duplicate,
     progress::{self, Claimed},
 };
@@ -17,7 +17,7 @@ use crate::{
     api::database::OnExistingTable,
     data::{TableName, TableSchema},
     postgresql::quote::{self, identifier, literal},
-    target::{Advance, Error, Incarnation, Progress, TargetTable},
+    target::{Advance, Error, Incarnation, LargeValues, Progress, TargetTable},
 };
 
 /// Makes the table of this incarnation, see [`crate::target::Target::begin_snapshot`].
@@ -72,15 +72,16 @@ pub(super) async fn load(
     incarnation: Incarnation,
     chunk: u32,
     mut rows: BoxStream<'static, Result<RecordBatch, Error>>,
+    values: Option<&dyn LargeValues>,
 ) -> Result<u64, Error> {
     progress::add_chunk(transaction, table, incarnation, chunk).await?;
     let build = ddl::build_name(table, incarnation);
     let columns: Vec<usize> = (0..schema.columns.len()).collect();
-    let mut copy = Copy::into(transaction, &quote::table(&build), &ddl::columns(schema));
+    let mut copy = Copy::into(transaction, &quote::table(&build), &ddl::columns(schema), values);
     while let Some(batch) = rows.next().await {
         let batch = batch?;
-        let exact = exact_texts(&batch)?;
-        copy.write(&Rows::new(schema, &columns, &batch, &exact, &[])?).await?;
+        let beside = besides(&batch)?;
+        copy.write(&Rows::new(schema, &columns, &batch, &beside, &[])?).await?;
     }
     let rows = copy.finish().await?;
     progress::count_chunk(transaction, table, incarnation, chunk, rows).await?;

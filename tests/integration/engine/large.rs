@@ -104,3 +104,44 @@ async fn a_change_of_columns_that_is_taken_back_to_a_savepoint_never_was() {
     engine.replicating(1).await;
     engine.kill().await;
 }
+
+/// More than a message may have: bytes, JSON, text full of what COPY escapes, and a type that only goes as text.
+const DOCUMENT: &str = "decode(repeat(md5(i::text), 600000), 'hex'), to_jsonb(repeat(md5(i::text), 300000)), \
+     repeat(E'tab\\t back\\\\slash\\n\\\\N ' || i || chr(8364), 500000), ARRAY(SELECT j * i FROM generate_series(1, 1500000) j)";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_are_too_large_for_memory_stand_beside_their_rows() {
+    let server = Server::start_with(&["logical_decoding_work_mem=64kB"]);
+    let mut link = Link::new(&server, &["documents", "whole"]).await;
+    link.sweep_every = Duration::from_millis(200);
+    let columns = "(id int PRIMARY KEY, v int, body bytea, doc jsonb, tale text, list int[])";
+    link.source
+        .execute(&format!(
+            "CREATE TABLE documents {columns}; INSERT INTO documents SELECT i, 0, {DOCUMENT} FROM generate_series(1, 2) i;
+             INSERT INTO documents SELECT i, 0, 'small', '{{}}', 'small' FROM generate_series(3, 100) i;
+             CREATE TABLE whole {columns}; ALTER TABLE whole REPLICA IDENTITY FULL;
+             INSERT INTO whole SELECT i, 0, {DOCUMENT} FROM generate_series(1, 1) i"
+        ))
+        .await;
+    let engine = link.start();
+    engine.replicating(2).await;
+    link.converged("documents").await;
+    link.converged("whole").await;
+
+    let beside = |link: &Link| link.files("/data/").iter().filter(|path| path.contains(".value.")).count();
+    let before = beside(&link);
+    // What is not changed is not sent but of a table that is known by its whole rows; what is rolled back never was.
+    link.source
+        .execute(&format!(
+            "INSERT INTO documents SELECT i, 0, {DOCUMENT} FROM generate_series(101, 101) i; UPDATE documents SET v = 1;
+             UPDATE documents SET id = -id WHERE id = 1; DELETE FROM documents WHERE id = 2;
+             UPDATE whole SET v = 1; UPDATE whole SET tale = 'short', id = 7;
+             BEGIN; SAVEPOINT a; INSERT INTO documents SELECT i, 0, {DOCUMENT} FROM generate_series(201, 201) i; ROLLBACK TO a;
+             INSERT INTO documents SELECT i, 0, {DOCUMENT} FROM generate_series(301, 301) i; COMMIT"
+        ))
+        .await;
+    link.converged("documents").await;
+    link.converged("whole").await;
+    assert!(beside(&link) > before, "they came through the zone");
+    engine.kill().await;
+}

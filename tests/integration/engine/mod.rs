@@ -138,9 +138,9 @@ impl Link {
         let setup = Setup {
             worker: format!("worker-{ordinal}"),
             ordinal,
-            zone,
             source: source::open(&plan.source, &self.source.secrets, &plan.link.link_id).unwrap(),
-            target: target::open(&plan.target, &self.target.secrets, &plan.link.link_id).unwrap(),
+            target: target::open(&plan.target, &self.target.secrets, &plan.link.link_id, Some(Arc::new(zone.clone()))).unwrap(),
+            zone,
             chunk_bytes: self.chunk_bytes,
             memory: self.memory,
             sweep_every: self.sweep_every,

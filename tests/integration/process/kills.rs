@@ -85,6 +85,7 @@ async fn a_process_that_is_killed_at_every_failpoint_loses_and_doubles_nothing()
             let name = format!("{point}:{moment}");
             let mut child = place.start(&format!("{name}=kill@{}", 1 + odd(kill) % 3));
             if timeout(PATIENCE, child.wait()).await.is_err() {
+                eprintln!("{name} was not hit:\n{}", place.log());
                 child.kill().await.unwrap();
             } else {
                 let line = format!("failpoint {name} hit");

@@ -12,7 +12,7 @@ async fn chunks_hold_every_row_once() {
     assert!(plan.chunks.len() > 5, "{plan:?}");
     let mut ids = Vec::new();
     for chunk in &plan.chunks {
-        let read = source.read_chunk(&schema, chunk).await.unwrap();
+        let read = source.read_chunk(&schema, chunk, keep().values).await.unwrap();
         for batch in read.rows.try_collect::<Vec<_>>().await.unwrap() {
             assert_eq!(batch.schema(), schema.arrow_rows());
             ids.extend(batch.column(0).as_primitive::<Int32Type>().values().iter().copied());
@@ -35,7 +35,7 @@ async fn a_rewrite_or_a_changed_column_voids_the_plan() {
     let schema = source.describe(&TableName::new("public", "t")).await.unwrap();
     let plan = source.plan_chunks(&schema, 1 << 20).await.unwrap();
     database.execute("VACUUM FULL public.t").await;
-    let reason = async |chunk| <&str>::from(&source.read_chunk(&schema, chunk).await.err().unwrap());
+    let reason = async |chunk| <&str>::from(&source.read_chunk(&schema, chunk, keep().values).await.err().unwrap());
     assert_eq!(reason(&plan.chunks[0]).await, "TableRewritten");
     let plan = source.plan_chunks(&schema, 1 << 20).await.unwrap();
     database.execute("ALTER TABLE public.t ADD COLUMN w int").await;

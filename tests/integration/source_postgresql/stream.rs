@@ -156,9 +156,9 @@ async fn every_type_is_the_same_by_snapshot_and_by_stream() {
             let value = (!column.is_null(row)).then(|| column.value(row));
             assert_eq!(value, printed.get(index), "{}", schema.columns[index].source_type);
         }
-        assert_eq!(exact.exact.len(), [0, 8, 0][row], "{exact:?}");
-        for (index, text) in exact.exact {
-            assert_eq!(Some(text.as_str()), printed.get(usize::from(index)));
+        assert_eq!(exact.beside.len(), [0, 8, 0][row], "{exact:?}");
+        for (index, value) in exact.beside {
+            assert_eq!(Some(value.text()), printed.get(usize::from(index)));
             assert!(snapshot[0].column(usize::from(index)).is_null(row));
         }
     }
@@ -237,9 +237,9 @@ async fn a_restart_goes_on_after_the_cut_and_an_idle_database_moves_on() {
     assert!(first.to < second.to);
 
     // Nothing was acknowledged: all of it comes again from wherever we like.
-    let in_use = source.capture(&first.to, false, Arc::new(NoScratch)).await.err().unwrap();
+    let in_use = source.capture(&first.to, false, keep()).await.err().unwrap();
     assert_eq!(<&str>::from(&in_use), "SlotInUse");
-    let mut again = source.capture(&first.to, true, Arc::new(NoScratch)).await.unwrap();
+    let mut again = source.capture(&first.to, true, keep()).await.unwrap();
     again.follow(vec![CapturedTable { id: 1, version: version(&source, &schema).await, from: Position::default() }]);
     let repeated = cut(&mut again).await;
     assert_eq!(rows_of(&repeated).iter().flat_map(ids).collect::<Vec<_>>(), [Some(2)]);
@@ -318,10 +318,10 @@ async fn a_table_that_left_and_joined_again_is_delivered_from_its_joining_on() {
     assert_eq!(source.silent(std::slice::from_ref(&schema)).await.unwrap(), []);
     database.execute("INSERT INTO public.t VALUES (3)").await;
 
-    let mut all = source.capture(&begin, true, Arc::new(NoScratch)).await.unwrap();
+    let mut all = source.capture(&begin, true, keep()).await.unwrap();
     all.follow(vec![CapturedTable { id: 1, version: version(&source, &schema).await, from: Position::default() }]);
     assert_eq!(rows_until(&mut all, 3).await.iter().flat_map(ids).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
-    let mut joined = source.capture(&begin, true, Arc::new(NoScratch)).await.unwrap();
+    let mut joined = source.capture(&begin, true, keep()).await.unwrap();
     joined.follow(vec![CapturedTable { id: 1, version: version(&source, &schema).await, from }]);
     assert_eq!(rows_until(&mut joined, 1).await.iter().flat_map(ids).collect::<Vec<_>>(), [Some(3)]);
 }
@@ -350,8 +350,8 @@ async fn a_row_whose_commit_is_not_visible_yet_is_waited_for() {
 
     let keys: Vec<ArrayRef> = vec![Arc::new(Int32Array::from(vec![7])), Arc::new(StringArray::from(vec![None::<String>]))];
     let keys = RecordBatch::try_new(schema.arrow_keys(), keys).unwrap();
-    assert_eq!(source.fetch(&schema, &keys, &[]).await.unwrap().rows.num_rows(), 0, "it is not visible");
-    let fetch = source.fetch(&schema, &keys, &cut.transactions);
+    assert_eq!(source.fetch(&schema, &keys, &[], keep().values).await.unwrap().rows.num_rows(), 0, "it is not visible");
+    let fetch = source.fetch(&schema, &keys, &cut.transactions, keep().values);
     tokio::pin!(fetch);
     assert!(tokio::time::timeout(Duration::from_secs(1), &mut fetch).await.is_err(), "it is waited for");
     // Settings are files: to change them writes nothing that a standby must confirm.
@@ -402,18 +402,18 @@ async fn rows_are_found_by_keys_of_every_sort() {
         .map(|link| {
             let cell: LinkCell = serde_json::from_str(link?).unwrap();
             let place = |column: u16| schema.key.iter().position(|&key| key == usize::from(column)).unwrap() as u16;
-            let exact = cell.exact.into_iter().map(|(column, text)| (place(column), text)).collect();
-            Some(serde_json::to_string(&LinkCell { unchanged: vec![], exact }).unwrap())
+            let beside = cell.beside.into_iter().map(|(column, text)| (place(column), text)).collect();
+            Some(serde_json::to_string(&LinkCell { unchanged: vec![], beside }).unwrap())
         })
         .collect();
     columns.push(Arc::new(links));
     let keys = RecordBatch::try_new(schema.arrow_keys(), columns).unwrap().slice(0, 2);
-    let filled = source.fetch(&schema, &keys, &[]).await.unwrap();
+    let filled = source.fetch(&schema, &keys, &[], keep().values).await.unwrap();
     let mut found: Vec<_> = filled.rows.column_by_name("v").unwrap().as_string::<i32>().iter().flatten().collect();
     found.sort_unstable();
     assert_eq!(found, ["far", "near"]);
     assert_eq!(filled.rows.schema(), schema.arrow_rows());
-    let none = source.fetch(&schema, &keys.slice(0, 0), &[]).await.unwrap();
+    let none = source.fetch(&schema, &keys.slice(0, 0), &[], keep().values).await.unwrap();
     assert_eq!(none.rows.num_rows(), 0);
     assert!(none.read_at >= filled.read_at);
 }
@@ -444,7 +444,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
         database.execute(&statement).await;
     }
     assert!(lost(&identity).await.contains("after"));
-    assert!(matches!(source.capture(&from, true, Arc::new(NoScratch)).await.err(), Some(Error::PositionLost(_))));
+    assert!(matches!(source.capture(&from, true, keep()).await.err(), Some(Error::PositionLost(_))));
 
     let schema = source.describe(&TableName::new("public", "t")).await.unwrap();
     source.admit(&schema).await.unwrap();
@@ -453,7 +453,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
     source.expel(&schema.name).await.unwrap();
     source.expel(&TableName::new("public", "absent")).await.unwrap();
     let now = source.begin_run().await.unwrap();
-    let reader = source.capture(&now, false, Arc::new(NoScratch)).await.unwrap();
+    let reader = source.capture(&now, false, keep()).await.unwrap();
     source.release().await.unwrap();
     source.release().await.unwrap();
     drop(reader);
@@ -470,7 +470,7 @@ async fn follow(source: &Postgresql, tables: &[&TableSchema]) -> Box<dyn Capture
     for (&table, id) in tables.iter().zip(1..) {
         followed.push(CapturedTable { id, version: version(source, table).await, from: Position::default() });
     }
-    let mut capture = source.capture(&from, false, Arc::new(NoScratch)).await.unwrap();
+    let mut capture = source.capture(&from, false, keep()).await.unwrap();
     capture.follow(followed);
     capture
 }

@@ -118,7 +118,7 @@ async fn keys_compare_by_value_in_their_own_type() {
         deletes: key("a   ", "NaN"),
         upserts: RecordBatch::try_new(Arc::new(Schema::new(fields)), row("1.00", "a   ", "uno")).unwrap(),
         updates: 0,
-        exact: ExactTexts::new(),
+        beside: Besides::new(),
         unresolved: Vec::new(),
         origins: RecordBatch::new_empty(schema.arrow_keys()),
     };
@@ -138,7 +138,7 @@ async fn a_table_of_keys_only() {
             deletes: link.keys(&[]),
             upserts: RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![Arc::new(Int32Array::from(ids))]).unwrap(),
             updates: 0,
-            exact: ExactTexts::new(),
+            beside: Besides::new(),
             unresolved: Vec::new(),
             origins: link.keys(&[]),
         };

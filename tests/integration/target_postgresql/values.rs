@@ -219,9 +219,9 @@ async fn exact_texts_of_values_outside_the_native_domain() {
         all("timestamp with time zone", Travel::TimestampTz, ["infinity", "294276-12-31 23:59:59.999999+00", "-infinity"]),
     ];
     let cells = (0..3).map(|row| {
-        let exact: Vec<(u16, String)> =
-            cases.iter().zip(1..).map(|(case, column)| (column, case.printed[row].unwrap().to_owned())).collect();
-        Some(serde_json::to_string(&link_operator::data::LinkCell { unchanged: Vec::new(), exact }).unwrap())
+        let printed = |case: &Case| Beside::Text(case.printed[row].unwrap().to_owned());
+        let beside = cases.iter().zip(1..).map(|(case, column)| (column, printed(case))).collect();
+        Some(serde_json::to_string(&link_operator::data::LinkCell { unchanged: Vec::new(), beside }).unwrap())
     });
     let cells: StringArray = cells.collect();
     let (found, cases) = round_trip(cases, Some(cells)).await;
@@ -261,7 +261,7 @@ async fn odd_names_and_many_columns() {
         deletes: key("one"),
         upserts: RecordBatch::try_new(Arc::new(Schema::new(fields)), row("two")).unwrap(),
         updates: 0,
-        exact: ExactTexts::new(),
+        beside: Besides::new(),
         unresolved: vec![link_operator::data::Unresolved { row: 0, columns: vec![3, 4, 5, 6] }],
         origins: key("one"),
     };

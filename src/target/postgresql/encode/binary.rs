@@ -1,7 +1,8 @@
 //! COPY's binary format: a count of fields, then each value with its length, as the receive functions in PostgreSQL's
 //! `src/backend/utils/adt` read them, big-endian.
 
-use super::Cells;
+use super::{Apart, ApartForm, Cells};
+use crate::data::{Beside, Besides};
 
 /// Days from 1970-01-01 to 2000-01-01, PostgreSQL's day zero.
 const EPOCH_DAYS: i32 = 10_957;
@@ -10,12 +11,23 @@ const EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// Decimal digits that one digit of a `numeric` holds.
 const GROUP: u32 = 4;
 
-pub(super) fn append_row(cells: &[Cells<'_>], row: usize, out: &mut Vec<u8>) {
+pub(super) fn append_row<'a>(cells: &[Cells<'a>], beside: &'a Besides, row: usize, out: &mut Vec<u8>, apart: &mut Vec<Apart<'a>>) {
     // At most 1,600 columns fit a table.
     out.extend_from_slice(&(cells.len() as u16).to_be_bytes());
-    for cell in cells {
+    for (column, cell) in cells.iter().enumerate() {
         if cell.is_null(row) {
-            out.extend_from_slice(&(-1_i32).to_be_bytes());
+            match beside.get(&(column as u16, row as u32)) {
+                Some(Beside::Large(value)) => {
+                    let versioned = matches!(cell, Cells::Jsonb(_));
+                    // No value of PostgreSQL's has more than 1 GB.
+                    out.extend_from_slice(&(value.size() as u32 + u32::from(versioned)).to_be_bytes());
+                    if versioned {
+                        out.push(1);
+                    }
+                    apart.push(Apart { at: out.len(), value, form: ApartForm::AsIs });
+                }
+                Some(Beside::Text(_)) | None => out.extend_from_slice(&(-1_i32).to_be_bytes()),
+            }
             continue;
         }
         match cell {

@@ -1,6 +1,7 @@
 //! Arrow to COPY: rows as PostgreSQL's COPY reads them, in its binary or its text format.
 //!
-//! Binary is the fast path: every column's Arrow values have an exact binary form and no cell is an exact text. Everything
+//! Binary is the fast path: every column's Arrow values have an exact binary form and no cell is an exact text. Values that stand
+//! elsewhere are only marked: whoever sends the rows puts them in. Everything
 //! else goes as text, so that PostgreSQL's own input functions read what its output functions wrote. Both are exact; which
 //! one is used is chosen batch by batch. Nothing here does I/O or allocates per row.
 
@@ -17,7 +18,7 @@ use arrow::datatypes::{
 
 use super::ddl::column_type;
 use crate::{
-    data::{Column, ExactTexts, LINK_COLUMN, LinkCell, TableSchema, Travel},
+    data::{Beside, Besides, Column, LINK_COLUMN, LargeValue, LinkCell, TableSchema, Travel},
     target::Error,
 };
 
@@ -53,7 +54,7 @@ enum Cells<'a> {
 /// A batch ready to be written row by row.
 pub(super) struct Rows<'a> {
     cells: Vec<Cells<'a>>,
-    exact: &'a ExactTexts,
+    beside: &'a Besides,
     count: usize,
     format: Format,
 }
@@ -64,7 +65,7 @@ impl<'a> Rows<'a> {
         schema: &TableSchema,
         columns: &[usize],
         batch: &'a RecordBatch,
-        exact: &'a ExactTexts,
+        beside: &'a Besides,
         numbers: &[&'a Int32Array],
     ) -> Result<Self, Error> {
         if batch.num_columns() < columns.len() {
@@ -77,8 +78,9 @@ impl<'a> Rows<'a> {
             cells.push(cells_of(column, name, array)?);
         }
         cells.extend(numbers.iter().map(|array| Cells::Int32(array)));
-        let native = exact.is_empty() && columns.iter().zip(&types).all(|(column, name)| has_binary_form(column.travel, name));
-        Ok(Self { cells, exact, count: batch.num_rows(), format: if native { Format::Binary } else { Format::Text } })
+        let native = beside.values().all(|value| matches!(value, Beside::Large(_)))
+            && columns.iter().zip(&types).all(|(column, name)| has_binary_form(column.travel, name));
+        Ok(Self { cells, beside, count: batch.num_rows(), format: if native { Format::Binary } else { Format::Text } })
     }
 
     /// The format that holds every cell exactly.
@@ -91,11 +93,38 @@ impl<'a> Rows<'a> {
         self.count
     }
 
-    /// Appends one row in [`Rows::format`].
-    pub(super) fn append(&self, row: usize, out: &mut Vec<u8>) {
+    /// Appends one row in [`Rows::format`], but for values that stand elsewhere: where they belong is added to `apart`.
+    pub(super) fn append(&self, row: usize, out: &mut Vec<u8>, apart: &mut Vec<Apart<'a>>) {
         match self.format {
-            Format::Binary => binary::append_row(&self.cells, row, out),
-            Format::Text => text::append_row(&self.cells, self.exact, row, out),
+            Format::Binary => binary::append_row(&self.cells, self.beside, row, out, apart),
+            Format::Text => text::append_row(&self.cells, self.beside, row, out, apart),
+        }
+    }
+}
+
+/// A value that stands elsewhere and belongs into a row.
+pub(super) struct Apart<'a> {
+    /// Bytes that stand before it.
+    pub(super) at: usize,
+    /// Where it is.
+    pub(super) value: &'a LargeValue,
+    form: ApartForm,
+}
+
+/// How a value that stands elsewhere is written.
+enum ApartForm {
+    AsIs,
+    Escaped,
+    Hex,
+}
+
+impl Apart<'_> {
+    /// Appends some bytes of the value as they are written.
+    pub(super) fn append(&self, bytes: &[u8], out: &mut Vec<u8>) {
+        match self.form {
+            ApartForm::AsIs => out.extend_from_slice(bytes),
+            ApartForm::Escaped => text::escaped(out, bytes),
+            ApartForm::Hex => text::hex(out, bytes),
         }
     }
 }
@@ -117,22 +146,22 @@ pub(super) fn trailer(format: Format) -> &'static [u8] {
     }
 }
 
-/// The exact texts of a batch whose last column is [`LINK_COLUMN`].
-pub(super) fn exact_texts(batch: &RecordBatch) -> Result<ExactTexts, Error> {
-    let mut exact = ExactTexts::new();
+/// The values beside a batch whose last column is [`LINK_COLUMN`].
+pub(super) fn besides(batch: &RecordBatch) -> Result<Besides, Error> {
+    let mut beside = Besides::new();
     // By position: a table may have a column of that name.
     let Some(link) = batch.columns().last().and_then(|array| array.as_string_opt::<i32>()) else {
         return Err(Error::InputFailed(format!("a batch does not end in a column {LINK_COLUMN}")));
     };
     if link.null_count() == link.len() {
-        return Ok(exact);
+        return Ok(beside);
     }
     for (row, cell) in link.iter().enumerate() {
         let Some(cell) = cell else { continue };
         let cell: LinkCell = serde_json::from_str(cell).map_err(|error| Error::InputFailed(format!("{LINK_COLUMN}: {error}")))?;
-        exact.extend(cell.exact.into_iter().map(|(column, text)| ((column, row as u32), text)));
+        beside.extend(cell.beside.into_iter().map(|(column, value)| ((column, row as u32), value)));
     }
-    Ok(exact)
+    Ok(beside)
 }
 
 /// The type without its modifiers: `timestamp(3) without time zone` is `timestamp without time zone`.
@@ -216,20 +245,20 @@ mod tests {
     use super::*;
     use crate::data::fixtures;
 
-    fn format(source_type: &str, travel: Travel, exact: &ExactTexts) -> Format {
+    fn format(source_type: &str, travel: Travel, beside: &Besides) -> Format {
         let column = Column { source_type: source_type.to_owned(), ..fixtures::column(1, "c", travel) };
         let schema = fixtures::table("t", vec![column], &[0]);
         let batch = RecordBatch::new_empty(schema.arrow_rows());
-        Rows::new(&schema, &[0], &batch, exact, &[]).unwrap().format()
+        Rows::new(&schema, &[0], &batch, beside, &[]).unwrap().format()
     }
 
     #[test]
     fn binary_only_where_it_is_exact() {
-        let none = ExactTexts::new();
+        let none = Besides::new();
         assert_eq!(format("timestamp(3) without time zone", Travel::Timestamp, &none), Format::Binary);
         assert_eq!(format("character(5)", Travel::Utf8, &none), Format::Binary);
         assert_eq!(format("jsonb", Travel::Text, &none), Format::Binary);
-        assert_eq!(format("date", Travel::Date, &ExactTexts::from([((0, 0), "infinity".to_owned())])), Format::Text);
+        assert_eq!(format("date", Travel::Date, &Besides::from([((0, 0), Beside::Text("infinity".to_owned()))])), Format::Text);
         for text in ["interval", "numeric", "integer[]", "\"char\"", "jsonb[]", "xml"] {
             assert_eq!(format(text, Travel::Text, &none), Format::Text, "{text}");
         }

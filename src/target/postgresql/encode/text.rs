@@ -2,18 +2,27 @@
 
 use std::io::Write as _;
 
-use super::Cells;
-use crate::data::ExactTexts;
+use super::{Apart, ApartForm, Cells};
+use crate::data::{Beside, Besides};
 
-pub(super) fn append_row(cells: &[Cells<'_>], exact: &ExactTexts, row: usize, out: &mut Vec<u8>) {
+pub(super) fn append_row<'a>(cells: &[Cells<'a>], beside: &'a Besides, row: usize, out: &mut Vec<u8>, apart: &mut Vec<Apart<'a>>) {
     for (column, cell) in cells.iter().enumerate() {
         if column > 0 {
             out.push(b'\t');
         }
         if cell.is_null(row) {
             // A table has at most 1,600 columns.
-            match exact.get(&(column as u16, row as u32)) {
-                Some(text) => escaped(out, text.as_bytes()),
+            match beside.get(&(column as u16, row as u32)) {
+                Some(Beside::Text(text)) => escaped(out, text.as_bytes()),
+                Some(Beside::Large(value)) => {
+                    let form = if matches!(cell, Cells::Binary(_)) {
+                        out.extend_from_slice(b"\\\\x");
+                        ApartForm::Hex
+                    } else {
+                        ApartForm::Escaped
+                    };
+                    apart.push(Apart { at: out.len(), value, form });
+                }
                 None => out.extend_from_slice(b"\\N"),
             }
         } else {
@@ -136,7 +145,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.reserve(2 * bytes.len());
     for byte in bytes {
@@ -144,7 +153,7 @@ fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-fn escaped(out: &mut Vec<u8>, mut text: &[u8]) {
+pub(super) fn escaped(out: &mut Vec<u8>, mut text: &[u8]) {
     while let Some(at) = text.iter().position(|byte| matches!(byte, b'\\' | b'\n' | b'\r' | b'\t')) {
         out.extend_from_slice(&text[..at]);
         let letter = match text[at] {
