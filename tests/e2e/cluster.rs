@@ -197,6 +197,21 @@ spec:
         }
     }
 
+    /// The same of a table that is too large to be fetched.
+    pub async fn equal(&self, table: &str) {
+        let digest = format!("SELECT format('%s %s', count(*), md5(string_agg(md5(t::text), '' ORDER BY id))) FROM {table} t");
+        let source: String = self.source.query_one(&digest, &[]).await.unwrap().get(0);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let target: String = self.target.query_one(&digest, &[]).await.unwrap().get(0);
+            if target == source {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}: {table} is {source} in the source and {target} in the target", self.namespace);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
     /// A number that the source's database answers.
     pub async fn count(&self, sql: &str) -> i64 {
         self.source.query_one(sql, &[]).await.unwrap().get(0)
