@@ -14,7 +14,6 @@ pub struct LargeValue {
     /// Bytes of all parts.
     pub bytes: u64,
     /// What they are.
-    #[serde(default, skip_serializing_if = "Form::is_plain")]
     pub form: Form,
 }
 
@@ -28,12 +27,6 @@ pub enum Form {
     Hex,
     /// A byte that is a version's number, then the value.
     Versioned,
-}
-
-impl Form {
-    fn is_plain(&self) -> bool {
-        *self == Self::Plain
-    }
 }
 
 impl LargeValue {

@@ -114,6 +114,9 @@ pub struct Column {
     /// Another one with every change of the column's definition, in the source's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub revision: String,
+    /// Of an enum, or of what is made of one: the values that the type had, by an identity that survives a new name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(u32, String)>,
     /// It is gone from the source. It stays in the target, and is NULL in every row that is written from then on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dropped: bool,

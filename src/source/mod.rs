@@ -29,6 +29,9 @@ pub enum Error {
     /// Nobody answers at the address.
     #[error("{0}")]
     SourceUnreachable(String),
+    /// The server has no connection left.
+    #[error("{0}")]
+    TooManyConnections(String),
     /// Wrong user or password.
     #[error("{0}")]
     SourceAuthenticationFailed(String),
@@ -57,6 +60,9 @@ pub enum Error {
     /// The table is not there.
     #[error("table {0} does not exist in the source")]
     SourceTableMissing(TableName),
+    /// Somebody holds a lock on the table for long.
+    #[error("table {0} of the source is locked by another session")]
+    SourceTableLocked(TableName),
     /// The table has no key by which its rows could be known.
     #[error("table {0} has no primary key")]
     NoPrimaryKey(TableName),
@@ -105,6 +111,7 @@ impl Error {
             self,
             Self::SourcePermissionDenied { .. }
                 | Self::SourceTableMissing(_)
+                | Self::SourceTableLocked(_)
                 | Self::NoPrimaryKey(_)
                 | Self::TableNotSupported { .. }
                 | Self::SchemaChanged(_)
@@ -119,6 +126,10 @@ impl Explain for Error {
     fn remedy(&self) -> String {
         match self {
             Self::SourceUnreachable(_) => "check host, port and network policies, and that the database is up".to_owned(),
+            Self::TooManyConnections(_) => {
+                "ALTER SYSTEM SET max_connections = …, then restart; or end sessions that are not needed; the link goes on trying"
+                    .to_owned()
+            }
             Self::SourceAuthenticationFailed(_) => "correct the user name or password in the Secret that spec.source names".to_owned(),
             Self::SecretMissing(_) | Self::SecretKeyMissing(_) => "create the Secret, or correct its name or keys in the spec".to_owned(),
             Self::SourcePermissionDenied { remedy, .. }
@@ -126,6 +137,9 @@ impl Explain for Error {
             | Self::TableNotSupported { remedy, .. } => remedy.clone(),
             Self::ScratchFailed(fault) => fault.remedy.clone(),
             Self::SourceTableMissing(table) => format!("create {table} in the source, or delete the LinkTable"),
+            Self::SourceTableLocked(table) => format!(
+                "none needed: the link goes on trying; SELECT pid, mode FROM pg_locks WHERE relation = '{table}'::regclass shows who it is"
+            ),
             Self::NoPrimaryKey(table) => format!(
                 "ALTER TABLE {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY USING INDEX … with a unique index of NOT NULL columns"
             ),

@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use jiff::Timestamp;
 
 use super::{
-    catalog::TypeId,
+    catalog::{Type, TypeId},
     evolve::{self, Origin},
     lsn::Lsn,
     pgoutput::{Cell, Malformed, Message, Relation},
@@ -19,13 +19,13 @@ use super::{
     shape::Shape,
 };
 use crate::{
-    data::{Op, TableVersion, Travel},
+    data::{Op, TableVersion},
     protection::Protection,
     source::{CapturedTable, Cut, CutTable, Error, Segment},
 };
 
 /// How types travel, by what the stream calls them.
-pub type Types = HashMap<TypeId, (Travel, String)>;
+pub type Types = HashMap<TypeId, Type>;
 
 /// What happened to each table, and the tables that broke.
 type Gathered = (Vec<CutTable>, Vec<(u32, Error)>);
@@ -137,7 +137,9 @@ impl Assembler {
             let oid = version.schema.object_id;
             // A position that is none of ours is before all of ours.
             let from = Lsn::from_position(&from).unwrap_or_default();
-            let of_before = before.remove(&oid).map(|followed| (followed.orders, followed.unused, followed.settles));
+            // Of another life, what came before `from` was passed over.
+            let same_life = |followed: &Followed| followed.from == from;
+            let of_before = before.remove(&oid).filter(same_life).map(|followed| (followed.orders, followed.unused, followed.settles));
             let (orders, unused, settles) = of_before.unwrap_or_default();
             let (state, layouts) = (State::Sound, HashMap::new());
             let followed = Followed { id, version, from, state, layouts, orders, unused, settles, segments: Vec::new(), rows: None };
@@ -393,20 +395,6 @@ impl From<Malformed> for Error {
     }
 }
 
-impl Cell<'_> {
-    fn append(self, rows: &mut RowsBuilder, column: usize) -> Result<(), Error> {
-        match self {
-            Self::Null => rows.null(column),
-            Self::Unchanged => rows.unchanged(column),
-            Self::Text(text) => rows.text(column, text)?,
-            Self::Binary(value) => rows.binary(column, value)?,
-            Self::TextApart(name) => rows.large(column, name, true)?,
-            Self::BinaryApart(name) => rows.large(column, name, false)?,
-        }
-        Ok(())
-    }
-}
-
 impl Followed {
     /// What came before stays in the cut.
     fn break_off(&mut self, what: &str) {
@@ -465,7 +453,7 @@ impl Followed {
                 (Cell::Unchanged, None | Some(Cell::Unchanged | Cell::Null)) if in_key => return Err(malformed()),
                 // NULL in an old key row says nothing; an old whole row has no large value as NULL that is unchanged.
                 (Cell::Unchanged, None | Some(Cell::Unchanged | Cell::Null)) => rows.unchanged(column),
-                (Cell::Unchanged, Some(cell)) | (cell, _) => cell.append(rows, column)?,
+                (Cell::Unchanged, Some(cell)) | (cell, _) => rows.cell(column, cell)?,
             }
         }
         rows.end_row(Some(op))
@@ -480,7 +468,7 @@ impl Followed {
         for (column, cell) in old.iter().enumerate() {
             match cell {
                 Cell::Null | Cell::Unchanged if self.version.schema.key.contains(&column) => return Err(malformed()),
-                cell if self.version.schema.key.contains(&column) => cell.append(rows, column)?,
+                cell if self.version.schema.key.contains(&column) => rows.cell(column, *cell)?,
                 _ => rows.null(column),
             }
         }

@@ -4,7 +4,7 @@
 //! long a batch is under way; the capture takes from it what arrived and makes cuts.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::atomic::Ordering,
     time::Duration,
 };
@@ -24,13 +24,17 @@ use super::{
     lsn::Lsn,
     pgoutput::{self, Message},
     replication::{self, Answers, Changes, Frame, Options},
-    shape, slot,
+    shape::{self, Shape},
+    slot,
     spill::{Replay, Spill},
     wire::Wire,
 };
 use crate::{
     data::Position,
-    postgresql::Connected,
+    postgresql::{
+        Connected,
+        errors::{self, Class},
+    },
     protection::Protection,
     source::{Capture, CapturedTable, Cut, Error, Keep, Limits},
 };
@@ -57,6 +61,8 @@ pub struct SlotCapture {
     acknowledged: watch::Sender<Lsn>,
     /// A transaction, and the tables that were compared with the catalog since it became visible.
     compared: (Option<u32>, HashSet<u32>),
+    /// By table: it was compared when all transactions before this one had ended.
+    seen: HashMap<u32, u32>,
     pump: JoinHandle<()>,
     /// Its place among the source's sessions.
     _permit: Permit,
@@ -136,6 +142,7 @@ pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, keep: Keep) 
         replay: None,
         acknowledged,
         compared: (None, HashSet::new()),
+        seen: HashMap::new(),
         pump,
         _permit: permit,
     })
@@ -261,6 +268,8 @@ impl SlotCapture {
             self.compared = (transaction, HashSet::new());
         }
         // What the catalog showed once the transaction was visible is all that the transaction did.
+        let known = |table: &u32| self.seen.get(table).zip(transaction).is_some_and(|(seen, id)| precedes(id, *seen));
+        let tables: Vec<u32> = tables.into_iter().filter(|table| !known(table)).collect();
         let due: Vec<u32> = tables.into_iter().filter(|table| self.compared.1.insert(*table)).collect();
         self.compare_with_catalog(&due).await
     }
@@ -280,24 +289,48 @@ impl SlotCapture {
         }
         let session = self.source.session().await?;
         self.wait_visible(&session).await?;
-        session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '5s'").await?;
+        session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '500ms'").await?;
         let shapes = shape::read(&session, tables).await?;
+        let all_before = shape::all_before(&session).await?;
+        let read_at = chunks::insert_lsn(&session).await?;
         for table in tables.iter().filter(|table| !shapes.contains_key(table)) {
             self.assembler.gone(*table);
         }
         for (table, shape) in &shapes {
-            let mut empty = HashSet::new();
-            for part in shape.parts.iter().filter(|part| !part.born && self.assembler.table_of(part.part.object_id).is_none()) {
-                if shape::is_empty(&session, &part.name).await? {
-                    empty.insert(part.part.object_id);
-                }
+            if let Some(empty) = self.empty_parts(&session, shape).await? {
+                self.assembler.compare(*table, shape, read_at, &empty)?;
+                self.seen.insert(*table, all_before);
+            } else {
+                self.compared.1.remove(table);
             }
-            let read_at = chunks::insert_lsn(&session).await?;
-            self.assembler.compare(*table, shape, read_at, &empty)?;
         }
         session.batch_execute("COMMIT").await?;
         Ok(())
     }
+
+    /// The partitions without a row among those that are new. None: somebody holds a lock on one, and the table has to wait; its
+    /// other changes do not.
+    async fn empty_parts(&self, session: &Connected, shape: &Shape) -> Result<Option<HashSet<u32>>, Error> {
+        let mut empty = HashSet::new();
+        for part in shape.parts.iter().filter(|part| !part.born && self.assembler.table_of(part.part.object_id).is_none()) {
+            session.batch_execute("SAVEPOINT part").await?;
+            match shape::is_empty(session, &part.name).await {
+                Ok(true) => drop(empty.insert(part.part.object_id)),
+                Ok(false) => {}
+                Err(error) if errors::class(&error) == Class::Conflict => {
+                    session.batch_execute("ROLLBACK TO part").await?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(empty))
+    }
+}
+
+/// Whether a transaction's id is before another's; ids have 32 bits and begin again.
+fn precedes(id: u32, other: u32) -> bool {
+    (id.wrapping_sub(other) as i32) < 0
 }
 
 #[async_trait]

@@ -45,7 +45,9 @@ WITH RECURSIVE asked AS (SELECT typid, typmod, place FROM unnest($1::oid[], $2::
        SELECT b.place, t.typbasetype, t.typtypmod FROM element b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd') \
 SELECT a.typid AS asked_type, a.typmod AS asked_modifier, t.oid AS typid, b.typmod, t.typtype::text AS kind, \
        format_type(t.oid, b.typmod) AS spelled, \
-       et.oid AS element, et.typtype::text AS element_kind, format_type(et.oid, e.typmod) AS element_spelled \
+       et.oid AS element, et.typtype::text AS element_kind, format_type(et.oid, e.typmod) AS element_spelled, \
+       ARRAY(SELECT oid FROM pg_enum WHERE enumtypid = coalesce(et.oid, t.oid) ORDER BY oid) AS label_ids, \
+       ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = coalesce(et.oid, t.oid) ORDER BY oid) AS labels \
   FROM asked a JOIN base b ON b.place = a.place JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd' \
   LEFT JOIN (element e JOIN pg_type et ON et.oid = e.typid AND et.typtype <> 'd') ON e.place = a.place";
 
@@ -199,16 +201,28 @@ fn unsupported(message: String, remedy: String) -> Error {
 /// A type as `pg_attribute` and the stream name it: object id and modifier.
 pub type TypeId = (u32, i32);
 
-/// How types travel, and their names in [`Column::source_type`]. Types that are gone are left out.
-pub async fn types(client: &Client, wanted: &[TypeId]) -> Result<HashMap<TypeId, (Travel, String)>, Error> {
+/// A type as columns have it.
+#[derive(Clone, Debug)]
+pub struct Type {
+    /// How its values travel.
+    pub travel: Travel,
+    /// Its name in [`Column::source_type`].
+    pub name: String,
+    /// See [`Column::labels`].
+    pub labels: Vec<(u32, String)>,
+}
+
+/// How types travel. Types that are gone are left out.
+pub async fn types(client: &Client, wanted: &[TypeId]) -> Result<HashMap<TypeId, Type>, Error> {
     let (oids, modifiers): (Vec<u32>, Vec<i32>) = wanted.iter().copied().unzip();
     let resolve = |row: &Row| {
         let oid: u32 = row.get("typid");
-        let source_type = match row.get::<_, Option<u32>>("element") {
+        let name = match row.get::<_, Option<u32>>("element") {
             Some(element) => format!("{}[]", made_by_target(element, row.get("element_kind"), row.get("element_spelled"))),
             None => made_by_target(oid, row.get("kind"), row.get("spelled")),
         };
-        ((row.get("asked_type"), row.get("asked_modifier")), (travel(oid, row.get("typmod")), source_type))
+        let labels = row.get::<_, Vec<u32>>("label_ids").into_iter().zip(row.get::<_, Vec<String>>("labels")).collect();
+        ((row.get("asked_type"), row.get("asked_modifier")), Type { travel: travel(oid, row.get("typmod")), name, labels })
     };
     Ok(client.query(TYPES, &[&oids, &modifiers]).await?.iter().map(resolve).collect())
 }

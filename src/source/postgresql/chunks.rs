@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio_postgres::{Client, Row};
 
 use super::{
-    Postgresql, WireSession, catalog,
+    BRIEFLY, Postgresql, WireSession, catalog,
     copy::CopyReader,
     limits::{Kind, Limits},
     lsn::Lsn,
@@ -31,6 +31,8 @@ const SMALL_CHUNK_BYTES: u64 = 16 << 20;
 /// chunk.
 pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Result<ChunkPlan, Error> {
     let missing = || Error::SourceTableMissing(schema.name.clone());
+    // To ask for a relation's size takes a lock.
+    client.batch_execute(BRIEFLY).await?;
     let shape = shape::read(client, &[schema.object_id]).await?.remove(&schema.object_id).ok_or_else(missing)?;
     let parts: Vec<u32> = shape.parts.iter().map(|part| part.part.object_id).collect();
     let rows = client
@@ -40,7 +42,8 @@ pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Re
                     reltuples::float8 AS rows FROM pg_class WHERE oid = ANY ($1) ORDER BY oid",
             &[&parts],
         )
-        .await?;
+        .await
+        .map_err(|error| Postgresql::table_error(&schema.name, (&error).into()))?;
     let large = |row: &Row| row.get::<_, Option<i64>>("with_large_values").unwrap_or_default() as u64;
     let chunk_bytes = chunk_size(rows.iter().map(large).sum(), chunk_bytes);
     let mut plan = ChunkPlan { chunks: Vec::new(), rows_estimated: Some(0) };

@@ -85,17 +85,29 @@ fn columns(known: &TableSchema, shape: &Shape, rewritten: bool) -> Result<Vec<Co
         if (now.travel, &now.source_type) != (column.travel, &column.source_type) {
             return Err(format!("had the type of its column {name} changed from {} to {}", column.source_type, now.source_type));
         }
-        // ALTER … TYPE … USING may give the same type and other values. A rewrite for other reasons (VACUUM FULL) touches only
-        // columns that have an initial value, which it writes into the rows.
-        let filled_in = column.revision.ends_with('+') && !now.revision.ends_with('+');
-        if rewritten && now.revision != column.revision && !filled_in {
-            return Err(format!("was rewritten after a change of its column {name}"));
+        // ALTER … TYPE … USING may give the same type and other values. (TRUNCATE changes the file too, and cannot be told from it.)
+        if rewritten && now.revision != column.revision && !filled_in(&column.revision, &now.revision) {
+            return Err(format!("was rewritten or truncated after a change of its column {name}"));
         }
+        let renamed = |(id, label): &&(u32, String)| now.labels.iter().any(|(now, name)| now == id && name != label);
+        if let Some((_, label)) = column.labels.iter().find(renamed) {
+            return Err(format!("had the value {label} of the type of its column {name} renamed"));
+        }
+        column.labels.clone_from(&now.labels);
         column.revision.clone_from(&now.revision);
         column.nullable = now.nullable;
         Ok(column)
     };
     known.columns.iter().map(now).collect()
+}
+
+/// Whether a column has changed only in that its initial value was written into the rows, as a rewrite for reasons of its own
+/// (VACUUM FULL) does. A change of the type does too, but makes the default anew.
+fn filled_in(known: &str, now: &str) -> bool {
+    match (known.split_once('/'), now.split_once('/')) {
+        (Some((known, default)), Some((now, same_default))) => known.ends_with('+') && !now.ends_with('+') && default == same_default,
+        _ => false,
+    }
 }
 
 /// Columns that were added, and the number up to which nothing is left open.
@@ -133,9 +145,9 @@ fn initial(known: &TableVersion, shape: &Shape, name: &str, rewritten: bool) -> 
     values.dedup();
     match values.as_slice() {
         // None of them says it: NULL, or each row has its own value, which a rewrite put into it.
-        [] | [None] if rewritten => {
-            Err(format!("had its column {name} added, and was rewritten: its rows may have a value each, which the stream does not have"))
-        }
+        [] | [None] if rewritten => Err(format!(
+            "had its column {name} added, and was rewritten or truncated: its rows may have a value each, which the stream does not have"
+        )),
         [] => Ok(None),
         [one] => Ok(one.cloned()),
         _ => Err(format!("had its column {name} added, and its partitions differ in what their rows read there")),
@@ -164,8 +176,8 @@ pub fn origins(schema: &TableSchema, relation: &Relation, order: Option<&[String
             Some(&place) => {
                 let now = &relation.columns[place];
                 let type_now = types.get(&now.type_id);
-                if type_now != Some(&(column.travel, column.source_type.clone())) {
-                    let type_now = type_now.map_or("a type that is gone", |(_, name)| name);
+                if type_now.is_none_or(|now| (now.travel, &now.name) != (column.travel, &column.source_type)) {
+                    let type_now = type_now.map_or("a type that is gone", |now| &now.name);
                     return Err(format!("had the type of its column {name} changed from {} to {type_now}", column.source_type));
                 }
                 if !relation.full && now.key != schema.key.contains(&index) {
@@ -200,7 +212,7 @@ mod tests {
     use super::*;
     use crate::{
         data::{TableName, Travel, fixtures},
-        source::postgresql::{pgoutput::RelationColumn, shape::PartShape},
+        source::postgresql::{catalog::Type, pgoutput::RelationColumn, shape::PartShape},
     };
 
     const INT: (u32, i32) = (23, -1);
@@ -274,10 +286,11 @@ mod tests {
         assert!(next(&before, &rewritten, 0).unwrap_err().contains("rewritten"));
         // VACUUM FULL wrote its initial value into the rows.
         let mut filled = before.clone();
-        filled.schema.columns[1].revision = "5+".into();
-        assert!(next(&filled, &rewritten, 0).is_ok());
-        rewritten.columns[1].revision = "6+".into();
-        assert!(next(&filled, &rewritten, 0).is_err());
+        filled.schema.columns[1].revision = "5+/16400".into();
+        for (revision, follows) in [("6/16400", true), ("6+/16400", false), ("6", false), ("6/16401", false)] {
+            rewritten.columns[1].revision = revision.into();
+            assert_eq!(next(&filled, &rewritten, 0).is_ok(), follows, "{revision}");
+        }
 
         let mut computed = shape(&[(1, "id"), (2, "v"), (3, "x")], 3);
         assert_eq!(next(&before, &computed, 0).unwrap().unwrap().schema.columns[2].initial, None);
@@ -285,6 +298,18 @@ mod tests {
         assert!(next(&before, &computed, 0).unwrap_err().contains("value each"));
         computed.parts[0].initial.insert("x".into(), "7".into());
         assert_eq!(next(&before, &computed, 0).unwrap().unwrap().schema.columns[2].initial.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn values_of_an_enum_may_be_added_and_not_renamed() {
+        let labels = |labels: &[(u32, &str)]| labels.iter().map(|(id, label)| (*id, (*label).to_owned())).collect();
+        let mut before = known(&[(1, "id"), (2, "v")], 2);
+        before.schema.columns[1].labels = labels(&[(7, "sad"), (8, "fine")]);
+        let mut now = shape(&[(1, "id"), (2, "v")], 2);
+        now.columns[1].labels = labels(&[(7, "sad"), (9, "new"), (8, "fine")]);
+        assert_eq!(next(&before, &now, 0).unwrap().unwrap().schema.columns[1].labels.len(), 3);
+        now.columns[1].labels = labels(&[(7, "blue"), (8, "fine")]);
+        assert!(next(&before, &now, 0).unwrap_err().contains("value sad of the type of its column v renamed"));
     }
 
     #[test]
@@ -325,7 +350,7 @@ mod tests {
             full: false,
             columns: columns.iter().map(|name| RelationColumn { key: *name == "id", name: (*name).into(), type_id: INT }).collect(),
         };
-        let types = Types::from([(INT, (Travel::Int32, "integer".to_owned()))]);
+        let types = Types::from([(INT, Type { travel: Travel::Int32, name: "integer".into(), labels: vec![] })]);
         let mut table = known(&[(1, "id"), (2, "v"), (3, "x"), (4, "y")], 4).schema;
         table.columns[2].initial = Some("7".into());
         let order: Vec<String> = ["id", "v", "x", "y"].map(Into::into).to_vec();

@@ -11,7 +11,7 @@ use arrow::{
 };
 use tokio_postgres::Client;
 
-use super::{Postgresql, catalog, chunks, copy::CopyReader, values, wire::Failure};
+use super::{BRIEFLY, Postgresql, catalog, chunks, copy::CopyReader, values, wire::Failure};
 use crate::{
     data::{LINK_COLUMN, LinkCell, TableSchema, Travel},
     postgresql::quote,
@@ -43,7 +43,8 @@ pub async fn fetch(
     if let Some(statement) = statement {
         // With thousands of keys the planner might rather read the whole table.
         let by_key = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off";
-        wire.query(by_key).await.map_err(Failure::general)?;
+        // The changes of all tables wait for this one.
+        wire.query(&format!("{BRIEFLY}; {by_key}")).await.map_err(Failure::general)?;
         let command = format!("COPY ({statement}) TO STDOUT (FORMAT binary)");
         wire.begin_copy(&command).await.map_err(|failure| Postgresql::table_error(&schema.name, failure))?;
         while !copy.read(&mut wire.incoming).await? {}

@@ -57,6 +57,9 @@ use crate::{
 /// Name of our sessions in `pg_stat_activity`.
 const APPLICATION: &str = "link-operator";
 
+/// Makes a session wait for locks only so long.
+const BRIEFLY: &str = "SET lock_timeout = '3s'";
+
 /// A PostgreSQL database as the source of a link.
 #[derive(Clone)]
 pub struct Postgresql {
@@ -149,6 +152,7 @@ impl Postgresql {
         let message = format!("{table}: {message}");
         match class {
             Class::ObjectMissing => Error::SourceTableMissing(table.clone()),
+            Class::Conflict => Error::SourceTableLocked(table.clone()),
             Class::PermissionDenied => Error::SourcePermissionDenied {
                 message,
                 remedy: format!("GRANT SELECT ON {} TO the user that the Secret of spec.source names", quote::table(table)),
@@ -286,10 +290,7 @@ impl From<ConnectError> for Error {
             ConnectError::DatabaseMissing(_) => {
                 Self::SourceNotPrepared { message, remedy: "create the database, or correct its name in spec.source".to_owned() }
             }
-            ConnectError::TooManyConnections(_) => Self::SourceNotPrepared {
-                message,
-                remedy: "ALTER SYSTEM SET max_connections = …, then restart; or end sessions that are not needed".to_owned(),
-            },
+            ConnectError::TooManyConnections(_) => Self::TooManyConnections(message),
             ConnectError::Other(_) => Self::SourceError(message),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
+use super::BRIEFLY;
 use crate::{
     data::{TableName, TableSchema},
     postgresql::{
@@ -52,9 +53,7 @@ pub async fn add(client: &Client, name: &str, schema: &TableSchema) -> Result<()
     if found.get::<_, u32>("oid") != schema.object_id {
         return Err(Error::SchemaChanged(format!("{table} was dropped and created again, or renamed, after it was described")));
     }
-    if found.get("published") {
-        return Ok(());
-    }
+    // Also of one that is in it: it may have become a partition since.
     if let Some(row) = client.query_opt(RELATED, &[&schema.object_id, &name]).await? {
         let related = TableName::new(row.get::<_, &str>("nspname"), row.get::<_, &str>("relname"));
         let (part, whole) = if row.get("above") { (table, &related) } else { (&related, table) };
@@ -63,11 +62,16 @@ pub async fn add(client: &Client, name: &str, schema: &TableSchema) -> Result<()
             remedy: format!("link {whole} alone, which brings the rows of all its partitions, or only partitions"),
         });
     }
-    let statement = format!("ALTER PUBLICATION {} ADD TABLE ONLY {}", quote::identifier(name), quote::table(table));
+    if found.get("published") {
+        return Ok(());
+    }
+    // Whoever holds a lock on the table may hold it for hours: it is tried again, and meanwhile others may ask.
+    let statement = format!("{BRIEFLY}; ALTER PUBLICATION {} ADD TABLE ONLY {}", quote::identifier(name), quote::table(table));
     match client.batch_execute(&statement).await {
         Ok(()) => Ok(()),
         // Somebody was faster.
         Err(error) if errors::class(&error) == Class::ObjectExists => Ok(()),
+        Err(error) if errors::class(&error) == Class::Conflict => Err(Error::SourceTableLocked(table.clone())),
         Err(error) if errors::class(&error) == Class::PermissionDenied => Err(Error::SourcePermissionDenied {
             message: format!("user {} does not own {table}, and only its owner may publish it", found.get::<_, &str>("user")),
             remedy: format!(
@@ -101,8 +105,7 @@ pub async fn drop(client: &Client, name: &str, table: &TableName) -> Result<(), 
         return Ok(());
     }
     // Not for long: a drop that is still waiting when the table joins again would silence it.
-    let statement =
-        format!("SET lock_timeout = '3s'; ALTER PUBLICATION {} DROP TABLE ONLY {}", quote::identifier(name), quote::table(table));
+    let statement = format!("{BRIEFLY}; ALTER PUBLICATION {} DROP TABLE ONLY {}", quote::identifier(name), quote::table(table));
     match client.batch_execute(&statement).await {
         Err(error) if errors::class(&error) == Class::ObjectMissing => Ok(()),
         other => Ok(other?),

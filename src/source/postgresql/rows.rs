@@ -11,7 +11,10 @@ use arrow::{
     datatypes::SchemaRef,
 };
 
-use super::values::{self, Malformed, Value, bytes};
+use super::{
+    pgoutput::Cell,
+    values::{self, Malformed, Value, bytes},
+};
 use crate::{
     data::{Beside, Form, LargeValue, LinkCell, Op, TableSchema, Travel},
     source::Error,
@@ -85,6 +88,19 @@ impl RowsBuilder {
     pub fn unchanged(&mut self, column: usize) {
         self.columns[column].null();
         self.cell.unchanged.push(column as u16);
+    }
+
+    /// The next value of a column, as the stream has it.
+    pub fn cell(&mut self, column: usize, cell: Cell<'_>) -> Result<(), Error> {
+        match cell {
+            Cell::Null => self.null(column),
+            Cell::Unchanged => self.unchanged(column),
+            Cell::Text(text) => self.text(column, text)?,
+            Cell::Binary(value) => self.binary(column, value)?,
+            Cell::TextApart(name) => self.large(column, name, true)?,
+            Cell::BinaryApart(name) => self.large(column, name, false)?,
+        }
+        Ok(())
     }
 
     /// The next value of a column, in the form that the type's send function gives; of `Text` columns, text.

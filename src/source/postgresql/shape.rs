@@ -56,11 +56,12 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident = 'n' AS no_identity, c.relna
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)";
 
 /// A column's row in `pg_attribute` is another one after every change of it. `+`: it has a value for rows that are older
-/// than it, which a rewrite of the table writes into them.
+/// than it, which a rewrite of the table writes into them. After `/` its default, which is another one after every change of it or
+/// of the column's type.
 const COLUMNS: &str = "\
 SELECT attrelid, attnum::int4 AS number, attname, NOT attnotnull AS nullable, atttypid, atttypmod, attgenerated <> '' AS generated, \
-       xmin::text || CASE WHEN atthasmissing THEN '+' ELSE '' END AS revision \
-  FROM pg_attribute WHERE attrelid = ANY ($1) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum";
+       a.xmin::text || CASE WHEN atthasmissing THEN '+' ELSE '' END || coalesce('/' || d.oid, '') AS revision \
+  FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE attrelid = ANY ($1) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum";
 
 /// Columns of the index by which the stream identifies rows, in the index's order.
 const KEYS: &str = "\
@@ -124,11 +125,13 @@ pub async fn read(client: &Client, tables: &[u32]) -> Result<HashMap<u32, Shape>
                 continue;
             }
             let name: String = column.get("attname");
-            let Some((travel, source_type)) = types.get(&(column.get("atttypid"), column.get("atttypmod"))).cloned() else {
+            let Some(catalog::Type { travel, name: source_type, labels }) =
+                types.get(&(column.get("atttypid"), column.get("atttypmod"))).cloned()
+            else {
                 return Err(Error::SchemaChanged(format!("the type of column {name} of {} is gone", shape.name)));
             };
             let (nullable, revision) = (column.get("nullable"), column.get("revision"));
-            shape.columns.push(Column { number, name, travel, source_type, nullable, initial: None, revision, dropped: false });
+            shape.columns.push(Column { number, name, travel, source_type, nullable, initial: None, revision, labels, dropped: false });
         }
         shapes.insert(oid, shape);
     }
@@ -152,7 +155,8 @@ async fn parts(client: &Client, tables: &[u32]) -> Result<HashMap<u32, Vec<PartS
             born: row.get("born"),
             unfit: row.get("unfit"),
             columns: row.get("columns"),
-            key: keys.remove(&object_id).unwrap_or_default(),
+            // It may be a part of several of the tables.
+            key: keys.get(&object_id).cloned().unwrap_or_default(),
             initial: filled.into_iter().zip(initial).filter_map(|(name, value)| Some((name, value?))).collect(),
         });
     }
@@ -166,9 +170,16 @@ pub async fn roots_of(client: &Client, relation: u32, roots: &[u32]) -> Result<V
     Ok(client.query(sql, &[&relation, &roots]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-/// Whether a relation is known to hold no row that is visible now.
-pub async fn is_empty(client: &Client, relation: &TableName) -> Result<bool, Error> {
-    let may = "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') FROM pg_class c \
+/// All transactions before this one have ended, and what they did is seen. The lower 32 bits of its id, as the stream has them.
+pub async fn all_before(client: &Client) -> Result<u32, Error> {
+    let sql = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint % 4294967296)::bigint";
+    Ok(client.query_one(sql, &[]).await?.get::<_, i64>(0) as u32)
+}
+
+/// Whether a relation is known to hold no row that is visible now. Fails if somebody holds a lock on it for long.
+pub async fn is_empty(client: &Client, relation: &TableName) -> Result<bool, tokio_postgres::Error> {
+    let may = "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid) \
+                 FROM pg_class c \
                JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
     let may = client.query_opt(may, &[&relation.schema_name, &relation.table_name]).await?;
     if !may.is_some_and(|row| row.get(0)) {

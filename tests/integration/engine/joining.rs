@@ -106,3 +106,23 @@ async fn a_folder_of_another_link_is_left_alone() {
     engine.until("the folder is refused", refused).await;
     engine.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_table_waits_without_effect_on_the_others() {
+    let link = Link::new(Server::shared(), &["locked", "free"]).await;
+    link.source
+        .execute("CREATE TABLE locked (id int PRIMARY KEY); INSERT INTO locked VALUES (1); CREATE TABLE free (id int PRIMARY KEY); INSERT INTO free VALUES (1)")
+        .await;
+    // As CREATE INDEX CONCURRENTLY does for as long as it takes.
+    let locker = link.source.connect().await;
+    locker.batch_execute("BEGIN; LOCK TABLE locked IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    let engine = link.start();
+    let report = engine.table("public.locked", TablePhase::Suspended, Some("SourceTableLocked")).await;
+    assert!(report.error.is_some_and(|fault| fault.heals && fault.remedy.contains("pg_locks")));
+    engine.table("public.free", TablePhase::Replicating, None).await;
+    link.converged("free").await;
+    locker.batch_execute("COMMIT").await.unwrap();
+    engine.replicating(2).await;
+    link.converged("locked").await;
+    engine.kill().await;
+}

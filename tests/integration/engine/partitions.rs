@@ -179,3 +179,45 @@ async fn rows_are_known_by_the_replica_identity_that_the_table_has() {
     }
     engine.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_becomes_a_partition_of_another_is_not_followed_twice() {
+    let link = events().await;
+    link.replan(|plan| {
+        plan.schema_change.breaking = BreakingChange::Reseed;
+        plan.tables.push(planned("apart", 1));
+    });
+    link.source.execute("CREATE TABLE apart (LIKE events INCLUDING INDEXES); INSERT INTO apart VALUES (1, 301, 'apart')").await;
+    let engine = link.start();
+    engine.replicating(2).await;
+    link.source.execute("ALTER TABLE events ATTACH PARTITION apart FOR VALUES FROM (300) TO (400)").await;
+    let refused = engine.table("public.events", TablePhase::Failed, Some("TableNotSupported")).await.error.unwrap();
+    assert!(refused.message.contains("both are to be linked"), "{}", refused.message);
+    link.source.execute("INSERT INTO events VALUES (2, 302, 'through the other'); UPDATE apart SET v = v || '!'").await;
+    link.converged("apart").await;
+    engine.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_partition_that_somebody_locks_holds_nobody() {
+    let link = events().await;
+    link.replan(|plan| plan.tables.push(planned("other", 1)));
+    link.source.execute("CREATE TABLE other (id int PRIMARY KEY); CREATE TABLE events_4 (LIKE events)").await;
+    let engine = link.start();
+    engine.replicating(2).await;
+    let locker = link.source.connect().await;
+    locker.batch_execute("BEGIN; ALTER TABLE events ATTACH PARTITION events_4 FOR VALUES FROM (300) TO (400); SAVEPOINT s").await.unwrap();
+    // Attached, and locked at once.
+    let next = link.source.connect().await;
+    let (attached, locked) =
+        tokio::join!(locker.batch_execute("COMMIT"), next.batch_execute("BEGIN; LOCK TABLE ONLY events_4 IN ACCESS EXCLUSIVE MODE"));
+    attached.and(locked).unwrap();
+    for id in 1..4 {
+        link.source.execute(&format!("INSERT INTO other VALUES ({id}); UPDATE events_1 SET v = 'set {id}' WHERE id < 9")).await;
+        link.converged("other").await;
+    }
+    next.batch_execute("COMMIT").await.unwrap();
+    link.converged("events").await;
+    engine.replicating(2).await;
+    engine.kill().await;
+}
