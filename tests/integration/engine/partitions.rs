@@ -209,9 +209,9 @@ async fn a_new_partition_that_somebody_locks_holds_nobody() {
     locker.batch_execute("BEGIN; ALTER TABLE events ATTACH PARTITION events_4 FOR VALUES FROM (300) TO (400); SAVEPOINT s").await.unwrap();
     // Attached, and locked at once.
     let next = link.source.connect().await;
-    let (attached, locked) =
+    let (attached, taken) =
         tokio::join!(locker.batch_execute("COMMIT"), next.batch_execute("BEGIN; LOCK TABLE ONLY events_4 IN ACCESS EXCLUSIVE MODE"));
-    attached.and(locked).unwrap();
+    attached.and(taken).unwrap();
     for id in 1..4 {
         link.source.execute(&format!("INSERT INTO other VALUES ({id}); UPDATE events_1 SET v = 'set {id}' WHERE id < 9")).await;
         link.converged("other").await;
