@@ -47,6 +47,8 @@ pub enum Protection {
     Connections,
     /// A repaired row that changed while it was read is left to its change.
     RepairWindow,
+    /// An adopted table is compared and repaired before it is exact.
+    Adoption,
 }
 
 impl Protection {

@@ -181,7 +181,16 @@ pub struct PostgresqlTarget {
     #[serde(flatten)]
     pub database: PostgresqlDatabase,
     /// What to do with a table that is already there and that this link did not create. Fail: leave it alone, the link table
-    /// fails with `TargetTableExists`. Recreate: replace it, once the load is complete, with the link's own. Default: Fail.
+    /// fails with `TargetTableExists`. Recreate: replace it, once the load is complete, with the link's own. Adopt: take it over
+    /// where it stands, for a copy that was restored from a backup or left by another replicator or a deleted link: no load; the
+    /// link applies changes to it at once, compares it with the source and repairs rows that differ (`status.verification` says
+    /// which), and it is Replicating once none does. Readers go on reading it meanwhile, with rows that may yet be wrong. It must
+    /// be an ordinary table that the target's user owns, with the source's columns in the types that the link would give them
+    /// (more are left alone, if they allow NULL or have a default), a unique index on the key in the key's order, and no
+    /// constraint, other unique index, trigger or rule that would refuse or alter rows; else the link table fails with
+    /// `TargetTableDiffers`, and nothing is touched. From then on it is the link's own: columns other than the key's lose NOT NULL,
+    /// a reseed replaces it, deletionPolicy holds for it. Let no other replicator write to it any more. If most rows differ,
+    /// Recreate is faster. Default: Fail.
     #[serde(default)]
     pub on_existing_table: OnExistingTable,
 }
@@ -194,4 +203,7 @@ pub enum OnExistingTable {
     Fail,
     /// Replace it, once the snapshot is complete, with the link's own table.
     Recreate,
+    /// Take it over where it stands, compare it with the source and repair it; the link table fails with `TargetTableDiffers` if
+    /// its columns, key or constraints do not allow it.
+    Adopt,
 }

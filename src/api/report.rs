@@ -155,7 +155,7 @@ pub struct TableReport {
     pub uid: String,
     /// Phase.
     pub phase: TablePhase,
-    /// Why it waits (`OpenTransaction` …), for a person; None in other phases.
+    /// Why it waits (`OpenTransaction` …) or how it is loaded if not by chunks (`Adopting`), for a person; None in other phases.
     #[serde(default)]
     pub waiting: Option<Fault>,
     /// Progress of the first load; stays as it was at its end.

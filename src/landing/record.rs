@@ -82,8 +82,18 @@ pub enum Event {
         /// The chunks.
         plan: ChunkPlan,
     },
+    /// The table that stands in the target is taken over where it stands: it has no chunks, but is compared and repaired.
+    #[serde(rename_all = "camelCase")]
+    Adopt {
+        /// The table.
+        table: u32,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Position v0: everything up to it is visible to whoever compares.
+        v0: Position,
+    },
     /// At this record's `to` all chunks are passed: changes after it may leave values out, which the rows then hold; but for
-    /// those of orphans, which the table still waits for.
+    /// those of orphans, which the table still waits for. Of an adopted table: it was compared and repaired.
     #[serde(rename_all = "camelCase")]
     Passed {
         /// The table.

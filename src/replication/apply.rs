@@ -22,10 +22,11 @@ use super::{
 };
 use crate::{
     api::{
-        fault::Explain,
+        fault::{Explain, Fault},
         report::{SnapshotProgress, TablePhase},
     },
     data::TableSchema,
+    landing::record::Record,
     target::{Advance, Incarnation, TargetTable},
 };
 
@@ -93,6 +94,7 @@ impl Applier<'_> {
         let current = progress.filter(|progress| progress.incarnation == self.incarnation);
         let mut at = match &current {
             Some(progress) if progress.exact => progress.record,
+            _ if self.table.adopted => self.adopt().await?,
             other => self.snapshot(other.as_ref().map_or(self.table.incarnation, |progress| progress.record)).await?,
         };
 
@@ -195,13 +197,60 @@ impl Applier<'_> {
         let record = self.context.journal.record(exact).await?;
         let advance = self.advance(at, at, record.time);
         self.context.setup.target.finish_snapshot(&self.target, schema, advance).await?;
-        let position = record.to.to_string();
+        self.report_exact(&record);
+        Ok(at)
+    }
+
+    /// Takes over the table that stands in the target, and applies changes to it where it stands, whole rows and what repairs bring,
+    /// until the capture says that it is exact. Returns the record it is at.
+    async fn adopt(&self) -> Result<u64, Error> {
+        let target = &self.context.setup.target;
+        // Until it is exact it has the columns with which it joined.
+        let schema = &self.table.joined().schema;
+        self.context.board.table_works(&self.table.uid, TablePhase::Snapshotting);
+        self.context.board.table(&self.table.uid, |report| report.waiting = Some(adopting()));
+        let mut at = target.adopt(&self.target, schema, self.incarnation).await?;
+        let mut seen = at;
+        let mut states = self.context.journal.subscribe();
+        loop {
+            let (newest, exact) = {
+                let state = states.borrow_and_update();
+                let table = state.tables.get(&self.id).filter(|table| table.incarnation == self.table.incarnation);
+                let exact = table.and_then(|table| table.exact);
+                (exact.unwrap_or(state.number), exact)
+            };
+            if newest > seen {
+                let (batch, share) = self.gather(seen, newest).await?;
+                if !share.entries.is_empty() || batch.upto - at >= IDLE_RECORDS {
+                    let steps = batch::steps_at_hand(self.context, schema, &share.entries).await?;
+                    let advance = self.advance(at, batch.upto, batch.as_of);
+                    let rows = target.apply_adopting(&self.target, schema, advance, steps).await?;
+                    at = batch.upto;
+                    self.context.board.table(&self.table.uid, |report| {
+                        report.rows += rows;
+                        report.bytes += share.bytes;
+                        report.last_processed_time = Some(Timestamp::now());
+                    });
+                }
+                seen = batch.upto;
+            } else if let Some(exact) = exact {
+                let record = self.context.journal.record(exact).await?;
+                target.finish_adoption(&self.target, self.advance(at, seen, record.time)).await?;
+                self.report_exact(&record);
+                return Ok(seen);
+            } else {
+                states.changed().await.map_err(|_| Error::Internal("the log ended".to_owned()))?;
+            }
+        }
+    }
+
+    /// The table is exact at this record.
+    fn report_exact(&self, record: &Record) {
         self.context.board.table(&self.table.uid, |report| {
             report.as_of = record.time.or(report.as_of);
-            report.position = Some(position);
+            report.position = Some(record.to.to_string());
             report.last_processed_time = Some(Timestamp::now());
         });
-        Ok(at)
     }
 
     /// Rows and bytes of the chunks that were loaded since the last look.
@@ -254,6 +303,16 @@ impl Applier<'_> {
         let ended = || Error::Internal("the log ended".to_owned());
         let state = states.wait_for(|state| of_ours(state).is_some()).await.map_err(|_| ended())?;
         of_ours(&state).ok_or_else(ended)
+    }
+}
+
+/// What is told of a table while it is adopted.
+fn adopting() -> Fault {
+    Fault {
+        reason: "Adopting".to_owned(),
+        message: "the table was there: changes flow into it, it is compared with the source, and rows that differ are repaired".to_owned(),
+        remedy: "none needed: it replicates once no row differs; status.verification says what was found".to_owned(),
+        heals: true,
     }
 }
 

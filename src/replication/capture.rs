@@ -71,7 +71,7 @@ const PUTS_AT_ONCE: usize = 8;
 pub enum Order {
     /// Commit an event, and say in which record. The number of a joining table is set at the commit.
     Commit(Box<Event>, oneshot::Sender<u64>),
-    /// All chunks of a table were read, the last of them as of `read_at`.
+    /// All chunks of a table were read, the last of them as of `read_at`; or it is adopted, and was compared and repaired.
     ChunksRead {
         /// The table.
         table: u32,

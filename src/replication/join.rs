@@ -32,7 +32,7 @@ use crate::{
     data::{Position, TableName, TableSchema},
     landing::record::Event,
     source,
-    target::TargetTable,
+    target::{Claim, TargetTable},
 };
 
 /// How often the tables are looked at when nothing happens.
@@ -46,7 +46,7 @@ const CHUNKS_EVERY: Duration = Duration::from_millis(300);
 enum Need {
     /// To join, under this incarnation's state if it was there before.
     Join(Option<Box<TableState>>),
-    /// A chunk plan; it has joined.
+    /// A chunk plan, or to be adopted; it has joined.
     Plan,
 }
 
@@ -118,7 +118,7 @@ fn need(planned: &PlannedTable, state: &RunState) -> Option<Need> {
     if other || void {
         return Some(Need::Join(Some(Box::new(table.clone()))));
     }
-    (table.plan.is_none() && table.followed()).then_some(Need::Plan)
+    (!table.planned() && table.followed()).then_some(Need::Plan)
 }
 
 /// Lets a group of tables join; they wait for the source's open transactions together.
@@ -193,13 +193,13 @@ async fn admit(context: &Context, planned: &PlannedTable, before: Option<&TableS
         setup.target.forget(&context.target_table(before), false).await?;
     }
     let link_id = context.plan.borrow().link.link_id.clone();
-    setup.target.claim(&TargetTable { link_id, source: planned.source.clone(), name: planned.target.clone() }).await?;
+    setup.target.claim(&TargetTable { link_id, source: planned.source.clone(), name: planned.target.clone() }, &schema).await?;
     let source::Admitted { from, parts } = setup.source.admit(&schema).await?;
     let (uid, reseed, target) = (planned.uid.clone(), planned.reseed.clone(), planned.target.clone());
     commit(orders, Event::Join { table: 0, uid, reseed, target, schema, parts, from }).await.map(|_| ())
 }
 
-/// Cuts the table into chunks and records how.
+/// Cuts the table into chunks, or finds that it is to be adopted, and records that.
 async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &mpsc::Sender<Order>) -> Result<(), Error> {
     let state = context.journal.state();
     let Some((id, table)) = state.table(&planned.source).filter(|(_, table)| table.followed()) else { return Ok(()) };
@@ -214,7 +214,12 @@ async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &
     if !parts.is_empty() && parts != plan.chunks.iter().map(|chunk| chunk.object_id).collect() {
         return fail(orders, id, table, &source::Error::TableRewritten(format!("{} got or lost a partition", schema.name))).await;
     }
-    commit(orders, Event::Plan { table: id, incarnation: table.incarnation, v0: v0.clone(), plan }).await?;
+    let (incarnation, v0) = (table.incarnation, v0.clone());
+    let event = match context.setup.target.claim(&context.target_table(table), schema).await? {
+        Claim::Load => Event::Plan { table: id, incarnation, v0, plan },
+        Claim::Adopt => Event::Adopt { table: id, incarnation, v0 },
+    };
+    commit(orders, event).await?;
     if share::applier(&context.plan.borrow(), id) != context.setup.ordinal {
         // From here on the worker that applies the table reports it.
         context.board.retain(|uid| uid != planned.uid);
@@ -273,18 +278,19 @@ async fn fail(orders: &mpsc::Sender<Order>, id: u32, table: &TableState, error: 
     commit(orders, Event::Fail { table: id, incarnation: table.incarnation, fault: error.fault() }).await.map(|_| ())
 }
 
-/// Tells the capture of every table whose chunks were all read, by whichever workers; a void plan ends its incarnation.
+/// Tells the capture of every table whose chunks were all read, by whichever workers; a void plan ends its incarnation. And of
+/// adopted tables that an earlier reign had found to be right.
 pub async fn watch_chunks(context: &Context, orders: mpsc::Sender<Order>) -> Result<(), Error> {
     let mut seen: HashMap<(u32, u64), HashMap<u32, Position>> = HashMap::new();
     let mut told: HashSet<(u32, u64)> = HashSet::new();
     loop {
         let state: Arc<RunState> = context.journal.state();
         for (id, table) in state.tables.iter().filter(|(_, table)| table.followed() && table.exact.is_none()) {
-            let Some(plan) = &table.plan else { continue };
             let key = (*id, table.incarnation);
-            if told.contains(&key) {
-                continue;
+            if table.adopted && table.passed.is_some() && told.insert(key) {
+                read_all(&orders, key, Position::default()).await?;
             }
+            let Some(plan) = table.plan.as_ref().filter(|_| !told.contains(&key)) else { continue };
             let read = seen.entry(key).or_default();
             for chunk in context.journal.log().chunks_read(*id, table.incarnation).await? {
                 if read.contains_key(&chunk) {
@@ -300,10 +306,15 @@ pub async fn watch_chunks(context: &Context, orders: mpsc::Sender<Order>) -> Res
             }
             if read.len() == plan.chunks.len() && told.insert(key) {
                 let read_at = read.values().max().cloned().unwrap_or_default();
-                let order = Order::ChunksRead { table: *id, incarnation: table.incarnation, read_at };
-                orders.send(order).await.map_err(|_| Error::Internal("the capture ended".to_owned()))?;
+                read_all(&orders, key, read_at).await?;
             }
         }
         tokio::time::sleep(CHUNKS_EVERY).await;
     }
+}
+
+/// Tells the capture that a table has all its rows.
+pub async fn read_all(orders: &mpsc::Sender<Order>, (table, incarnation): (u32, u64), read_at: Position) -> Result<(), Error> {
+    let order = Order::ChunksRead { table, incarnation, read_at };
+    orders.send(order).await.map_err(|_| Error::Internal("the capture ended".to_owned()))
 }

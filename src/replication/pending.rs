@@ -70,7 +70,8 @@ impl Pending {
         }
         let (Some((read, reply)), Some(watch)) = (self.read.take(), self.watch.take()) else { return Ok(None) };
         let current = state.tables.get(&watch.table).is_some_and(|table| {
-            table.incarnation == watch.incarnation && table.exact.is_some() && table.followed() && table.schema == watch.schema
+            let stands = table.exact.is_some() || table.adopting();
+            table.incarnation == watch.incarnation && stands && table.followed() && table.schema == watch.schema
         });
         let ends = |event: &Event| match event {
             Event::Fail { table, .. } | Event::Leave { table } => *table == watch.table,

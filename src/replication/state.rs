@@ -56,8 +56,11 @@ pub struct TableState {
     pub from: Position,
     /// Number of the record that admitted it.
     pub incarnation: u64,
-    /// How its snapshot is cut; none before its source has settled.
+    /// How its snapshot is cut; none before its source has settled, and of an adopted table.
     pub plan: Option<ChunkPlan>,
+    /// It was there, and is compared and repaired instead of loaded.
+    #[serde(default)]
+    pub adopted: bool,
     /// The record at whose `to` all chunks were passed, if it was not exact there.
     pub passed: Option<u64>,
     /// The record at whose `to` it is exact.
@@ -97,6 +100,16 @@ impl TableState {
     /// Its newest version.
     pub fn version(&self) -> TableVersion {
         TableVersion { schema: self.schema.clone(), parts: self.parts.clone() }
+    }
+
+    /// Whether it is known how it gets its rows.
+    pub fn planned(&self) -> bool {
+        self.plan.is_some() || self.adopted
+    }
+
+    /// Whether it stands in its place in the target, and rows of it may be wrong.
+    pub fn adopting(&self) -> bool {
+        self.adopted && self.exact.is_none() && self.followed()
     }
 
     /// Whether its changes are captured.
@@ -162,6 +175,7 @@ impl RunState {
                     from: from.clone(),
                     incarnation: number,
                     plan: None,
+                    adopted: false,
                     passed: None,
                     exact: None,
                     fault: None,
@@ -172,6 +186,7 @@ impl RunState {
             Event::Plan { table, incarnation, plan, .. } => {
                 self.of(*table, *incarnation, |state| state.plan = Some(plan.clone()));
             }
+            Event::Adopt { table, incarnation, .. } => self.of(*table, *incarnation, |state| state.adopted = true),
             Event::Passed { table, incarnation } => self.of(*table, *incarnation, |state| state.passed = Some(number)),
             Event::Exact { table, incarnation } => self.of(*table, *incarnation, |state| state.exact = Some(number)),
             Event::Fail { table, incarnation, fault } => self.of(*table, *incarnation, |state| state.fault = Some(fault.clone())),

@@ -228,7 +228,7 @@ impl<'a> Supervisor<'a> {
         let live: HashMap<Life, &TableState> = state
             .tables
             .iter()
-            .filter(|(_, table)| table.followed() && table.plan.is_some() && planned(table))
+            .filter(|(_, table)| table.followed() && table.planned() && planned(table))
             .map(|(id, table)| ((*id, table.incarnation), table))
             .collect();
 
@@ -238,7 +238,7 @@ impl<'a> Supervisor<'a> {
             if share::applier(plan, life.0) == ordinal && !self.appliers.contains_key(life) {
                 self.appliers.insert(*life, Task::spawn(apply::table(context.clone(), life.0, (*table).clone())));
             }
-            if running && !self.snapshots.contains_key(life) {
+            if running && table.plan.is_some() && !self.snapshots.contains_key(life) {
                 self.snapshots.insert(*life, Task::spawn(snapshot(context.clone(), life.0, table.joined())));
             }
         }
@@ -262,8 +262,8 @@ impl<'a> Supervisor<'a> {
         let known: HashMap<&str, (u32, &TableState)> = state.tables.iter().map(|(id, table)| (table.uid.as_str(), (*id, table))).collect();
         context.board.retain(|uid| {
             let here = known.get(uid).is_some_and(|(id, _)| ours(*id));
-            // Until it is cut into chunks, the worker that captures reports it.
-            let elsewhere = known.get(uid).is_some_and(|(_, table)| table.followed() && table.plan.is_some());
+            // Until it is cut into chunks or adopted, the worker that captures reports it.
+            let elsewhere = known.get(uid).is_some_and(|(_, table)| table.followed() && table.planned());
             plan.tables.iter().any(|planned| planned.uid == uid) && (here || (captures && !elsewhere))
         });
         context.board.amend(|uid, report| report.consistent &= known.get(uid).is_some_and(|(_, table)| table.followed()));

@@ -174,6 +174,7 @@ mod tests {
             from: crate::data::Position::default(),
             incarnation,
             plan: None,
+            adopted: false,
             passed: None,
             exact: None,
             fault: None,

@@ -62,6 +62,16 @@ pub enum Error {
     /// A table of that name is there, and this link did not create it.
     #[error("table {0} already exists in the target and was not made by this link")]
     TargetTableExists(TableName),
+    /// A table of that name is there and is to be adopted, but is not as the link needs it.
+    #[error("table {table} of the target cannot be adopted: {difference}")]
+    TargetTableDiffers {
+        /// The table.
+        table: TableName,
+        /// What it has, and what is needed.
+        difference: String,
+        /// The statements that cure it.
+        cure: String,
+    },
     /// Another link writes to that table.
     #[error("table {table} of the target belongs to link {owner}")]
     TargetTableOwned {
@@ -107,6 +117,7 @@ impl Explain for Error {
             Self::TargetPermissionDenied { remedy, .. } | Self::TargetNotPrepared { remedy, .. } => remedy.clone(),
             Self::TargetSchemaMissing(schema) => format!("CREATE SCHEMA \"{schema}\" in the target, or name another schema"),
             Self::TargetTableExists(table) => format!("drop or rename {table}, or set spec.target.….onExistingTable"),
+            Self::TargetTableDiffers { cure, .. } => format!("{cure}; or set spec.target.….onExistingTable to Recreate"),
             Self::TargetColumnExists { column, .. } => format!("rename or drop column {column} of the target's table, or reseed the table"),
             Self::TargetTableOwned { .. } => "name another target table, or remove the table from the other link".to_owned(),
             Self::ProgressMoved(_) | Self::InputFailed(_) => "none needed: the work starts again where it was".to_owned(),
@@ -126,6 +137,7 @@ impl Explain for Error {
             Self::TargetPermissionDenied { .. }
                 | Self::TargetSchemaMissing(_)
                 | Self::TargetTableExists(_)
+                | Self::TargetTableDiffers { .. }
                 | Self::TargetTableOwned { .. }
                 | Self::TargetColumnExists { .. }
                 | Self::TargetInconsistent(_)
@@ -176,6 +188,15 @@ pub struct Incarnation {
     pub run: u32,
     /// Number of the record that admitted the table.
     pub record: u64,
+}
+
+/// How a table that was claimed gets its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// By a load: [`Target::begin_snapshot`]. What is there, if anything, is replaced at its end.
+    Load,
+    /// It has them, or most of them: [`Target::adopt`].
+    Adopt,
 }
 
 /// How far a target table is.
@@ -275,8 +296,9 @@ pub trait Target: Send + Sync {
     async fn preflight(&self) -> Vec<Check>;
 
     /// Claims the table for this link before anything of it is touched: `TargetTableOwned` if another link has it,
-    /// `TargetTableExists` if it is there and `onExistingTable` says Fail. Idempotent.
-    async fn claim(&self, table: &TargetTable) -> Result<(), Error>;
+    /// `TargetTableExists` if it is there and `onExistingTable` says Fail, `TargetTableDiffers` if that says Adopt and it cannot
+    /// be. Idempotent; says the same until an incarnation has begun.
+    async fn claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error>;
 
     /// How far the table is; none if nothing was begun.
     async fn progress(&self, table: &TargetTable) -> Result<Option<Progress>, Error>;
@@ -311,6 +333,17 @@ pub trait Target: Send + Sync {
     /// All chunks are loaded and caught up to `advance.to`: makes the key unique and puts the table in place of the one
     /// before, in one transaction. Readers never see it empty or half.
     async fn finish_snapshot(&self, table: &TargetTable, schema: &TableSchema, advance: Advance) -> Result<(), Error>;
+
+    /// Takes over the table that stands there as this incarnation, unless that was done before: from here on it is the link's.
+    /// Its rows may be missing, wrong or too many. Returns the record that it is at (a higher incarnation: `ProgressMoved`).
+    async fn adopt(&self, table: &TargetTable, schema: &TableSchema, incarnation: Incarnation) -> Result<u64, Error>;
+
+    /// Applies changes to a table that is being adopted, where it stands. Its rows may be missing, wrong or too many;
+    /// `unresolved` comes only once they are not.
+    async fn apply_adopting(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error>;
+
+    /// The adopted table was compared and repaired, and all of that is in it at `advance.to`: it is exact.
+    async fn finish_adoption(&self, table: &TargetTable, advance: Advance) -> Result<(), Error>;
 
     /// Applies changes to the table in place, in one transaction with its progress. Returns the rows written.
     async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error>;

@@ -221,6 +221,7 @@ async fn server_accepts_what_is_right() {
                 ("/spec/target/postgresql/onExistingTable", json!("Recreate")),
             ],
         ),
+        with(link(), &[("/metadata/name", json!("adopting")), ("/spec/target/postgresql/onExistingTable", json!("Adopt"))]),
         with(claim_zone(), &[("/metadata/name", json!("claim")), ("/spec/persistentVolumeClaim/folder", json!("links"))]),
         with(
             azure_zone(),

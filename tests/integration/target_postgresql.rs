@@ -1,5 +1,7 @@
 //! The PostgreSQL target against a real server.
 
+#[path = "target_postgresql/adopting.rs"]
+mod adopting;
 #[path = "target_postgresql/changes.rs"]
 mod changes;
 #[path = "target_postgresql/claims.rs"]
@@ -17,7 +19,7 @@ use futures::{StreamExt as _, stream};
 use link_operator::{
     api::database::{OnExistingTable, PostgresqlTarget},
     data::{Beside, Besides, Column, NetChanges, Step, TableName, TableSchema, Travel},
-    target::{Advance, Error, Incarnation, Steps, Target as _, TargetTable, postgresql::Postgresql},
+    target::{Advance, Claim, Error, Incarnation, Steps, Target as _, TargetTable, postgresql::Postgresql},
 };
 
 use crate::support::postgres::{Database, Server};
@@ -62,6 +64,11 @@ fn schema_of(columns: Vec<Column>, key: Vec<usize>) -> TableSchema {
     TableSchema { name: TableName::new("public", "orders"), object_id: 1, system: "postgresql".to_owned(), columns, key, last_number: 0 }
 }
 
+/// A key and nothing else.
+fn small() -> TableSchema {
+    schema_of(vec![column(1, "id", "integer", Travel::Int32)], vec![0])
+}
+
 fn reason(error: &Error) -> &'static str {
     error.into()
 }
@@ -96,7 +103,7 @@ impl Link {
         ];
         let target = Arc::new(target_of(&database, "shop.shop", OnExistingTable::Fail));
         let link = Self { database, target, table: table_of("shop.shop"), schema: schema_of(columns, vec![0]) };
-        link.target.claim(&link.table).await.unwrap();
+        link.target.claim(&link.table, &link.schema).await.unwrap();
         link
     }
 

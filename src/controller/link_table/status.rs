@@ -218,7 +218,8 @@ pub fn whole_second(time: Timestamp) -> Timestamp {
 fn ready(report: &TableReport) -> Ready {
     match (report.phase, &report.error, &report.waiting) {
         (TablePhase::Replicating, _, _) => Ready::yes(reason::REPLICATING, "the target table is exact as of status.asOf"),
-        (TablePhase::Snapshotting, None, _) => Ready::progressing(reason::SNAPSHOTTING, "the first load is under way"),
+        (TablePhase::Snapshotting, None, Some(how)) => Ready::progressing(&how.reason, explain(how)),
+        (TablePhase::Snapshotting, None, None) => Ready::progressing(reason::SNAPSHOTTING, "the first load is under way"),
         (TablePhase::Waiting, None, Some(why)) => Ready::progressing(&why.reason, explain(why)),
         (TablePhase::Waiting, None, None) => Ready::progressing(reason::PROGRESSING, "the first load has not begun"),
         (TablePhase::Failed, Some(fault), _) => Ready::stalled(&fault.reason, explain(fault)),

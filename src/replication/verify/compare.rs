@@ -84,7 +84,7 @@ struct Settled {
 }
 
 impl<'a> Comparison<'a> {
-    /// The comparison of a table that is exact.
+    /// The comparison of a table that is exact or being adopted.
     pub fn new(context: &'a Context, orders: &'a mpsc::Sender<Order>, id: u32, table: TableState, repair: bool) -> Self {
         let incarnation = Incarnation { run: context.journal.log().run(), record: table.incarnation };
         Self { context, orders, id, target: context.target_table(&table), table, incarnation, repair }
@@ -239,7 +239,8 @@ impl<'a> Comparison<'a> {
         loop {
             self.check_life()?;
             let progress = self.context.setup.target.progress(&self.target).await?;
-            if let Some(progress) = progress.filter(|progress| progress.incarnation == self.incarnation && progress.exact)
+            if let Some(progress) =
+                progress.filter(|progress| progress.incarnation == self.incarnation && (progress.exact || self.table.adopted))
                 && !self.has_changes(progress.record, record).await?
             {
                 return Ok(position);

@@ -1,26 +1,32 @@
 //! Compares tables with their source while the link runs, and repairs them if asked to (DESIGN, promise 1).
 //!
 //! The capturing worker does it for all tables, one at a time and range by range: the databases compute the checksums, and
-//! a repair goes through the log that this worker writes. [`compare`] is one table's comparison, [`trial`] says when a row
-//! differs.
+//! a repair goes through the log that this worker writes. A table that is adopted is compared and repaired before it is exact.
+//! [`compare`] is one table's comparison, [`trial`] says when a row differs.
 
 mod compare;
 mod trial;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use self::compare::Comparison;
-use super::{Context, capture::Order, error::Error, retry, state::RunState};
+use super::{Context, capture::Order, error::Error, group::Life, join, retry, state::RunState};
 use crate::{
     api::{
         fault::{Explain, Fault},
-        plan::PlannedTable,
+        plan::{Plan, PlannedTable},
         verification::{TableVerification, Verification, VerificationResult, VerifyRequest},
     },
+    data::Position,
+    protection::Protection,
     replication::state::TableState,
+    target::Incarnation,
 };
 
 /// How often it is looked for something to do.
@@ -31,6 +37,7 @@ const ATTEMPTS: u32 = 5;
 /// A table that is to be compared.
 struct Job {
     planned: PlannedTable,
+    /// None: the table is being adopted.
     requests: Vec<String>,
     repair: bool,
 }
@@ -45,59 +52,97 @@ enum Readiness {
     Ready(u32, Box<TableState>),
 }
 
-/// Compares the tables for which the plan asks it, for ever. What was found stands on the board; a request is done with once
-/// it stands there.
+/// What is compared next: the number of the table in the run, and its state.
+type Next = (Job, u32, Box<TableState>);
+
+/// Compares the tables for which the plan asks it, and those that are adopted, for ever. What was found stands on the board; a
+/// request is done with once it stands there, an adoption once nothing differs.
 pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<(), Error> {
     let mut plan = context.plan.clone();
     let mut retries: HashMap<String, (u32, Instant)> = HashMap::new();
+    let mut adopted: HashSet<Life> = HashSet::new();
     loop {
         let planned = plan.borrow_and_update().clone();
         let state = context.journal.state();
-        let due = |job: &Job| retries.get(&job.planned.uid).is_none_or(|(_, at)| *at <= Instant::now());
-        let jobs = planned
-            .tables
-            .iter()
-            .filter_map(|table| wanted(table, planned.verify.as_ref(), |request| context.board.has_verified(&table.uid, request)));
-        let mut ready = None;
-        for job in jobs.filter(due) {
-            match readiness(&state, &job.planned, context.board.failure(&job.planned.uid)) {
-                Readiness::NotYet => {}
-                Readiness::Never(fault) => tell(context, &job, failed(&fault)),
-                Readiness::Ready(id, table) => {
-                    ready = Some((job, id, table));
-                    break;
-                }
-            }
-        }
-        let Some((job, id, table)) = ready else {
+        let due = |uid: &str| retries.get(uid).is_none_or(|(_, at)| *at <= Instant::now());
+        // Those that are adopted come first: nobody can rely on them before.
+        let next = match to_adopt(context, &planned, &state, |life, uid| !adopted.contains(&life) && due(uid)).await {
+            None => requested(context, &planned, &state, due),
+            adopting => adopting,
+        };
+        let Some((job, id, table)) = next else {
             tokio::select! {
                 changed = plan.changed() => if changed.is_err() { return Ok(()) },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             continue;
         };
-        let name = table.schema.name.clone();
-        tracing::info!(table = %name, repair = job.repair, "comparing the table with its source");
-        match Comparison::new(context, &orders, id, *table, job.repair).run().await {
+        let (name, life, adopting) = (table.schema.name.clone(), (id, table.incarnation), table.adopting());
+        tracing::info!(table = %name, repair = job.repair, adopting, "comparing the table with its source");
+        let found = if adopting && !Protection::Adoption.holds() {
+            Ok(blank(VerificationResult::Equal))
+        } else {
+            Comparison::new(context, &orders, id, *table, job.repair).run().await
+        };
+        let attempt = retries.remove(&job.planned.uid).map_or(1, |(attempt, _)| attempt + 1);
+        let mut again = adopting;
+        match found {
             Ok(found) => {
-                retries.remove(&job.planned.uid);
+                // A row that had no rest while it was looked at changed since the table joined, and such changes are whole rows.
+                if adopting && matches!(found.result, VerificationResult::Equal | VerificationResult::Unsettled) {
+                    // The capture has passed all that was looked at.
+                    join::read_all(&orders, life, Position::default()).await?;
+                    adopted.insert(life);
+                    again = false;
+                }
                 tell(context, &job, found);
             }
             Err(error) => {
-                let attempt = retries.get(&job.planned.uid).map_or(1, |(attempt, _)| attempt + 1);
                 let fault = error.fault();
                 tracing::warn!(table = %name, reason = fault.reason, message = fault.message, attempt, "the comparison was not completed");
                 // One that was interrupted begins again once the table is exact again, however often.
                 let interrupted = matches!(error, Error::VerificationInterrupted(_));
                 if !interrupted && (!fault.heals || attempt >= ATTEMPTS) {
-                    retries.remove(&job.planned.uid);
                     tell(context, &job, failed(&fault));
                 } else {
-                    retries.insert(job.planned.uid, (attempt, Instant::now() + retry::delay(attempt)));
+                    again = true;
                 }
             }
         }
+        if again {
+            retries.insert(job.planned.uid, (attempt, Instant::now() + retry::delay(attempt)));
+        }
     }
+}
+
+/// The next table for which the plan asks it.
+fn requested(context: &Context, plan: &Plan, state: &RunState, due: impl Fn(&str) -> bool) -> Option<Next> {
+    let wanted = |table| wanted(table, plan.verify.as_ref(), |request| context.board.has_verified(&table.uid, request));
+    for job in plan.tables.iter().filter(|table| due(&table.uid)).filter_map(wanted) {
+        match readiness(state, &job.planned, context.board.failure(&job.planned.uid)) {
+            Readiness::NotYet => {}
+            Readiness::Never(fault) => tell(context, &job, failed(&fault)),
+            Readiness::Ready(id, table) => return Some((job, id, table)),
+        }
+    }
+    None
+}
+
+/// The next table that is adopted: the target has taken it over, and it was not found to be right before.
+async fn to_adopt(context: &Context, plan: &Plan, state: &RunState, due: impl Fn(Life, &str) -> bool) -> Option<Next> {
+    let open = |(id, table): (&u32, &TableState)| table.adopting() && table.passed.is_none() && due((*id, table.incarnation), &table.uid);
+    let adopting: Vec<(&u32, &TableState)> = state.tables.iter().filter(|table| open(*table)).collect();
+    if adopting.is_empty() {
+        return None;
+    }
+    // Where it cannot be asked, nothing can be compared.
+    let progresses = context.setup.target.link_progress(&plan.link.link_id).await.ok()?;
+    adopting.into_iter().find_map(|(id, table)| {
+        let life = Incarnation { run: state.run, record: table.incarnation };
+        progresses.get(&table.schema.name).filter(|progress| progress.incarnation == life)?;
+        let planned = plan.tables.iter().find(|planned| planned.uid == table.uid && planned.reseed == table.reseed)?.clone();
+        Some((Job { planned, requests: vec![], repair: true }, *id, Box::new(table.clone())))
+    })
 }
 
 /// The comparison that the plan asks for and that was not made yet, the table's own request and the link's in one.

@@ -1,9 +1,11 @@
 //! PostgreSQL as a target, version 14 or newer.
 //!
-//! [`progress`] keeps the link's own tables (claims, progress, chunks), [`snapshot`] the table aside and the swap, [`merge`]
-//! applies changes, [`together`] moves the progress of several tables, [`encode`] and [`copy`] bring rows to the server. Each call is one session and, but for the swap's
-//! preparation, one transaction; a call that fails or is dropped closes its session and so leaves nothing.
+//! [`progress`] keeps the link's own tables (claims, progress, chunks), [`snapshot`] the table aside and the swap, [`adopt`]
+//! takes over one that is there, [`merge`] applies changes, [`together`] moves the progress of several tables, [`encode`] and
+//! [`copy`] bring rows to the server. Each call is one session and, but for the swap's preparation, one transaction; a call that
+//! fails or is dropped closes its session and so leaves nothing.
 
+mod adopt;
 mod copy;
 mod ddl;
 mod encode;
@@ -27,7 +29,7 @@ use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
-use super::{Advance, Apart, Error, Incarnation, LargeValues, Progress, Steps, Stride, Target, TargetTable, Together, Untouched};
+use super::{Advance, Apart, Claim, Error, Incarnation, LargeValues, Progress, Steps, Stride, Target, TargetTable, Together, Untouched};
 use crate::{
     api::{
         database::{OnExistingTable, PostgresqlTarget},
@@ -75,13 +77,12 @@ impl Target for Postgresql {
         }
     }
 
-    async fn claim(&self, table: &TargetTable) -> Result<(), Error> {
-        transaction!(self, |transaction| {
+    async fn claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error> {
+        Ok(transaction!(self, |transaction| {
             preflight::check_schema(&transaction, &table.name.schema_name).await?;
             progress::ensure(&transaction).await?;
-            progress::claim(&transaction, table, self.on_existing).await?;
-        });
-        Ok(())
+            progress::claim(&transaction, table, schema, self.on_existing).await?
+        }))
     }
 
     async fn progress(&self, table: &TargetTable) -> Result<Option<Progress>, Error> {
@@ -131,6 +132,24 @@ impl Target for Postgresql {
     async fn finish_snapshot(&self, table: &TargetTable, schema: &TableSchema, advance: Advance) -> Result<(), Error> {
         transaction!(self, |transaction| snapshot::seal(&transaction, table, schema, &advance).await?);
         transaction!(self, |transaction| snapshot::swap(&transaction, table, &advance, self.on_existing).await?);
+        Ok(())
+    }
+
+    async fn adopt(&self, table: &TargetTable, schema: &TableSchema, incarnation: Incarnation) -> Result<u64, Error> {
+        Ok(transaction!(self, |transaction| adopt::begin(&transaction, table, schema, incarnation, self.on_existing).await?))
+    }
+
+    async fn apply_adopting(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error> {
+        Ok(transaction!(self, |transaction| {
+            progress::advance(&transaction, table, &advance, false, false).await?;
+            let rows = merge::apply(&transaction, &table.name, schema, steps, Place::InPlace, self.values.as_deref()).await?;
+            progress::count(&transaction, table, rows).await?;
+            rows
+        }))
+    }
+
+    async fn finish_adoption(&self, table: &TargetTable, advance: Advance) -> Result<(), Error> {
+        transaction!(self, |transaction| progress::advance(&transaction, table, &advance, false, true).await?);
         Ok(())
     }
 

@@ -11,14 +11,14 @@ use std::{
 use jiff::Timestamp;
 use tokio_postgres::{Row, Transaction, types::ToSql};
 
-use super::ddl;
+use super::{adopt, ddl};
 use crate::{
     api::database::OnExistingTable,
-    data::TableName,
+    data::{TableName, TableSchema},
     failpoint::{self, Moment, Point},
     postgresql::quote,
     protection::Protection,
-    target::{Advance, Error, Incarnation, Progress, TargetTable},
+    target::{Advance, Claim, Error, Incarnation, Progress, TargetTable},
 };
 
 /// Schema of our own tables.
@@ -142,7 +142,12 @@ fn not_upgraded(error: &tokio_postgres::Error) -> Error {
 }
 
 /// Claims the table, see [`crate::target::Target::claim`].
-pub(super) async fn claim(transaction: &Transaction<'_>, table: &TargetTable, on_existing: OnExistingTable) -> Result<(), Error> {
+pub(super) async fn claim(
+    transaction: &Transaction<'_>,
+    table: &TargetTable,
+    schema: &TableSchema,
+    on_existing: OnExistingTable,
+) -> Result<Claim, Error> {
     let TargetTable { link_id, source, name } = table;
     // A LinkTable that was made again for another target table: what it claimed before is no longer asked for. Looked up
     // without the lock, which loads of an older incarnation may hold for long.
@@ -162,7 +167,7 @@ pub(super) async fn claim(transaction: &Transaction<'_>, table: &TargetTable, on
     // Another claimant's row is visible now: the insert waited for it.
     let owner = transaction
         .query_one(
-            "SELECT link_id, source_schema, source_table, placed FROM link_operator.link_progress
+            "SELECT link_id, source_schema, source_table, placed, incarnation IS NOT NULL FROM link_operator.link_progress
              WHERE target_schema = $1 AND target_table = $2",
             &[&name.schema_name, &name.table_name],
         )
@@ -171,10 +176,15 @@ pub(super) async fn claim(transaction: &Transaction<'_>, table: &TargetTable, on
     if owner_link != *link_id || owner_source != *source {
         return Err(Error::TargetTableOwned { table: name.clone(), owner: format!("{owner_link} (its table {owner_source})") });
     }
-    if let Some(existing) = existing(transaction, name).await? {
-        check_replaceable(table, &existing, owner.get(3), on_existing)?;
+    let Some(existing) = existing(transaction, name).await? else { return Ok(Claim::Load) };
+    let (placed, begun): (Option<u32>, bool) = (owner.get(3), owner.get(4));
+    // Its own table a link loads anew, unless it forgot how far that is.
+    if on_existing == OnExistingTable::Adopt && !(begun && existing.made_by(table, placed)) {
+        adopt::check(transaction, table, schema, &existing).await?;
+        return Ok(Claim::Adopt);
     }
-    Ok(())
+    check_replaceable(table, &existing, placed, on_existing)?;
+    Ok(Claim::Load)
 }
 
 /// Whether the link may put its own table in place of one that is there.

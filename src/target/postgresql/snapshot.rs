@@ -136,7 +136,8 @@ pub(super) async fn swap(
     progress::set_placed(transaction, table, oid).await
 }
 
-async fn claim_of(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Claimed, Error> {
+/// The table's claim, held as [`progress::claimed`] does.
+pub(super) async fn claim_of(transaction: &Transaction<'_>, table: &TargetTable) -> Result<Claimed, Error> {
     match progress::claimed(transaction, table).await? {
         Some(claimed) if claimed.name == table.name => Ok(claimed),
         _ => Err(progress::moved(table, "it is not claimed")),

@@ -1,5 +1,6 @@
 //! The engine in this process, between two real databases and a folder as landing zone.
 
+mod adopting;
 mod crashes;
 mod failover;
 mod flow;

@@ -36,13 +36,13 @@ impl Link {
 }
 
 /// Statements that are run again and again until it is stopped; `{}` in them is the number of the round.
-struct Writer {
+pub struct Writer {
     stop: Arc<AtomicBool>,
     task: JoinHandle<u64>,
 }
 
 impl Writer {
-    async fn start(database: &Database, statements: &'static str) -> Self {
+    pub async fn start(database: &Database, statements: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (session, stopped) = (database.connect().await, stop.clone());
         let task = tokio::spawn(async move {
@@ -56,7 +56,7 @@ impl Writer {
         Self { stop, task }
     }
 
-    async fn stop(self) -> u64 {
+    pub async fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap()
     }

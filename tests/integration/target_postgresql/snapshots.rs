@@ -168,7 +168,7 @@ async fn whoever_looks_does_not_wait_for_loads() {
     let looks = async {
         assert!(link.target.begin_snapshot(&link.table, &link.schema, FIRST).await.unwrap().is_empty());
         assert!(!link.target.progress(&link.table).await.unwrap().unwrap().exact);
-        link.target.claim(&link.table).await.unwrap();
+        link.target.claim(&link.table, &link.schema).await.unwrap();
     };
     tokio::time::timeout(Duration::from_secs(10), looks).await.expect("nobody waits");
     // A newer incarnation does wait: the load must not slip past it.

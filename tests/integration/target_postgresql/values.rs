@@ -241,7 +241,7 @@ async fn odd_names_and_many_columns() {
     columns.extend((9..=500).map(|number| column(number, &format!("wide {number}"), "integer", Travel::Int32)));
     let schema = schema_of(columns, vec![1, 0]);
     let target = target_of(&database, "o'shop", OnExistingTable::Fail);
-    target.claim(&table).await.unwrap();
+    target.claim(&table, &schema).await.unwrap();
     target.begin_snapshot(&table, &schema, FIRST).await.unwrap();
 
     let row = |value: &str| -> Vec<ArrayRef> {
