@@ -8,7 +8,7 @@ use super::{Link, planned};
 use crate::support::postgres::{Database, Server};
 
 /// Writes to the tables until told to stop: inserts, updates, deletes, key changes, rollbacks.
-pub async fn workload(database: &Database, tables: &[&str], stop: CancellationToken) {
+async fn workload(database: &Database, tables: &[&str], stop: CancellationToken) {
     let connection = database.connect().await;
     let mut round = 0;
     while !stop.is_cancelled() {
@@ -27,7 +27,7 @@ pub async fn workload(database: &Database, tables: &[&str], stop: CancellationTo
     }
 }
 
-pub async fn create(database: &Database, tables: &[&str], rows: u32) {
+async fn create(database: &Database, tables: &[&str], rows: u32) {
     for table in tables {
         let sql = format!(
             "CREATE TABLE {table} (id int PRIMARY KEY, v int, note text, body text); ALTER TABLE {table} ALTER body SET STORAGE EXTERNAL;

@@ -1,5 +1,6 @@
 //! The real process, `link-operator run`, between two real databases.
 
+mod adopting;
 mod kills;
 mod moves;
 mod protects;

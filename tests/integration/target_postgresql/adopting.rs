@@ -67,7 +67,7 @@ async fn what_is_in_the_way_is_named_with_its_cure_and_nothing_is_touched() {
         ("ALTER TABLE dw.orders SET UNLOGGED", "it is unlogged"),
         ("ALTER TABLE dw.orders ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", "row security is forced on it"),
         (
-            "CREATE SUBSCRIPTION other CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false);
+            "CREATE SUBSCRIPTION other CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false, slot_name = NONE);
              INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT oid, 'dw.orders'::regclass, 'r' FROM pg_subscription
              WHERE subname = 'other'; UPDATE pg_subscription SET subenabled = true WHERE subname = 'other'",
             "subscription other writes to it",
@@ -96,7 +96,8 @@ async fn what_is_no_table_or_of_somebody_else_is_left_alone() {
         ("CREATE TABLE dw.orders (id int PRIMARY KEY) PARTITION BY RANGE (id)", "it is a partitioned table"),
         ("CREATE VIEW dw.orders AS SELECT 1 AS id", "it is a view"),
     ] {
-        let target = target_of(&there(sql).await, "shop.shop", OnExistingTable::Adopt);
+        let database = there(sql).await;
+        let target = target_of(&database, "shop.shop", OnExistingTable::Adopt);
         let error = target.claim(&table_of("shop.shop"), &small()).await.unwrap_err();
         assert!(matches!(&error, Error::TargetTableDiffers { difference, .. } if difference.contains(told)), "{error}");
     }
