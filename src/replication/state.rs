@@ -295,6 +295,22 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_adopted_has_no_chunks_and_is_loaded_when_it_joins_again() {
+        let mut state = RunState::new(1);
+        let adopt = Event::Adopt { table: 1, incarnation: 1, v0: Position::default() };
+        state.fold(&record(1, 1, vec![join(1, "a")])).unwrap();
+        assert!(!state.tables[&1].planned() && !state.tables[&1].adopting());
+        state.fold(&record(2, 1, vec![adopt.clone()])).unwrap();
+        assert!(state.tables[&1].planned() && state.tables[&1].adopting() && state.tables[&1].plan.is_none());
+        state.fold(&record(3, 1, vec![Event::Exact { table: 1, incarnation: 1 }])).unwrap();
+        assert!(state.tables[&1].planned() && !state.tables[&1].adopting());
+        // A late word about the incarnation before.
+        state.fold(&record(4, 1, vec![join(1, "a")])).unwrap();
+        state.fold(&record(5, 1, vec![adopt])).unwrap();
+        assert!(!state.tables[&1].planned());
+    }
+
+    #[test]
     fn a_table_that_joins_again_keeps_its_number_and_loses_its_past() {
         let mut state = RunState::new(1);
         state.fold(&record(1, 1, vec![join(1, "a"), join(2, "b")])).unwrap();

@@ -69,8 +69,8 @@ pub enum Error {
         table: TableName,
         /// What it has, and what is needed.
         difference: String,
-        /// The statements that cure it.
-        cure: String,
+        /// The statements that cure it, or what to do instead.
+        remedy: String,
     },
     /// Another link writes to that table.
     #[error("table {table} of the target belongs to link {owner}")]
@@ -114,10 +114,11 @@ impl Explain for Error {
             Self::TargetUnreachable(_) => "check host, port and network policies, and that the database is up".to_owned(),
             Self::TargetAuthenticationFailed(_) => "correct the user name or password in the Secret that spec.target names".to_owned(),
             Self::SecretMissing(_) | Self::SecretKeyMissing(_) => "create the Secret, or correct its name or keys in the spec".to_owned(),
-            Self::TargetPermissionDenied { remedy, .. } | Self::TargetNotPrepared { remedy, .. } => remedy.clone(),
+            Self::TargetPermissionDenied { remedy, .. }
+            | Self::TargetNotPrepared { remedy, .. }
+            | Self::TargetTableDiffers { remedy, .. } => remedy.clone(),
             Self::TargetSchemaMissing(schema) => format!("CREATE SCHEMA \"{schema}\" in the target, or name another schema"),
             Self::TargetTableExists(table) => format!("drop or rename {table}, or set spec.target.….onExistingTable"),
-            Self::TargetTableDiffers { cure, .. } => format!("{cure}; or set spec.target.….onExistingTable to Recreate"),
             Self::TargetColumnExists { column, .. } => format!("rename or drop column {column} of the target's table, or reseed the table"),
             Self::TargetTableOwned { .. } => "name another target table, or remove the table from the other link".to_owned(),
             Self::ProgressMoved(_) | Self::InputFailed(_) => "none needed: the work starts again where it was".to_owned(),

@@ -234,6 +234,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_table_that_is_adopted_is_not_ready_and_says_so() {
+        let waiting = serde_json::json!({"reason": "Adopting", "message": "it was there", "remedy": "none needed", "heals": true});
+        let findings = Findings {
+            generation: Some(1),
+            refusal: None,
+            link_phase: Some(LinkPhase::Running),
+            report: serde_json::from_value(serde_json::json!({"uid": "u", "phase": "Snapshotting", "waiting": waiting})).ok(),
+            probed: None,
+            reseed: None,
+            verified: None,
+            verify: None,
+        };
+        let (status, _) = status(&LinkTableStatus::default(), &findings, Timestamp::UNIX_EPOCH);
+        let ready = get(&status.conditions, kind::READY).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "Adopting"));
+        assert!(ready.message.contains("it was there") && !is_true(&status.conditions, kind::SNAPSHOT_COMPLETE));
+    }
+
+    #[test]
     fn a_verification_is_told_once_and_echoes_the_request_that_it_answers() {
         let found = |requests: &[&str], second| {
             TableVerification {

@@ -62,8 +62,8 @@ pub(super) async fn check(
     let found = transaction.query_one(kind, &[&existing.oid]).await?;
     let quoted = quote::table(&table.name);
     if !existing.replaceable {
-        let what = format!("it is {}, not an ordinary table", found.get::<_, &str>(0));
-        return Err(differs(table, &[Difference { what, cure: format!("rename or drop {quoted}") }]));
+        let difference = format!("it is {}, not an ordinary table", found.get::<_, &str>(0));
+        return Err(Error::TargetTableDiffers { table: table.name.clone(), difference, remedy: format!("rename or drop {}", table.name) });
     }
     if !found.get::<_, bool>(1) {
         let user = identifier(found.get(2));
@@ -86,7 +86,8 @@ fn differs(table: &TargetTable, differences: &[Difference]) -> Error {
         whats.push(&more);
     }
     let cures: Vec<&str> = differences.iter().take(NAMED).map(|difference| difference.cure.as_str()).collect();
-    Error::TargetTableDiffers { table: table.name.clone(), difference: whats.join("; "), cure: cures.join("; ") }
+    let remedy = format!("{}; or set spec.target.….onExistingTable to Recreate", cures.join("; "));
+    Error::TargetTableDiffers { table: table.name.clone(), difference: whats.join("; "), remedy }
 }
 
 /// The columns side by side with those that the link would make, by a table of its own that goes with the transaction: so the

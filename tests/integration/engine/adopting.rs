@@ -64,8 +64,9 @@ const DAMAGE: &str = "
     UPDATE copy SET note = 'other' WHERE id BETWEEN 20001 AND 21000; UPDATE copy SET body = 'altered' WHERE id BETWEEN 30001 AND 35000 AND id % 20 = 0;
     UPDATE copy SET body = NULL WHERE id BETWEEN 40001 AND 45000 AND id % 20 = 0;";
 
-/// Everywhere, also where the copy is wrong: large values stay, rows move, come and go.
+/// Everywhere, also where the copy is wrong: large values stay, rows move, come and go, and some are never left alone.
 const STEADY: &str = "
+    UPDATE copy SET v = v + 1 WHERE id IN (10002, 20002, 40020);
     UPDATE copy SET v = v + 1 WHERE id = 20 * (1 + ({} * 7919) % 5000);
     UPDATE copy SET v = v + 1 WHERE id = 10000 + 20 * ({} % 70); UPDATE copy SET v = -v WHERE id = 30000 + 20 * ({} % 750);
     UPDATE copy SET id = -id WHERE id = 20 * (1 + ({} * 31) % 5000); UPDATE copy SET id = -id WHERE id = -20 * (1 + ({} * 31 - 93) % 5000);

@@ -77,13 +77,15 @@ async fn what_is_in_the_way_is_named_with_its_cure_and_nothing_is_touched() {
         database.execute(wrong).await;
         let target = target_of(&database, "shop.shop", OnExistingTable::Adopt);
         let before = text(&database, STATE).await;
-        let Error::TargetTableDiffers { difference, cure, .. } = target.claim(&table_of("shop.shop"), &schema()).await.unwrap_err() else {
+        let Error::TargetTableDiffers { difference, remedy, .. } = target.claim(&table_of("shop.shop"), &schema()).await.unwrap_err()
+        else {
             panic!("{wrong}")
         };
         assert!(difference.contains(told), "{wrong}: {difference}");
         assert_eq!(text(&database, STATE).await, before, "{wrong}");
         // No claim is left that would keep another link away, and the cure is one.
-        database.execute(&cure).await;
+        let cure = remedy.strip_suffix("; or set spec.target.….onExistingTable to Recreate").unwrap();
+        database.execute(cure).await;
         let other = target_of(&database, "other", OnExistingTable::Adopt);
         assert_eq!(other.claim(&table_of("other"), &schema()).await.unwrap(), Claim::Adopt, "{wrong}: {cure}");
         database.execute("DROP SUBSCRIPTION IF EXISTS other").await;
