@@ -68,6 +68,25 @@ macro_rules! transaction {
     }};
 }
 
+impl Postgresql {
+    /// Applies changes to a table in its place, which is exact, or not yet.
+    async fn apply_in_place(
+        &self,
+        table: &TargetTable,
+        schema: &TableSchema,
+        advance: Advance,
+        steps: Steps<'_>,
+        exact: bool,
+    ) -> Result<u64, Error> {
+        Ok(transaction!(self, |transaction| {
+            progress::advance(&transaction, table, &advance, exact, false).await?;
+            let rows = merge::apply(&transaction, &table.name, schema, steps, Place::InPlace, self.values.as_deref()).await?;
+            progress::count(&transaction, table, rows).await?;
+            rows
+        }))
+    }
+}
+
 #[async_trait]
 impl Target for Postgresql {
     async fn preflight(&self) -> Vec<Check> {
@@ -140,12 +159,7 @@ impl Target for Postgresql {
     }
 
     async fn apply_adopting(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error> {
-        Ok(transaction!(self, |transaction| {
-            progress::advance(&transaction, table, &advance, false, false).await?;
-            let rows = merge::apply(&transaction, &table.name, schema, steps, Place::InPlace, self.values.as_deref()).await?;
-            progress::count(&transaction, table, rows).await?;
-            rows
-        }))
+        self.apply_in_place(table, schema, advance, steps, false).await
     }
 
     async fn finish_adoption(&self, table: &TargetTable, advance: Advance) -> Result<(), Error> {
@@ -154,12 +168,7 @@ impl Target for Postgresql {
     }
 
     async fn apply(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error> {
-        Ok(transaction!(self, |transaction| {
-            progress::advance(&transaction, table, &advance, true, false).await?;
-            let rows = merge::apply(&transaction, &table.name, schema, steps, Place::InPlace, self.values.as_deref()).await?;
-            progress::count(&transaction, table, rows).await?;
-            rows
-        }))
+        self.apply_in_place(table, schema, advance, steps, true).await
     }
 
     async fn apply_together(&self, stride: Stride<'_>, tables: Vec<Together<'_>>) -> Result<Vec<u64>, Apart> {
