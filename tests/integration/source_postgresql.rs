@@ -4,6 +4,7 @@ mod connecting;
 mod snapshot;
 mod stream;
 mod tables;
+mod types;
 
 use std::{sync::Arc, time::Duration};
 

@@ -15,7 +15,7 @@ use super::{
     lsn::Lsn,
     pgoutput::{Cell, Malformed, Message, Relation},
     replication,
-    rows::RowsBuilder,
+    rows::{self, RowsBuilder},
     shape::Shape,
 };
 use crate::{
@@ -51,6 +51,7 @@ pub struct Assembler {
     time: Option<Timestamp>,
     bytes: usize,
     changed: bool,
+    needs_text: bool,
 }
 
 struct Followed {
@@ -126,6 +127,7 @@ impl Assembler {
             time: None,
             bytes: 0,
             changed: false,
+            needs_text: false,
         }
     }
 
@@ -144,6 +146,7 @@ impl Assembler {
             let (state, layouts) = (State::Sound, HashMap::new());
             let followed = Followed { id, version, from, state, layouts, orders, unused, settles, segments: Vec::new(), rows: None };
             self.route(&followed.version);
+            self.needs_text |= !rows::have_binary(&followed.version.schema);
             self.followed.insert(oid, followed);
         }
     }
@@ -203,6 +206,7 @@ impl Assembler {
                 followed.version = version.clone();
                 followed.segments.push(Segment::Version(Box::new(version.clone())));
                 self.changed = true;
+                self.needs_text |= !rows::have_binary(&version.schema);
                 self.route(&version);
             }
             Err(what) => {
@@ -221,6 +225,16 @@ impl Assembler {
     /// Whether a transaction's changes are arriving: no cut now.
     pub fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// Everything committed before is in cuts.
+    pub fn position(&self) -> Lsn {
+        self.to
+    }
+
+    /// Whether a table that was followed has values that can be had only as text.
+    pub fn needs_text(&self) -> bool {
+        self.needs_text
     }
 
     /// Whether a cut would tell anything.

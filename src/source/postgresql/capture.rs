@@ -1,20 +1,12 @@
-//! Following the link's slot.
-//!
-//! A task of its own reads the socket and talks to the server, so that the server hears from us every few seconds however
-//! long a batch is under way; the capture takes from it what arrived and makes cuts.
+//! Following the link's slot: the capture takes from its stream what arrived and makes cuts.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::atomic::Ordering,
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::{
-    sync::{Notify, mpsc, watch},
-    task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Postgresql,
@@ -23,11 +15,10 @@ use super::{
     limits::{Kind, Permit},
     lsn::Lsn,
     pgoutput::{self, Message},
-    replication::{self, Answers, Changes, Frame, Options},
+    replication::Frame,
     shape::{self, Shape},
-    slot,
     spill::{Replay, Spill},
-    wire::Wire,
+    stream::{self, Stream},
 };
 use crate::{
     data::Position,
@@ -39,17 +30,10 @@ use crate::{
     source::{Capture, CapturedTable, Cut, Error, Keep, Limits},
 };
 
-/// Time between two words to the server, well below its `wal_sender_timeout` (1 min).
-const STATUS_INTERVAL: Duration = Duration::from_secs(10);
-/// Reads of the socket that may wait to be taken; each is about as large as the socket's buffer, or one message.
-const WAITING_READS: usize = 8;
-/// Tries to get a slot that its ended reader has not let go of yet.
-const TAKE_OVER_TRIES: u32 = 20;
-
 /// A stream of the slot's changes.
 pub struct SlotCapture {
     source: Postgresql,
-    arrived: mpsc::Receiver<Result<Vec<Frame>, Error>>,
+    stream: Stream,
     frames: VecDeque<Frame>,
     assembler: Assembler,
     /// Of transactions that arrive while they are open.
@@ -58,12 +42,11 @@ pub struct SlotCapture {
     streaming: Option<u32>,
     /// A transaction that committed after it had arrived; it is taken in before what came after its commit.
     replay: Option<(Replay, Ending)>,
-    acknowledged: watch::Sender<Lsn>,
+    keep: Keep,
     /// A transaction, and the tables that were compared with the catalog since it became visible.
     compared: (Option<u32>, HashSet<u32>),
     /// By table: it was compared when all transactions before this one had ended.
     seen: HashMap<u32, u32>,
-    pump: JoinHandle<()>,
     /// Its place among the source's sessions.
     _permit: Permit,
 }
@@ -74,126 +57,24 @@ struct Ending {
     time: i64,
 }
 
-impl Drop for SlotCapture {
-    fn drop(&mut self) {
-        self.pump.abort();
-    }
-}
-
 /// Starts to follow the slot.
 pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, keep: Keep) -> Result<SlotCapture, Error> {
-    let name = &source.name;
     let permit = source.limits.permit(Kind::Stream).await;
-    let session = source.session().await?;
-    let mut tries = 0;
-    // Only this time: what the server stumbles over is passed then.
-    let streaming = !source.without_streaming.swap(false, Ordering::Relaxed);
-    let options = Options { streaming, binary: false };
-    let (changes, answers) = loop {
-        let Some(slot) = slot::find(&session, name).await? else {
-            return Err(Error::PositionLost(format!("replication slot {name} is gone")));
-        };
-        if let Some(why) = slot.lost {
-            return Err(Error::PositionLost(format!("replication slot {name} {why}")));
-        }
-        // PostgreSQL would go on from where the slot is without a word.
-        if let Some(confirmed) = slot.confirmed.filter(|&confirmed| confirmed > from && Protection::Continuity.holds()) {
-            return Err(Error::PositionLost(format!("replication slot {name} starts at {confirmed}, after {from}")));
-        }
-        match slot.active_pid {
-            Some(_) if take_over => slot::end_reader(&session, name).await?,
-            Some(pid) => return Err(Error::SlotInUse(format!("process {pid} of the server reads from slot {name}"))),
-            None => {}
-        }
-        let wire = Wire::connect(&source.database, &source.secrets, true).await?;
-        match replication::start(wire, name, from, options, keep.values.clone()).await {
-            Ok(both) => break both,
-            Err(Error::SlotInUse(_)) if take_over && tries < TAKE_OVER_TRIES => {
-                tries += 1;
-                sleep(Duration::from_millis(100)).await;
-            }
-            Err(error) => return Err(error),
-        }
-    };
-    let (acknowledged, acknowledgements) = watch::channel(from);
-    let (sender, arrived) = mpsc::channel(WAITING_READS);
-    let without_streaming = source.without_streaming.clone();
-    let pump = tokio::spawn(async move {
-        let (seen, asked) = (watch::Sender::new(from), Notify::new());
-        let ended = tokio::select! {
-            ended = read(changes, &sender, &seen, &asked) => ended,
-            ended = answer(answers, acknowledgements, &seen, &asked) => ended,
-        };
-        if let Err(error) = ended {
-            if streaming && matches!(error, Error::DecodingFailed(_)) {
-                without_streaming.store(true, Ordering::Relaxed);
-            }
-            // Nobody listens any more if this fails.
-            let _ = sender.send(Err(error)).await;
-        }
-    });
+    let binary = !source.in_text.load(Ordering::Relaxed);
+    let stream = stream::start(source, from, take_over, binary, keep.values.clone()).await?;
     Ok(SlotCapture {
         source: source.clone(),
-        arrived,
+        stream,
         frames: VecDeque::new(),
         assembler: Assembler::new(from),
-        spill: Spill::new(keep.scratch),
+        spill: Spill::new(keep.scratch.clone()),
+        keep,
         streaming: None,
         replay: None,
-        acknowledged,
         compared: (None, HashSet::new()),
         seen: HashMap::new(),
-        pump,
         _permit: permit,
     })
-}
-
-/// Moves what arrives to the capture, until it is gone. `seen`: how far the server has read its log for us; `asked`: it wants to
-/// hear from us.
-async fn read(
-    mut changes: Changes,
-    sender: &mpsc::Sender<Result<Vec<Frame>, Error>>,
-    seen: &watch::Sender<Lsn>,
-    asked: &Notify,
-) -> Result<(), Error> {
-    loop {
-        let frames = changes.frames().await?;
-        for frame in &frames {
-            if let Frame::Keepalive { end, reply, .. } = frame {
-                seen.send_modify(|seen| *seen = (*seen).max(*end));
-                if *reply {
-                    asked.notify_one();
-                }
-            }
-        }
-        if sender.send(Ok(frames)).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-/// Keeps the server informed, until the capture is gone.
-async fn answer(
-    mut answers: Answers,
-    mut acknowledgements: watch::Receiver<Lsn>,
-    seen: &watch::Sender<Lsn>,
-    asked: &Notify,
-) -> Result<(), Error> {
-    let mut ticks = interval(STATUS_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            changed = acknowledgements.changed() => {
-                if changed.is_err() {
-                    return Ok(());
-                }
-            }
-            _ = ticks.tick() => {}
-            () = asked.notified() => {}
-        }
-        let (seen, flushed) = (*seen.borrow(), *acknowledgements.borrow_and_update());
-        answers.send_status(seen, flushed).await?;
-    }
 }
 
 impl SlotCapture {
@@ -247,7 +128,26 @@ impl SlotCapture {
             self.assembler.learn(catalog::types(&session, &unknown).await?);
         }
         self.assembler.message(message)?;
-        self.compare_tables_of(relation).await
+        self.compare_tables_of(relation).await?;
+        if self.stream.binary && self.assembler.needs_text() {
+            self.source.in_text.store(true, Ordering::Relaxed);
+            return Err(Error::DecodingFailed("a table got a column whose values have to come as text, and so have all".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Between cuts: where a table has values that can only be had as text, the stream begins again after the cut before. What was
+    /// kept of open transactions comes again.
+    async fn go_on_in_text(&mut self) -> Result<(), Error> {
+        if !self.stream.binary || !self.assembler.needs_text() || self.assembler.is_open() {
+            return Ok(());
+        }
+        self.source.in_text.store(true, Ordering::Relaxed);
+        self.stream = stream::start(&self.source, self.assembler.position(), true, false, self.keep.values.clone()).await?;
+        self.frames.clear();
+        self.spill.clear().await;
+        self.streaming = None;
+        Ok(())
     }
 
     /// The stream described a relation, for it may have changed: compares the tables that it holds rows of with the catalog.
@@ -340,6 +240,7 @@ impl Capture for SlotCapture {
     }
 
     async fn next_cut(&mut self, limits: Limits) -> Result<Cut, Error> {
+        self.go_on_in_text().await?;
         let idle_at = Instant::now() + limits.idle;
         loop {
             while self.advance().await? {
@@ -362,13 +263,13 @@ impl Capture for SlotCapture {
                 (false, false) => Some(idle_at),
             };
             let arrived = match due {
-                Some(due) => match timeout_at(due, self.arrived.recv()).await {
+                Some(due) => match timeout_at(due, self.stream.next()).await {
                     Ok(arrived) => arrived,
                     Err(_) => return self.assembler.cut(),
                 },
-                None => self.arrived.recv().await,
+                None => self.stream.next().await,
             };
-            self.frames = arrived.ok_or_else(|| Error::SourceUnreachable("the stream of changes has ended".to_owned()))??.into();
+            self.frames = arrived?.into();
         }
     }
 
@@ -381,12 +282,7 @@ impl Capture for SlotCapture {
 
     async fn acknowledge(&mut self, position: &Position) -> Result<(), Error> {
         let position = Lsn::from_position(position)?;
-        // Never back: the server would not follow, and a lower number would only hide that somebody erred.
-        self.acknowledged.send_if_modified(|acknowledged| {
-            let forward = position > *acknowledged;
-            *acknowledged = position.max(*acknowledged);
-            forward
-        });
+        self.stream.acknowledge(position);
         Ok(())
     }
 }

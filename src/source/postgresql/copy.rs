@@ -8,7 +8,7 @@ use super::{
     wire::{Failure, Incoming},
 };
 use crate::{
-    data::TableSchema,
+    data::{Form, TableSchema},
     source::{Error, LargeValues},
 };
 
@@ -152,7 +152,7 @@ impl CopyReader {
             match field {
                 Field::Null => self.rows.null(column),
                 Field::Value(_) => self.rows.binary(column, &piece[after..at])?,
-                Field::Apart(_) => self.rows.large(column, &piece[after..at], false)?,
+                Field::Apart(_) => self.rows.large(column, &piece[after..at], Form::Plain)?,
             }
         }
         self.rows.end_row(None)?;

@@ -2,7 +2,7 @@
 //!
 //! A link has one publication and one replication slot, both named after the link's id; [`publication`] and [`slot`] make
 //! and remove them, [`settle`] waits until every transaction knows of them. [`catalog`] says how tables travel; [`chunks`]
-//! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot, [`shape`] and [`evolve`] what becomes of the tables;
+//! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot's [`stream`], [`shape`] and [`evolve`] what becomes of the tables;
 //! [`given_up`] lets the slot go before it does harm, and [`limits`] bounds what all of them ask at once. All values end in the
 //! builders of [`rows`], but for those that are too large for memory ([`divert`]). [`wire`] is the session below the stream and
 //! COPY. [`digest`] sums up what is compared with the target.
@@ -29,6 +29,7 @@ mod settle;
 mod shape;
 mod slot;
 mod spill;
+mod stream;
 mod values;
 mod wire;
 
@@ -69,6 +70,8 @@ pub struct Postgresql {
     name: String,
     /// The server failed to send a transaction while it was open: the next capture takes each only after its end.
     without_streaming: Arc<AtomicBool>,
+    /// A table of the link has values that come only as text: so all of the stream does.
+    in_text: Arc<AtomicBool>,
     /// Of this process.
     limits: Arc<Limits>,
 }
@@ -113,7 +116,7 @@ impl Postgresql {
     pub fn new(database: PostgresqlDatabase, secrets: Secrets, link_id: &str) -> Self {
         let digest = hex::encode(Sha256::digest(link_id.as_bytes()));
         let name = format!("link_{}", &digest[..16]);
-        Self { database, secrets, name, without_streaming: Arc::default(), limits: Arc::default() }
+        Self { database, secrets, name, without_streaming: Arc::default(), in_text: Arc::default(), limits: Arc::default() }
     }
 
     /// A session for a question.

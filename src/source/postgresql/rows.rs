@@ -16,7 +16,7 @@ use super::{
     values::{self, Malformed, Value, bytes},
 };
 use crate::{
-    data::{Beside, Form, LargeValue, LinkCell, Op, TableSchema, Travel},
+    data::{Beside, Column, Form, LargeValue, LinkCell, Op, TableSchema, Travel},
     source::Error,
 };
 
@@ -25,11 +25,19 @@ const BATCH_ROWS: usize = 64 * 1024;
 /// Bytes of values at which a batch is full.
 const BATCH_BYTES: usize = 8 << 20;
 
+/// Whether all values of a table can be read in the binary form in which the stream has them.
+pub fn have_binary(schema: &TableSchema) -> bool {
+    let has = |column: &Column| column.travel != Travel::Text || matches!(column.source_type.as_str(), "json" | "jsonb");
+    schema.columns.iter().all(|column| column.dropped || has(column))
+}
+
 /// Builds batches of one table: of snapshot rows, or of changes when it has operations.
 pub struct RowsBuilder {
     schema: SchemaRef,
     columns: Vec<ColumnBuilder>,
     travels: Vec<Travel>,
+    /// Whose binary form is a version's number, then the text.
+    versioned: Vec<bool>,
     names: Vec<String>,
     ops: Option<UInt8Builder>,
     link: StringBuilder,
@@ -55,6 +63,7 @@ impl RowsBuilder {
             schema,
             columns: table.columns.iter().map(|column| ColumnBuilder::new(column.travel, 0, 0)).collect(),
             travels: table.columns.iter().map(|column| column.travel).collect(),
+            versioned: table.columns.iter().map(|column| column.source_type == "jsonb").collect(),
             names: table.columns.iter().map(|column| format!("column {} of {}", column.name, table.name)).collect(),
             ops,
             link: StringBuilder::new(),
@@ -96,9 +105,13 @@ impl RowsBuilder {
             Cell::Null => self.null(column),
             Cell::Unchanged => self.unchanged(column),
             Cell::Text(text) => self.text(column, text)?,
+            Cell::Binary([1, text @ ..]) if self.versioned[column] => self.binary(column, text)?,
+            Cell::Binary(_) if self.versioned[column] => return Err(malformed(&self.names[column])),
             Cell::Binary(value) => self.binary(column, value)?,
-            Cell::TextApart(name) => self.large(column, name, true)?,
-            Cell::BinaryApart(name) => self.large(column, name, false)?,
+            Cell::TextApart(name) => {
+                self.large(column, name, if self.travels[column] == Travel::Binary { Form::Hex } else { Form::Plain })?
+            }
+            Cell::BinaryApart(name) => self.large(column, name, if self.versioned[column] { Form::Versioned } else { Form::Plain })?,
         }
         Ok(())
     }
@@ -122,15 +135,13 @@ impl RowsBuilder {
         Ok(())
     }
 
-    /// The next value of a column stands elsewhere: a [`LargeValue`] as JSON. `text`: as PostgreSQL prints it, else as the type's
-    /// send function gives it.
-    pub fn large(&mut self, column: usize, name: &[u8], text: bool) -> Result<(), Error> {
+    /// The next value of a column stands elsewhere, in this form: a [`LargeValue`] as JSON.
+    pub fn large(&mut self, column: usize, name: &[u8], form: Form) -> Result<(), Error> {
+        if !matches!(self.travels[column], Travel::Binary | Travel::Utf8 | Travel::Text) {
+            return Err(malformed(&self.names[column]));
+        }
         let mut value: LargeValue = serde_json::from_slice(name).map_err(|error| Error::SourceError(error.to_string()))?;
-        value.form = match self.travels[column] {
-            Travel::Binary if text => Form::Hex,
-            Travel::Binary | Travel::Utf8 | Travel::Text => Form::Plain,
-            _ => return Err(malformed(&self.names[column])),
-        };
+        value.form = form;
         self.columns[column].null();
         self.bytes += name.len();
         self.cell.beside.push((column as u16, Beside::Large(value)));

@@ -89,6 +89,14 @@ impl Spill {
         self.scratch.delete(&transaction.pieces).await;
     }
 
+    /// Nothing is open any more, or all of it comes again.
+    pub async fn clear(&mut self) {
+        for (_, transaction) in self.open.drain() {
+            self.scratch.delete(&transaction.pieces).await;
+        }
+        self.held = 0;
+    }
+
     /// The transaction committed: its messages.
     pub fn commit(&mut self, id: u32) -> Replay {
         let Transaction { pieces, held, aborted } = self.open.remove(&id).unwrap_or_default();
