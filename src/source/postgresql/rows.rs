@@ -108,10 +108,9 @@ impl RowsBuilder {
             Cell::Binary([1, text @ ..]) if self.versioned[column] => self.binary(column, text)?,
             Cell::Binary(_) if self.versioned[column] => return Err(malformed(&self.names[column])),
             Cell::Binary(value) => self.binary(column, value)?,
-            Cell::TextApart(name) => {
-                self.large(column, name, if self.travels[column] == Travel::Binary { Form::Hex } else { Form::Plain })?
-            }
-            Cell::BinaryApart(name) => self.large(column, name, if self.versioned[column] { Form::Versioned } else { Form::Plain })?,
+            Cell::TextApart(name) if self.travels[column] == Travel::Binary => self.large(column, name, Form::Hex)?,
+            Cell::BinaryApart(name) if self.versioned[column] => self.large(column, name, Form::Versioned)?,
+            Cell::TextApart(name) | Cell::BinaryApart(name) => self.large(column, name, Form::Plain)?,
         }
         Ok(())
     }
