@@ -20,6 +20,7 @@ use super::{
     Context,
     capture::Order,
     error::Error,
+    group::Life,
     retry, share,
     state::{RunState, TableState},
 };
@@ -55,8 +56,10 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
     let mut plan = context.plan.clone();
     let mut groups: JoinSet<Vec<(PlannedTable, Result<(), Fault>)>> = JoinSet::new();
     let mut leaves: JoinSet<TableName> = JoinSet::new();
+    let mut expels: JoinSet<(TableName, Life, bool)> = JoinSet::new();
     let mut busy: HashSet<TableName> = HashSet::new();
-    let mut silenced: HashSet<(u32, u64)> = HashSet::new();
+    let mut silenced: HashSet<Life> = HashSet::new();
+    let mut loud: HashMap<Life, (u32, Instant)> = HashMap::new();
     let mut retries: HashMap<String, (u32, Instant)> = HashMap::new();
     loop {
         let tables = plan.borrow_and_update().tables.clone();
@@ -66,16 +69,6 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
             let name = &table.schema.name;
             if !tables.iter().any(|planned| planned.source == *name) && busy.insert(name.clone()) {
                 leaves.spawn(leave(context.clone(), *id, table.clone(), orders.clone()));
-            }
-        }
-
-        // Tables that wait for a person: while the stream has them, the application's updates of one that lost its key fail.
-        let failed = |table: &TableState| !table.left && table.fault.as_ref().is_some_and(|fault| !fault.heals);
-        for (id, table) in state.tables.iter().filter(|(_, table)| failed(table)) {
-            let name = &table.schema.name;
-            if !silenced.contains(&(*id, table.incarnation)) && busy.insert(name.clone()) {
-                silenced.insert((*id, table.incarnation));
-                leaves.spawn(silence(context.clone(), name.clone()));
             }
         }
 
@@ -90,10 +83,33 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
             groups.spawn(join(context.clone(), group, orders.clone()));
         }
 
+        // Tables that left or wait for a person: while the stream has them, the application's updates of one that lost its key
+        // fail. One at a time: a run may have had many.
+        let ended = |table: &TableState| table.left || table.fault.as_ref().is_some_and(|fault| !fault.heals);
+        let due = |life: &Life| !silenced.contains(life) && loud.get(life).is_none_or(|(_, at)| *at <= Instant::now());
+        let next = state.tables.iter().filter(|(_, table)| ended(table)).map(|(id, table)| ((*id, table.incarnation), &table.schema.name));
+        if expels.is_empty()
+            && let Some((life, name)) = next.filter(|(life, _)| due(life)).find(|(_, name)| !busy.contains(name))
+        {
+            busy.insert(name.clone());
+            expels.spawn(silence(context.clone(), life, name.clone()));
+        }
+
         tokio::select! {
             changed = plan.changed() => if changed.is_err() { return Ok(()) },
             () = tokio::time::sleep(LOOK_EVERY) => {}
             Some(left) = leaves.join_next() => { busy.remove(&left?); }
+            Some(silence) = expels.join_next() => {
+                let (name, life, silent) = silence?;
+                busy.remove(&name);
+                if silent {
+                    loud.remove(&life);
+                    silenced.insert(life);
+                } else {
+                    let attempt = loud.get(&life).map_or(1, |(attempt, _)| attempt + 1);
+                    loud.insert(life, (attempt, Instant::now() + retry::delay(attempt)));
+                }
+            },
             Some(group) = groups.join_next() => for (planned, result) in group? {
                 busy.remove(&planned.source);
                 match result {
@@ -184,7 +200,7 @@ async fn admit(context: &Context, planned: &PlannedTable, before: Option<&TableS
     let schema = match setup.source.describe(&planned.source).await {
         // It cannot be linked any more: it must not stay in the stream, see above.
         Err(error) if error.is_of_table() && before.is_some_and(|before| !before.left) => {
-            silence(context.clone(), planned.source.clone()).await;
+            expel(context, &planned.source).await;
             return Err(error.into());
         }
         described => described?,
@@ -227,15 +243,12 @@ async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &
     Ok(())
 }
 
-/// Records that a table left, then takes back what was made for it. What cannot be reached now is left to the release.
+/// Records that a table left, and takes back what was made for it in the target. What cannot be reached now is left to the release.
 async fn leave(context: Context, id: u32, table: TableState, orders: mpsc::Sender<Order>) -> TableName {
     let name = table.schema.name.clone();
     if commit(&orders, Event::Leave { table: id }).await.is_ok() {
         tracing::info!(table = %name, "table left the link");
         context.board.retain(|uid| uid != table.uid);
-        if let Err(error) = context.setup.source.expel(&name).await {
-            tracing::warn!(table = %name, %error, "table stays in the source's stream");
-        }
         if let Err(error) = context.setup.target.forget(&context.target_table(&table), false).await {
             tracing::warn!(table = %name, %error, "the target keeps the table's progress");
         }
@@ -243,12 +256,19 @@ async fn leave(context: Context, id: u32, table: TableState, orders: mpsc::Sende
     name
 }
 
-/// Takes a table that is not followed out of the source's stream, until it joins again.
-async fn silence(context: Context, name: TableName) -> TableName {
-    if let Err(error) = context.setup.source.expel(&name).await {
-        tracing::warn!(table = %name, %error, "table stays in the source's stream");
+/// Takes a table that is not followed out of the source's stream, until it joins again. Says whether it is out.
+async fn silence(context: Context, life: Life, name: TableName) -> (TableName, Life, bool) {
+    let silent = expel(&context, &name).await;
+    (name, life, silent)
+}
+
+/// Whether the table is out of the source's stream now. Whoever builds an index holds it there meanwhile.
+async fn expel(context: &Context, name: &TableName) -> bool {
+    let expelled = context.setup.source.expel(name).await;
+    if let Err(error) = &expelled {
+        tracing::warn!(table = %name, %error, "table stays in the source's stream for now");
     }
-    name
+    expelled.is_ok()
 }
 
 async fn commit(orders: &mpsc::Sender<Order>, event: Event) -> Result<u64, Error> {

@@ -2,7 +2,7 @@
 
 use link_operator::api::report::TablePhase;
 
-use super::{Link, planned};
+use super::{Link, PATIENCE, planned};
 use crate::support::postgres::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,11 +40,18 @@ async fn tables_join_and_leave_without_effect_on_the_others() {
     link.converged("comes").await;
     link.converged("stays").await;
 
+    // Whoever builds an index holds the table in the publication meanwhile.
+    let index = link.source.connect().await;
+    index.batch_execute("BEGIN; LOCK TABLE comes IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
     link.replan(|plan| plan.tables.retain(|table| table.source.table_name != "comes"));
     engine.until("the table is gone from the report", |report| report.tables.len() == 1).await;
+    link.cannot_silence(Server::shared(), "comes").await;
+    index.batch_execute("COMMIT").await.unwrap();
     let published = "SELECT count(*) FROM pg_publication_tables WHERE tablename = 'comes'";
     let connection = link.source.connect().await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     while connection.query_one(published, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "the table stays in the publication");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     link.source.execute("DELETE FROM comes; INSERT INTO stays VALUES (-1, -1)").await;

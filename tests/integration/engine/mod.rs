@@ -177,6 +177,17 @@ impl Link {
         records.map(|record| record.events.iter().filter(|event| joins(event)).count()).sum()
     }
 
+    /// Waits until the link has tried in vain to take a table out of its publication.
+    pub async fn cannot_silence(&self, server: &Server, table: &str) {
+        let name: String = self.source.connect().await.query_one("SELECT pubname::text FROM pg_publication", &[]).await.unwrap().get(0);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let words = ["STATEMENT", &name, "DROP TABLE", table];
+        while !server.log().lines().any(|line| words.iter().all(|word| line.contains(word))) {
+            assert!(tokio::time::Instant::now() < deadline, "the link does not try to take {table} out of its publication");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Paths in the zone that contain `part`, sorted.
     pub fn files(&self, part: &str) -> Vec<String> {
         let mut found = Vec::new();

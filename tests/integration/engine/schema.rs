@@ -209,8 +209,21 @@ async fn a_table_that_loses_its_key_is_let_go_so_that_the_application_goes_on() 
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    link.source.execute("ALTER TABLE fails DROP CONSTRAINT fails_pkey").await;
+    // Whoever builds an index holds the table in the publication meanwhile: he waits for the change, and is the next.
+    let (changes, index) = (link.source.connect().await, link.source.connect().await);
+    changes.batch_execute("BEGIN; ALTER TABLE fails DROP CONSTRAINT fails_pkey").await.unwrap();
+    let held = tokio::spawn(async move {
+        index.batch_execute("BEGIN; LOCK TABLE fails IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+        index
+    });
+    let waits = "SELECT FROM pg_locks WHERE relation = 'fails'::regclass AND NOT granted";
+    while changes.query(waits, &[]).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    changes.batch_execute("COMMIT").await.unwrap();
     engine.table("public.fails", TablePhase::Failed, Some("SchemaChanged")).await;
+    link.cannot_silence(Server::shared(), "fails").await;
+    held.await.unwrap().batch_execute("COMMIT").await.unwrap();
     updates("fails").await;
 
     link.replan(|plan| plan.schema_change.breaking = BreakingChange::Reseed);
