@@ -201,9 +201,7 @@ impl Reign<'_> {
             let flush_interval = Duration::from_millis(self.context.plan.borrow().flush_interval_ms);
             let idle = if pending.events.is_empty() { IDLE } else { Duration::ZERO };
             let cut = capture.next_cut(Limits { not_before: last_cut + flush_interval, idle, bytes: BATCH_BYTES }).await?;
-            if let Some(watch) = &mut pending.watch {
-                watch.observe(&cut)?;
-            }
+            pending.observe(&cut, &self.context.journal.state())?;
             boundary = cut.whole;
             if !cut.whole {
                 self.write(cut, &mut batch, &mut pending).await?;

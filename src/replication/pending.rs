@@ -57,6 +57,17 @@ impl Pending {
         }
     }
 
+    /// The watch takes note of a cut. It ends with the incarnation that it is of: what comes under the table's number afterwards
+    /// may have another key.
+    pub(super) fn observe(&mut self, cut: &Cut, state: &RunState) -> Result<(), Error> {
+        let ended = |watch: &mut Box<Repair>| state.tables.get(&watch.table).is_none_or(|table| table.incarnation != watch.incarnation);
+        self.watch.take_if(ended);
+        if let Some(watch) = &mut self.watch {
+            watch.observe(cut)?;
+        }
+        Ok(())
+    }
+
     /// Whether the next record says that a table can be followed no longer.
     pub(super) fn fails(&self, id: u32, of: u64) -> bool {
         self.events.iter().any(|event| matches!(event, Event::Fail { table, incarnation, .. } if (*table, *incarnation) == (id, of)))
@@ -116,5 +127,64 @@ impl Pending {
             }
             true
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt8Array};
+
+    use super::*;
+    use crate::{
+        data::{Op, TableSchema, Travel, fixtures},
+        replication::state::TableState,
+    };
+
+    fn schema(key: Travel) -> TableSchema {
+        fixtures::table("t", vec![fixtures::column(1, "id", key)], &[0])
+    }
+
+    fn state(incarnation: u64, key: Travel) -> RunState {
+        let table = TableState {
+            uid: String::new(),
+            reseed: None,
+            target: schema(key).name,
+            schema: schema(key),
+            parts: vec![],
+            narrower: vec![],
+            from: Position::default(),
+            incarnation,
+            plan: None,
+            adopted: false,
+            passed: None,
+            exact: None,
+            fault: None,
+            left: false,
+        };
+        RunState { tables: [(7, table)].into(), ..RunState::new(1) }
+    }
+
+    #[test]
+    fn a_watch_ends_with_the_incarnation_that_it_is_of() {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["a"])),
+            Arc::new(UInt8Array::from(vec![Op::Insert as u8])),
+            Arc::new(StringArray::from(vec![None::<&str>])),
+        ];
+        let rows = RecordBatch::try_new(schema(Travel::Utf8).arrow_changes(), columns).unwrap();
+        let tables = vec![CutTable { id: 7, segments: vec![Segment::Rows(rows)] }];
+        let of_texts = Cut { whole: true, to: Position("5".into()), time: None, transactions: vec![], tables, broken: vec![] };
+
+        let numbers = RecordBatch::new_empty(schema(Travel::Int32).arrow_keys());
+        let watch = Repair::new(7, 1, &schema(Travel::Int32), numbers).unwrap();
+        let mut pending = Pending { watch: Some(Box::new(watch)), ..Pending::default() };
+        let idle = Cut { whole: true, to: Position("4".into()), time: None, transactions: vec![], tables: vec![], broken: vec![] };
+        pending.observe(&idle, &state(1, Travel::Int32)).unwrap();
+        assert!(pending.watch.is_some());
+        // The table was loaded anew with another key, whose cells the watch could not read.
+        pending.observe(&of_texts, &state(3, Travel::Utf8)).unwrap();
+        assert!(pending.watch.is_none());
     }
 }
