@@ -266,7 +266,8 @@ pub(super) async fn begin(transaction: &Transaction<'_>, table: &TargetTable, in
     transaction
         .execute(
             "UPDATE link_operator.link_progress
-             SET run = $4, incarnation = $5, record = $5, exact = false, group_revision = NULL, as_of = NULL, rows = 0, updated_at = now()
+             SET run = $4, incarnation = $5, record = $5, exact = false, group_revision = NULL, as_of = NULL, rows = 0, last_verified = NULL,
+                 updated_at = now()
              WHERE link_id = $1 AND source_schema = $2 AND source_table = $3",
             &[link_id, &source.schema_name, &source.table_name, &i64::from(incarnation.run), &(incarnation.record as i64)],
         )

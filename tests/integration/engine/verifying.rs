@@ -109,6 +109,15 @@ async fn rows_of_every_type_are_equal_and_a_changed_value_of_any_is_found() {
     let [found] = link.verify(&engine, ["every_type"], true).await;
     assert_eq!((found.result, found.repaired), (VerificationResult::Equal, expected), "{found:?}");
     link.converged("every_type").await;
+    assert!(link.last_verified("every_type").await);
+    // What is loaded anew was not compared yet.
+    let incarnation = "SELECT incarnation FROM link_operator.link_progress WHERE target_table = 'every_type'";
+    let verified: i64 = session.query_one(incarnation, &[]).await.unwrap().get(0);
+    link.replan(|plan| plan.tables[0].reseed = Some("now".into()));
+    while session.query_one(incarnation, &[]).await.unwrap().get::<_, i64>(0) == verified {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(!link.last_verified("every_type").await);
     engine.kill().await;
 }
 
