@@ -17,8 +17,10 @@ pub enum Class {
     ResourcesExhausted,
     /// The user lacks a right.
     PermissionDenied,
-    /// A table, column, slot or other object does not exist.
+    /// A table, slot or other object does not exist.
     ObjectMissing,
+    /// A table does not have the column.
+    ColumnMissing,
     /// An object of that name is there already.
     ObjectExists,
     /// Somebody else uses the object (an active slot).
@@ -41,8 +43,9 @@ pub fn classify(state: &SqlState) -> Class {
         "42501" => Class::PermissionDenied,
         "28000" | "28P01" => Class::AuthenticationFailed,
         "3D000" => Class::DatabaseMissing,
-        // undefined_table, _column, _object, _function, invalid_schema_name
-        "42P01" | "42703" | "42704" | "42883" | "3F000" => Class::ObjectMissing,
+        // undefined_table, _object, _function, invalid_schema_name
+        "42P01" | "42704" | "42883" | "3F000" => Class::ObjectMissing,
+        "42703" => Class::ColumnMissing,
         // duplicate_table, _object, _database, _schema
         "42P07" | "42710" | "42P04" | "42P06" => Class::ObjectExists,
         "55000" => Class::NotReady,

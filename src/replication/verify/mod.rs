@@ -26,6 +26,7 @@ use crate::{
     data::Position,
     protection::Protection,
     replication::state::TableState,
+    source,
     target::Incarnation,
 };
 
@@ -100,8 +101,9 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
             Err(error) => {
                 let fault = error.fault();
                 tracing::warn!(table = %name, reason = fault.reason, message = fault.message, attempt, "the comparison was not completed");
-                // One that was interrupted begins again once the table is exact again, however often.
-                let interrupted = matches!(error, Error::VerificationInterrupted(_));
+                // One that was interrupted begins again once the table is exact again, however often. What changed in the table is
+                // for the capture to judge: soon it has another version, or has failed.
+                let interrupted = matches!(error, Error::VerificationInterrupted(_) | Error::Source(source::Error::SchemaChanged(_)));
                 if !interrupted && (!fault.heals || attempt >= ATTEMPTS) {
                     tell(context, &job, failed(&fault));
                 } else {

@@ -156,6 +156,7 @@ impl Postgresql {
         match class {
             Class::ObjectMissing => Error::SourceTableMissing(table.clone()),
             Class::Conflict => Error::SourceTableLocked(table.clone()),
+            Class::ColumnMissing => Error::SchemaChanged(message),
             Class::PermissionDenied => Error::SourcePermissionDenied {
                 message,
                 remedy: format!("GRANT SELECT ON {} TO the user that the Secret of spec.source names", quote::table(table)),

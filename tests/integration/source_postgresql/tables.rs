@@ -1,3 +1,5 @@
+use link_operator::data::KeyRange;
+
 use super::*;
 
 #[tokio::test]
@@ -32,6 +34,21 @@ async fn refuses_what_cannot_be_linked_and_says_what_to_do() {
         assert_eq!(<&str>::from(&error), reason, "{table}: {error}");
         assert!(error.remedy().contains(remedy), "{table}: {}", error.remedy());
     }
+}
+
+/// Between two questions of one who compares or reads it.
+#[tokio::test]
+async fn a_table_that_lost_a_column_is_not_called_missing() {
+    let database = Server::shared().create_database().await;
+    database.execute("CREATE TABLE public.t (id int PRIMARY KEY, gone int)").await;
+    let source = source(&database);
+    let schema = source.describe(&TableName::new("public", "t")).await.unwrap();
+    database.execute("ALTER TABLE public.t DROP gone").await;
+    let error = source.digest(&schema, &KeyRange::default()).await.unwrap_err();
+    assert!(matches!(error, Error::SchemaChanged(_)), "{error:?}");
+    database.execute("DROP TABLE public.t").await;
+    let error = source.digest(&schema, &KeyRange::default()).await.unwrap_err();
+    assert!(matches!(error, Error::SourceTableMissing(_)), "{error:?}");
 }
 
 #[tokio::test]
