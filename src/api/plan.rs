@@ -161,7 +161,7 @@ pub struct ProbeRequest {
     /// Ask the source whether these can be linked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<PlannedTable>,
-    /// Ask the source what it keeps for a link that is Paused.
+    /// Ask the source what it keeps for the link, since no worker does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptPosition>,
 }
@@ -170,7 +170,7 @@ pub struct ProbeRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeptPosition {
-    /// UID of the LinkConnection: it must own the zone's folder for the position to be its own.
+    /// UID of the LinkConnection: the source says whose a position is.
     pub uid: String,
     /// Its run.
     pub run: u32,

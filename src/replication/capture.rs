@@ -134,7 +134,8 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         if newest.number != reign.number {
             return Err(Error::TermLost { ours: reign.term, theirs: newest.term });
         }
-        reign.to = setup.source.begin_run().await?;
+        let uid = context.plan.borrow().link.uid.clone();
+        reign.to = setup.source.begin_run(&uid).await?;
         reign.commit(vec![], vec![]).await?;
     }
     tracing::info!(run = state.run, term = reign.term, from = %reign.to, "capture begins");

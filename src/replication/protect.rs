@@ -98,16 +98,17 @@ pub async fn guard(setup: &Setup, mut plan: watch::Receiver<Arc<Plan>>, board: &
 
 /// How much log is kept; more than may be, and the position is given up.
 async fn look(setup: &Setup, plan: &Plan, board: &Board) -> Result<Option<RetainedLog>, source::Error> {
-    // Not before the zone's folder was seen to be ours: another link of the same id has a slot of the same name.
-    let (bound, run) = (plan.bounds.max_retained_log.filter(|_| plan.bounds.give_up && Protection::GiveUp.holds()), board.run());
+    let bound = plan.bounds.max_retained_log.filter(|_| plan.bounds.give_up && Protection::GiveUp.holds());
+    // The plan's before the zone could be read.
+    let (run, owner) = (board.run().unwrap_or(plan.run), &plan.link.uid);
     let answer = async {
-        let kept = setup.source.retained_log().await;
-        let (Some(bound), Some(run)) = (bound, run) else { return kept };
+        let kept = setup.source.retained_log(owner).await;
+        let Some(bound) = bound else { return kept };
         let too_much = matches!(&kept, Ok(Some(log)) if log.bytes > bound);
         if !too_much && !matches!(kept, Err(source::Error::PositionGivenUp(_))) {
             return kept;
         }
-        let left = setup.source.give_up(bound).await;
+        let left = setup.source.give_up(bound, owner).await;
         // The reign may hang at what made the log pile up, and not see it. What was given up before was another run's, perhaps.
         if let (true, Err(error @ source::Error::PositionGivenUp(_))) = (too_much, &left) {
             tracing::warn!(%error, run, "position given up");

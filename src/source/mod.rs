@@ -357,8 +357,8 @@ pub trait Source: Send + Sync {
     async fn describe(&self, table: &TableName) -> Result<TableSchema, Error>;
 
     /// Makes what a new run needs (PostgreSQL: publication and slot), replacing what an earlier run left, and says from
-    /// where changes will come.
-    async fn begin_run(&self) -> Result<Position, Error>;
+    /// where changes will come. Writes beside it whose it is: `owner` is the UID of the LinkConnection.
+    async fn begin_run(&self, owner: &str) -> Result<Position, Error>;
 
     /// Whether the log still continues at `from` (DESIGN 5.4): the same system, a history that includes `from`, nothing
     /// trimmed or forwarded past it. Else `PositionLost`, saying which.
@@ -406,14 +406,14 @@ pub trait Source: Send + Sync {
     /// Makes the log move on, so that an idle database does not hold it back, and says where its end is.
     async fn heartbeat(&self) -> Result<Position, Error>;
 
-    /// The log that is kept for this link; none if it has no position. `PositionLost` if it is kept no longer,
-    /// `PositionGivenUp` if the link gave it up.
-    async fn retained_log(&self) -> Result<Option<RetainedLog>, Error>;
+    /// The log that is kept for this link; none if it has no position, or if another's run began under the link's id.
+    /// `PositionLost` if it is kept no longer, `PositionGivenUp` if the link gave it up.
+    async fn retained_log(&self, owner: &str) -> Result<Option<RetainedLog>, Error>;
 
     /// Gives the link's position up if more than so many bytes of log are kept for it: leaves a mark in the source that says why,
     /// until the next run begins, and lets the source drop the log. No capture begins where the mark is. Where it was left before,
     /// drops what whoever left it did not come to. Answers as `retained_log` does.
-    async fn give_up(&self, above: u64) -> Result<Option<RetainedLog>, Error>;
+    async fn give_up(&self, above: u64, owner: &str) -> Result<Option<RetainedLog>, Error>;
 
     /// From now on, these bound what this process asks of the source.
     fn limit(&self, limits: &ReadLimits);

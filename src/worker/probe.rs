@@ -15,7 +15,7 @@ use crate::{
         plan::{PlannedTable, ProbeRequest},
         report::{PositionLost, Report, SourceReport, TablePhase, TableReport},
     },
-    landing::{Zone, log},
+    landing::Zone,
     replication::protect,
     secrets::Secrets,
     source::{self, Source},
@@ -54,23 +54,18 @@ pub async fn probe(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> 
     let ((mut checks, credential_expiry), (source, tables), target) = tokio::join!(zone, source, target);
     checks.extend(source);
     checks.extend(target);
-    let (source, position_lost) = kept(request, secrets, volume).await.unwrap_or_default();
+    let (source, position_lost) = kept(request, secrets).await.unwrap_or_default();
     Report { checks, credential_expiry, source, position_lost, tables, ..reports::empty(super::pod_name()) }
 }
 
-/// What the source keeps for a link that is Paused; too much of it is given up. None if it does not say, or if the folder in the
-/// zone is not known to be the link's: then the slot, which bears the id, may be another's.
-async fn kept(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> Option<(Option<SourceReport>, Option<PositionLost>)> {
+/// What the source keeps for a link that no worker watches; too much of it is given up. None if it does not say.
+async fn kept(request: &ProbeRequest, secrets: &Secrets) -> Option<(Option<SourceReport>, Option<PositionLost>)> {
     let (link, kept) = (request.link_id.as_deref()?, request.kept.as_ref()?);
     let ask = async {
-        let zone = Zone::open(request.zone.as_ref()?, secrets, volume, Some(link)).ok()?;
-        if log::owner(&zone).await.ok()??.uid != kept.uid {
-            return None;
-        }
         let source = source::open(request.source.as_ref()?, secrets, link).ok()?;
         let answer = match kept.give_up_above {
-            Some(above) => source.give_up(above).await,
-            None => source.retained_log().await,
+            Some(above) => source.give_up(above, &kept.uid).await,
+            None => source.retained_log(&kept.uid).await,
         };
         match answer {
             Ok(log) => {

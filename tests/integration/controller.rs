@@ -407,7 +407,7 @@ async fn a_paused_link_says_when_to_resume_it_and_what_became_of_its_position() 
     // Somebody asks again, and it was given up.
     stage.annotate::<LinkConnection>("shop", "link-operator.io/test-requested-at", "now").await;
     let again = stage.becomes::<Pod>("shop-link-probe", |pod| pod.uid() != probe.uid()).await;
-    stage.ends(&again, &stage::keeps(None, Some("PositionGivenUp"))).await;
+    stage.ends(&again, &stage::keeps(None, Some((1, "PositionGivenUp")))).await;
     let link = stage.link_where("shop", |link| link.status.as_ref().unwrap().position_lost.is_some()).await;
     let message = stage::condition(&link, "Ready").unwrap().message.clone();
     assert!(ready(&link) == "True" && message.contains("gave its position up"), "{message}");
@@ -420,6 +420,21 @@ async fn a_paused_link_says_when_to_resume_it_and_what_became_of_its_position() 
     assert_eq!(plan.run, 1);
     worker.lose(&plan, 1, true);
     worker.plan_where(|plan| plan.run == 2).await;
+
+    // Its pod cannot start any more: as while it was paused, only a probe sees what piles up.
+    stage.break_worker(worker).await;
+    let request = |pod: &Pod| serde_json::from_str::<ProbeRequest>(&stage::request(pod)).unwrap();
+    let probe = stage.becomes::<Pod>("shop-link-probe", |pod| request(pod).kept.is_some_and(|kept| kept.run == 2)).await;
+    assert_eq!(request(&probe).kept.unwrap().give_up_above, Some(1 << 30));
+    stage.ends(&probe, &stage::keeps(Some(2 << 30), None)).await;
+    stage.link_where("shop", |link| word(link) == "RetainedLogHigh").await;
+    stage.annotate::<LinkConnection>("shop", "link-operator.io/test-requested-at", "later").await;
+    let again = stage.becomes::<Pod>("shop-link-probe", |pod| pod.uid() != probe.uid()).await;
+    stage.ends(&again, &stage::keeps(None, Some((2, "PositionGivenUp")))).await;
+    let lost = |link: &LinkConnection| link.status.as_ref().unwrap().position_lost.as_ref().map(|lost| lost.run_id);
+    let link = stage.link_where("shop", |link| lost(link) == Some(2)).await;
+    // Not before there is a worker that can begin it.
+    assert_eq!(link.status.unwrap().run_id, Some(2));
 }
 
 /// Waits for an Event of this reason, which comes after the status; how many there are.

@@ -22,7 +22,6 @@ use link_operator::{
         zone::{ClaimZone, ZoneStore},
     },
     data::TableName,
-    landing::{Zone, log, record::Owner},
     source,
     worker::{self, Options, termination},
 };
@@ -369,35 +368,26 @@ async fn a_probe_measures_what_is_kept_for_a_paused_link_and_gives_up_too_much_o
     let volume = tempfile::tempdir().unwrap();
     let link = format!("ns.{}", database.spec.database);
     let system = Source { postgresql: Some(database.spec.clone()) };
-    source::open(&system, &database.secrets, &link).unwrap().begin_run().await.unwrap();
+    let begin = async |owner| source::open(&system, &database.secrets, &link).unwrap().begin_run(owner).await.unwrap();
     let slots = async || -> i64 {
         let query = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
         database.connect().await.query_one(query, &[]).await.unwrap().get(0)
     };
     let probe = async |give_up_above: Option<u64>| {
         let kept = KeptPosition { uid: "ours".to_owned(), run: 3, on_position_lost: OnPositionLost::Fail, give_up_above };
-        let request = ProbeRequest {
-            link_id: Some(link.clone()),
-            source: Some(system.clone()),
-            zone: Some(claim()),
-            kept: Some(kept),
-            ..ProbeRequest::default()
-        };
+        let request =
+            ProbeRequest { link_id: Some(link.clone()), source: Some(system.clone()), kept: Some(kept), ..ProbeRequest::default() };
         worker::probe(&request, &database.secrets, volume.path()).await
     };
     let write = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000)) FROM generate_series(1, 3)";
+
+    // Whose the slot is says the source: what another link of the same id needs is let alone, and is not this one's to tell.
+    begin("another's").await;
     database.execute(write).await;
-
-    // Whose the slot is says the folder in the zone: as long as that is nobody's, or another's, it is let alone.
     let report = probe(Some(1 << 20)).await;
-    assert_eq!((report.source, report.position_lost, slots().await), (None, None, 1));
-    let zone = Zone::open(&claim(), &database.secrets, volume.path(), Some(&link)).unwrap();
-    let owner = |uid: &str| Owner { uid: uid.to_owned(), namespace: "ns".to_owned(), name: "shop".to_owned() };
-    log::own(&zone, &owner("another's")).await.unwrap();
-    assert_eq!((probe(Some(1 << 20)).await.position_lost, slots().await), (None, 1));
-    zone.delete_folder("").await.unwrap();
-    log::own(&zone, &owner("ours")).await.unwrap();
-
+    assert_eq!((report.source.and_then(|source| source.retained_log_bytes), report.position_lost, slots().await), (None, None, 1));
+    begin("ours").await;
+    database.execute(write).await;
     for above in [None, Some(1 << 30)] {
         let report = probe(above).await;
         assert!(report.source.unwrap().retained_log_bytes.unwrap() > 3_000_000);
@@ -411,7 +401,7 @@ async fn a_probe_measures_what_is_kept_for_a_paused_link_and_gives_up_too_much_o
         assert_eq!((report.source.unwrap().retained_log_bytes, slots().await), (None, 0));
     }
     // Until the next run begins. (Other tests write to the server's log too.)
-    source::open(&system, &database.secrets, &link).unwrap().begin_run().await.unwrap();
+    begin("ours").await;
     assert_eq!((probe(Some(1 << 30)).await.position_lost, slots().await), (None, 1));
     source::open(&system, &database.secrets, &link).unwrap().release().await.unwrap();
 }
@@ -424,7 +414,7 @@ async fn a_release_frees_what_it_can_and_names_the_rest() {
     let mut plan = plan(1, &database.spec);
     plan.link.link_id = format!("ns.{}", database.spec.database);
     let link = plan.link.link_id.clone();
-    source::open(&plan.source, &database.secrets, &link).unwrap().begin_run().await.unwrap();
+    source::open(&plan.source, &database.secrets, &link).unwrap().begin_run("uid").await.unwrap();
     let slots = async || -> i64 {
         let query = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
         database.connect().await.query_one(query, &[]).await.unwrap().get(0)

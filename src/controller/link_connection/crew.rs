@@ -37,7 +37,8 @@ pub fn reachable(pods: &[Arc<Pod>]) -> Vec<WorkerPod> {
         .collect()
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether the pod is ready, and stays.
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     pod.metadata.deletion_timestamp.is_none()
         && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")

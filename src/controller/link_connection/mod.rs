@@ -133,7 +133,8 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         trouble: trouble.clone(),
         crew: seen.crew.clone(),
         bounds: link.spec.source_protection.bounds().unwrap_or_default(),
-        loss: if course.phase == LinkPhase::Paused { heed(&link, &probed.report, course.run) } else { loss },
+        // The next run waits for a worker that can begin it.
+        loss: if probed.guards { heed(&link, &probed.report, course.run) } else { loss },
         probe: probed.report.as_ref(),
         probed_at: probed.at,
         probe_obstacle: probed.obstacle.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::{Seen, build, lifecycle::Course, plan, retained, validate::Validated};
+use super::{Seen, build, crew, lifecycle::Course, plan, retained, validate::Validated};
 use crate::{
     api::{
         fault::Fault,
@@ -21,6 +21,7 @@ use crate::{
         oneshot::{self, Made, Step},
         pods::{self, OneShot},
     },
+    replication::share,
 };
 
 /// At most so many tables are asked for: an argument has room for 128 KiB, an answer for 4.
@@ -37,6 +38,8 @@ pub struct Probed {
     pub obstacle: Option<Fault>,
     /// Workers answer now.
     pub over: bool,
+    /// It is asked what the source keeps for the link, and for too much: no worker watches that.
+    pub guards: bool,
     /// When to look again.
     pub again: Duration,
 }
@@ -52,7 +55,8 @@ pub async fn step(
     let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
     let pod = context.pod(&namespace, &names::link_probe(&name));
     let rests = matches!(course.phase, LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped);
-    let cannot_start = course.workers && seen.crew.problem.is_some() && seen.crew.ready == 0;
+    let cannot_start = course.workers && seen.crew.problem.is_some() && !captures(&name, seen);
+    let guards = course.phase == LinkPhase::Paused || cannot_start;
     let Some(validated) = validated else {
         return Ok(Probed { again: oneshot::ASK_AGAIN, ..Probed::default() });
     };
@@ -72,7 +76,7 @@ pub async fn step(
         target: Some(link.spec.target.clone()),
         zone: Some(validated.zone.clone()),
         tables,
-        kept: (course.phase == LinkPhase::Paused).then(|| KeptPosition {
+        kept: guards.then(|| KeptPosition {
             uid: link.uid().unwrap_or_default(),
             run: course.run,
             on_position_lost: link.spec.on_position_lost,
@@ -89,11 +93,13 @@ pub async fn step(
         at: progress.answered_ago().and_then(|age| now.checked_sub(age).ok()),
         obstacle: progress.fault().cloned(),
         over: false,
+        guards,
         again: oneshot::ASK_AGAIN,
     };
     let room = progress.report().and_then(|report| report.source.as_ref()?.log_room_bytes);
     let good_for = match &link.status {
         Some(status) if course.phase == LinkPhase::Paused => retained::good_for(status, &validated.bounds, room),
+        _ if guards => retained::ASK_AT_MOST,
         _ => oneshot::GOOD_FOR,
     };
     match progress.step_within(good_for) {
@@ -119,4 +125,10 @@ pub async fn step(
         }
     }
     Ok(probed)
+}
+
+/// Whether the worker that captures is ready: it watches what the source keeps.
+fn captures(link: &str, seen: &Seen) -> bool {
+    let name = format!("{}-{}", names::workers(link), share::capturer(seen.crew.desired));
+    seen.pods.iter().any(|pod| pod.name_any() == name && crew::is_ready(pod))
 }

@@ -16,8 +16,8 @@ use crate::{
 
 /// A link that must be resumed within this time says so: a person has to see it.
 const SOON: Duration = Duration::from_hours(24);
-/// A Paused link's source is asked no more often than this,
-const ASK_AT_MOST: Duration = Duration::from_mins(5);
+/// The source of a link that no worker reads is asked no more often than this,
+pub const ASK_AT_MOST: Duration = Duration::from_mins(5);
 /// and, where there is a bound, no less often than this: log may begin to grow at any time.
 const ASK_AT_LEAST: Duration = Duration::from_hours(1);
 

@@ -458,13 +458,18 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     }
 }
 
-/// While the link is Paused, its probe says how much log the source keeps; else its workers do.
+/// While the link is Paused or cannot start, its probe says how much log the source keeps; else its workers do.
 fn retained_log(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     let said = findings.probe.and_then(|probe| probe.source.as_ref()).zip(findings.probed_at);
     match (findings.course.phase, said) {
         (LinkPhase::Paused, Some((said, at))) => retained::measured(status, said, at, &findings.bounds),
         // What was said last stands until the next answer.
         (LinkPhase::Paused, None) => {}
-        _ => retained::resumed(status),
+        (_, said) => {
+            retained::resumed(status);
+            if let (Some((said, _)), Some(source)) = (said, &mut status.source) {
+                source.retained_log_bytes = said.retained_log_bytes.map(|bytes| bytes.try_into().unwrap_or(i64::MAX));
+            }
+        }
     }
 }

@@ -181,12 +181,12 @@ impl Source for Postgresql {
         Ok(catalog::describe(&*self.session().await?, table).await?.schema)
     }
 
-    async fn begin_run(&self) -> Result<Position, Error> {
+    async fn begin_run(&self, owner: &str) -> Result<Position, Error> {
         // To make a slot waits for open transactions.
         let session = self.session_for(Kind::Wait).await?;
         slot::remove(&session, &self.name).await?;
         publication::remove(&session, &self.name).await?;
-        publication::create(&session, &self.name).await?;
+        publication::create(&session, &self.name, &given_up::comment(owner, None)).await?;
         Ok(slot::create(&session, &self.name).await?.position())
     }
 
@@ -252,12 +252,12 @@ impl Source for Postgresql {
         Ok(self.beat().await?.position())
     }
 
-    async fn retained_log(&self) -> Result<Option<RetainedLog>, Error> {
-        given_up::retained(&*self.session_for(Kind::Inner).await?, &self.name).await
+    async fn retained_log(&self, owner: &str) -> Result<Option<RetainedLog>, Error> {
+        given_up::retained(&*self.session_for(Kind::Inner).await?, &self.name, owner).await
     }
 
-    async fn give_up(&self, above: u64) -> Result<Option<RetainedLog>, Error> {
-        given_up::give_up(&*self.session_for(Kind::Inner).await?, &self.name, above).await
+    async fn give_up(&self, above: u64, owner: &str) -> Result<Option<RetainedLog>, Error> {
+        given_up::give_up(&*self.session_for(Kind::Inner).await?, &self.name, above, owner).await
     }
 
     fn limit(&self, limits: &ReadLimits) {

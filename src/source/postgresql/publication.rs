@@ -14,9 +14,12 @@ use crate::{
     source::Error,
 };
 
-/// Makes the publication, without tables. It must be there before the slot: the stream looks it up as of each change.
-pub async fn create(client: &Client, name: &str) -> Result<(), Error> {
-    let statement = format!("CREATE PUBLICATION {} WITH (publish = 'insert, update, delete, truncate')", quote::identifier(name));
+/// Makes the publication, without tables and with this comment. It must be there before the slot: the stream looks it up as of each change.
+pub async fn create(client: &Client, name: &str, comment: &str) -> Result<(), Error> {
+    let (name, comment) = (quote::identifier(name), quote::literal(comment));
+    // Both or none: statements that are sent together are one transaction.
+    let make = format!("CREATE PUBLICATION {name} WITH (publish = 'insert, update, delete, truncate')");
+    let statement = format!("{make}; COMMENT ON PUBLICATION {name} IS {comment}");
     Ok(client.batch_execute(&statement).await?)
 }
 

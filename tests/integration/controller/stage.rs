@@ -242,6 +242,14 @@ impl Stage {
         worker
     }
 
+    /// As the kubelet: the link's first pod cannot start any more.
+    pub async fn break_worker(&self, worker: Worker) {
+        let waiting = json!({"reason": "ImagePullBackOff", "message": "m"});
+        let status = json!({"status": {"phase": "Pending", "conditions": [], "containerStatuses": [{
+            "name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": waiting}}]}});
+        self.api::<Pod>().patch_status(&worker.pod, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
     /// As both: the pod is gone, and the StatefulSet controller knows.
     pub async fn stop_worker(&self, worker: Worker) {
         self.api::<Pod>().delete(&worker.pod, &DeleteParams::default().grace_period(0)).await.unwrap();
@@ -287,12 +295,12 @@ pub fn answer(checks: &[(&str, Option<&str>)], released: bool) -> String {
     report_json(0, 0, &[], checks, false, released).to_string()
 }
 
-/// An answer of a Paused link's probe: so much log is kept, or the position is lost.
-pub fn keeps(bytes: Option<u64>, lost: Option<&str>) -> String {
+/// An answer of the probe of a link without a worker: so much log is kept, or the position of a run is lost.
+pub fn keeps(bytes: Option<u64>, lost: Option<(u32, &str)>) -> String {
     let mut answer = report_json(0, 0, &[], &[("SourceReachable", None)], false, false);
     answer["source"] = json!({"version": "", "identity": "", "retainedLogBytes": bytes});
-    if let Some(reason) = lost {
-        answer["positionLost"] = json!({"run": 1, "fault": {"reason": reason, "message": "too much", "remedy": "r", "heals": true}});
+    if let Some((run, reason)) = lost {
+        answer["positionLost"] = json!({"run": run, "fault": {"reason": reason, "message": "too much", "remedy": "r", "heals": true}});
     }
     answer.to_string()
 }

@@ -78,6 +78,49 @@ async fn limits_are_changed_while_a_snapshot_runs() {
     engine.kill().await;
 }
 
+/// The log piles up while the zone cannot be reached, and the process starts anew in the midst of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_log_is_given_up_also_where_the_zone_was_never_reached() {
+    let link = Link::new(Server::shared(), &["t"]).await;
+    link.source.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+    let engine = link.start();
+    engine.replicating(1).await;
+    engine.kill().await;
+    link.replan(|plan| (plan.bounds.max_retained_log, plan.bounds.give_up) = (Some(1 << 20), true));
+    link.source.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000)) FROM generate_series(1, 3)").await;
+    let session = link.source.connect().await;
+    let slots = async || -> i64 {
+        let sql = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+        session.query_one(sql, &[]).await.unwrap().get(0)
+    };
+
+    link.without_zone(async {
+        // Another LinkConnection of the same id: the slot is not its own.
+        let ours = link.plan.borrow().link.uid.clone();
+        link.replan(|plan| plan.link.uid = "another".into());
+        let engine = link.start();
+        let silent = |report: &EngineReport| report.checks.iter().any(|check| check.name == "ZoneReadable" && check.fault.is_some());
+        engine.until("the zone cannot be read", silent).await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((slots().await, &engine.report.borrow().position_lost), (1, &None));
+        engine.kill().await;
+
+        link.replan(|plan| plan.link.uid = ours);
+        let engine = link.start();
+        let lost = |report: &EngineReport| {
+            report.position_lost.as_ref().is_some_and(|lost| (lost.run, lost.fault.reason.as_str()) == (1, "PositionGivenUp"))
+        };
+        engine.until("the position is given up", lost).await;
+        assert_eq!(slots().await, 0);
+        engine.kill().await;
+    })
+    .await;
+    link.replan(|plan| (plan.run, plan.bounds.give_up) = (2, false));
+    let engine = link.start();
+    engine.replicates_in_run(2).await;
+    engine.kill().await;
+}
+
 fn chunks(engine: &Engine) -> i64 {
     chunks_of(&engine.report.borrow())
 }

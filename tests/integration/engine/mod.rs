@@ -188,6 +188,17 @@ impl Link {
         }
     }
 
+    /// The zone cannot be read or written while `work` lasts.
+    pub async fn without_zone(&self, work: impl Future<Output = ()>) {
+        let folder = self.files("/_link/")[0].split_once("/_link/").unwrap().0.to_owned();
+        let (log, aside) = (format!("{folder}/_link"), format!("{folder}/aside"));
+        std::fs::rename(&log, &aside).unwrap();
+        std::fs::write(&log, "").unwrap();
+        work.await;
+        std::fs::remove_file(&log).unwrap();
+        std::fs::rename(&aside, &log).unwrap();
+    }
+
     /// Paths in the zone that contain `part`, sorted.
     pub fn files(&self, part: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -273,7 +284,6 @@ impl Engine {
     /// Waits until the report is as `wanted` says.
     pub async fn until(&self, what: &str, wanted: impl Fn(&EngineReport) -> bool) -> EngineReport {
         let mut reports = self.report.clone();
-        let found = tokio::time::timeout(PATIENCE, reports.wait_for(|report| wanted(report))).await.map(|report| report.unwrap().clone());
         found.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}; last report: {:#?}", *self.report.borrow()))
     }
 

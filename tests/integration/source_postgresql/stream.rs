@@ -126,7 +126,7 @@ async fn a_table_that_left_and_joined_again_is_delivered_from_its_joining_on() {
     database.execute("CREATE TABLE public.t (id int PRIMARY KEY)").await;
     let source = source(&database);
     let schema = source.describe(&TableName::new("public", "t")).await.unwrap();
-    let begin = source.begin_run().await.unwrap();
+    let begin = source.begin_run("test").await.unwrap();
     source.admit(&schema).await.unwrap();
     // Row 2 comes into the stream and its deletion does not: what is there of the time before would leave it for ever.
     database.execute("INSERT INTO public.t VALUES (1), (2)").await;
@@ -187,11 +187,11 @@ async fn a_slot_of_another_database_is_left_alone() {
     let (here, there) = (Server::shared().create_database().await, Server::shared().create_database().await);
     let ours = source(&here);
     let twin = Postgresql::new(there.spec.clone(), there.secrets.clone(), &here.spec.database);
-    ours.begin_run().await.unwrap();
-    let error = twin.begin_run().await.unwrap_err();
+    ours.begin_run("test").await.unwrap();
+    let error = twin.begin_run("test").await.unwrap_err();
     assert_eq!(<&str>::from(&error), "SourceNotPrepared");
     twin.release().await.unwrap();
-    assert!(ours.retained_log().await.unwrap().is_some());
+    assert!(ours.retained_log("test").await.unwrap().is_some());
     ours.release().await.unwrap();
 }
 
@@ -243,10 +243,10 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
     database.execute("CREATE TABLE public.t (id int PRIMARY KEY)").await;
     let source = source(&database);
     source.release().await.unwrap();
-    let from = source.begin_run().await.unwrap();
+    let from = source.begin_run("test").await.unwrap();
     let identity = source.identity().await.unwrap();
     source.check_continuity(&from, &identity).await.unwrap();
-    assert!(source.retained_log().await.unwrap().is_some());
+    assert!(source.retained_log("test").await.unwrap().is_some());
     let lost = async |identity: &Identity| match source.check_continuity(&from, identity).await {
         Err(Error::PositionLost(why)) => why,
         other => panic!("{other:?}"),
@@ -271,7 +271,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
     source.expel(&schema.name).await.unwrap();
     source.expel(&schema.name).await.unwrap();
     source.expel(&TableName::new("public", "absent")).await.unwrap();
-    let now = source.begin_run().await.unwrap();
+    let now = source.begin_run("test").await.unwrap();
     let reader = source.capture(&now, false, keep()).await.unwrap();
     source.release().await.unwrap();
     source.release().await.unwrap();
@@ -284,7 +284,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
 
 /// Begins a run with these tables, numbered from 1, and follows them.
 pub async fn follow(source: &Postgresql, tables: &[&TableSchema]) -> Box<dyn Capture> {
-    let from = source.begin_run().await.unwrap();
+    let from = source.begin_run("test").await.unwrap();
     let mut followed = Vec::new();
     for (&table, id) in tables.iter().zip(1..) {
         followed.push(CapturedTable { id, version: version(source, table).await, from: Position::default() });

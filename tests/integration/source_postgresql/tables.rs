@@ -80,7 +80,7 @@ async fn names_the_grant_that_a_user_lacks() {
     let remedy = source.describe(&name).await.unwrap_err().remedy();
     cure(&remedy).await;
     let schema = source.describe(&name).await.unwrap();
-    source.begin_run().await.unwrap();
+    source.begin_run("test").await.unwrap();
     let error = source.admit(&schema).await.unwrap_err();
     assert_eq!(<&str>::from(&error), "SourcePermissionDenied");
     cure(&error.remedy()).await;
