@@ -18,13 +18,13 @@ pub struct VerifyRequest {
 }
 
 /// Outcome of a comparison. Equal: every row of the target is as it is in the source. Different: rows differ, and `repaired`
-/// did not mend them. Unsettled: every row that stood still is equal, others changed whenever they were looked at. Failed:
-/// the table could not be compared, `message` says why.
+/// did not mend them. Unsettled: every row that stood still is equal, others changed whenever they were looked at, or `message`
+/// says what kept them from being judged. Failed: the table could not be compared, `message` says why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, strum::Display, strum::IntoStaticStr)]
 pub enum VerificationResult {
     /// Every row of the target is as it is in the source.
     Equal,
-    /// Every row that stood still is; others changed whenever they were looked at.
+    /// Every row that stood still is; others could not be judged.
     Unsettled,
     /// Rows differ.
     Different,
@@ -42,7 +42,7 @@ pub struct Verification {
     /// Position in the source's log that the target had passed when the last rows were compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
-    /// Equal, Different, Unsettled (rows that changed whenever they were looked at, all others are equal) or Failed.
+    /// Equal, Different, Unsettled (rows that could not be judged, all others are equal) or Failed.
     pub result: VerificationResult,
     /// Rows of the source, counted while others may have written.
     pub source_rows: i64,
@@ -52,13 +52,13 @@ pub struct Verification {
     pub differing_rows: i64,
     /// Rows of them that were made as they are in the source.
     pub repaired: i64,
-    /// Rows that changed whenever they were looked at.
+    /// Rows that could not be judged: they changed whenever they were looked at, or `message` says why.
     pub unsettled_rows: i64,
     /// Ranges of the key that had such differing rows, at most 20, in the key's order.
     #[schemars(length(max = 20))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differing_ranges: Vec<DifferingRange>,
-    /// Why it could not be compared, and what to do.
+    /// Why it could not be compared, or not all of it judged or repaired, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -127,13 +127,15 @@ impl Verification {
             }
             VerificationResult::Equal => format!("{source_rows} rows are equal to the source's"),
             VerificationResult::Unsettled => {
-                format!("{unsettled_rows} of {source_rows} rows changed whenever they were looked at; all others are equal to the source's")
+                let why = self.message.as_deref().unwrap_or("they changed whenever they were looked at");
+                format!("{unsettled_rows} of {source_rows} rows could not be judged, all others are equal to the source's; {why}")
             }
             VerificationResult::Different => {
-                let ranges: Vec<String> = self.differing_ranges.iter().take(3).map(DifferingRange::to_string).collect();
+                let mut more: Vec<String> = self.differing_ranges.iter().take(3).map(DifferingRange::to_string).collect();
+                more.extend(self.message.clone());
                 format!(
                     "{differing_rows} rows differ: {source_rows} in the source, {target_rows} in the target, {repaired} repaired; {}",
-                    ranges.join("; ")
+                    more.join("; ")
                 )
             }
         }

@@ -83,6 +83,8 @@ pub struct Setup {
     pub compare_every: Duration,
     /// How long rows that change whenever they are compared are looked at: [`SETTLE_FOR`] but in tests.
     pub settle_for: Duration,
+    /// How long a comparison waits for transactions that are open in the source: [`WAIT_FOR`] but in tests.
+    pub wait_for: Duration,
 }
 
 /// Size of a snapshot's chunks in the source: a few seconds of reading, and what a killed worker does again at most.
@@ -90,6 +92,9 @@ pub const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How long rows that change whenever they are compared with the source are looked at, before they are said to.
 pub const SETTLE_FOR: Duration = Duration::from_secs(30);
+
+/// How long a comparison waits for transactions that are open in the source, before it says what it knows.
+pub const WAIT_FOR: Duration = Duration::from_mins(10);
 
 /// How often the landing zone is swept.
 pub const SWEEP_EVERY: Duration = Duration::from_mins(5);

@@ -204,6 +204,7 @@ fn open(link: &Link, secrets: &Secrets, options: &Links) -> Result<Setup, Error>
         sweep_every: options.sweep_every.map_or(replication::SWEEP_EVERY, Duration::from_millis),
         compare_every: replication::COMPARE_EVERY,
         settle_for: replication::SETTLE_FOR,
+        wait_for: replication::WAIT_FOR,
     })
 }
 

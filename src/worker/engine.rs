@@ -67,6 +67,7 @@ impl<Open: Fn(&Plan) -> Systems> Supervisor<Open> {
                 sweep_every: replication::SWEEP_EVERY,
                 compare_every: replication::COMPARE_EVERY,
                 settle_for: replication::SETTLE_FOR,
+                wait_for: replication::WAIT_FOR,
             };
             match self.run_engine(setup, plan, &stop).await? {
                 Stopped::ForGood => return Ok(()),

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use crate::{
     api::verification::{DifferingRange, Verification, VerificationResult},
     data::{Among, KeyRange, KeyTexts, Position},
     replication::{
-        Context,
+        Context, Setup,
         capture::Order,
         error::Error,
         keys::{Keys, cells},
@@ -69,6 +69,8 @@ struct Pass {
     /// Differ still, or again, after the repair.
     remaining: u64,
     unsettled: Suspects,
+    /// Who has a transaction in the source for which it waited in vain.
+    held_up_by: Option<String>,
     ranges: BTreeMap<usize, DifferingRange>,
     position: Option<Position>,
 }
@@ -112,6 +114,12 @@ impl<'a> Comparison<'a> {
                 () if !pass.unsettled.is_empty() => VerificationResult::Unsettled,
                 () => VerificationResult::Equal,
             };
+            all.message = pass.held_up_by.map(|whom| {
+                let waited = self.context.setup.wait_for.as_secs();
+                format!(
+                    "OpenTransaction: waited {waited} s for {whom}; end the transaction in the source, then ask for the verification again"
+                )
+            });
             if pass.different == 0 || !self.repair || number == PASSES {
                 break;
             }
@@ -224,9 +232,34 @@ impl<'a> Comparison<'a> {
                 break;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
+            // What the target had at this look is visible in the source at the next.
+            if self.wait_out(pass).await?.is_none() {
+                break;
+            }
         }
         settled.open = open.into_iter().map(|(key, (range, _))| (key, range)).collect();
         Ok(settled)
+    }
+
+    /// Waits until all transactions of the source that are open now have ended, but not for ever, nor twice in vain. Everything up
+    /// to the position that it returns is visible.
+    async fn wait_out(&self, pass: &mut Pass) -> Result<Option<Position>, Error> {
+        if pass.held_up_by.is_some() {
+            return Ok(None);
+        }
+        let (told, whom) = watch::channel(None);
+        let waits = |whom: Option<String>| {
+            if let Some(whom) = &whom {
+                tracing::info!(table = %self.table.schema.name, whom, "the comparison waits for a transaction of the source");
+            }
+            told.send_replace(whom);
+        };
+        let Setup { source, wait_for, .. } = &self.context.setup;
+        if let Ok(v0) = timeout(*wait_for, source.settle(&waits)).await {
+            return Ok(Some(v0?));
+        }
+        pass.held_up_by = Some(whom.borrow().clone().unwrap_or_else(|| "the source".to_owned()));
+        Ok(None)
     }
 
     /// Waits until the target holds all that the source had committed when this was called. Returns where that was.

@@ -89,8 +89,10 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
         let mut again = adopting;
         match found {
             Ok(found) => {
-                // A row that had no rest while it was looked at changed since the table joined, and such changes are whole rows.
-                if adopting && matches!(found.result, VerificationResult::Equal | VerificationResult::Unsettled) {
+                // A row that had no rest while it was looked at changed since the table joined, and such changes are whole rows. One
+                // that could not be judged for another reason, which is told, may be wrong.
+                let settled = matches!(found.result, VerificationResult::Equal | VerificationResult::Unsettled);
+                if adopting && settled && found.message.is_none() {
                     // The capture has passed all that was looked at.
                     join::read_all(&orders, life, Position::default()).await?;
                     adopted.insert(life);

@@ -57,6 +57,7 @@ pub struct Link {
     chunk_bytes: u64,
     sweep_every: Duration,
     compare_every: Duration,
+    wait_for: Duration,
     memory: u64,
 }
 
@@ -110,6 +111,7 @@ impl Link {
             chunk_bytes: 256 * 1024,
             sweep_every: Duration::from_mins(5),
             compare_every: Duration::from_mins(1),
+            wait_for: PATIENCE,
             memory: 512 << 20,
         }
     }
@@ -147,6 +149,7 @@ impl Link {
             sweep_every: self.sweep_every,
             compare_every: self.compare_every,
             settle_for: Duration::from_secs(3),
+            wait_for: self.wait_for,
         };
         let (sender, report) = watch::channel(EngineReport::default());
         let task = tokio::spawn(replication::run(setup, plans, sender, CancellationToken::new()));
@@ -284,6 +287,7 @@ impl Engine {
     /// Waits until the report is as `wanted` says.
     pub async fn until(&self, what: &str, wanted: impl Fn(&EngineReport) -> bool) -> EngineReport {
         let mut reports = self.report.clone();
+        let found = tokio::time::timeout(PATIENCE, reports.wait_for(|report| wanted(report))).await.map(|report| report.unwrap().clone());
         found.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}; last report: {:#?}", *self.report.borrow()))
     }
 

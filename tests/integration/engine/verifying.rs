@@ -1,8 +1,11 @@
 //! Comparing tables with their source, and repairing them, while both are written.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use link_operator::{
@@ -11,7 +14,7 @@ use link_operator::{
 };
 use tokio::task::JoinHandle;
 
-use super::{Engine, Link, flow::EVERY_TYPE};
+use super::{Engine, Link, PATIENCE, flow::EVERY_TYPE};
 use crate::support::postgres::{Database, Server};
 
 impl Link {
@@ -89,7 +92,7 @@ async fn rows_of_every_type_are_equal_and_a_changed_value_of_any_is_found() {
     link.source.execute("INSERT INTO every_type (id, t) VALUES (3000, NULL), (3001, '|'), (3002, '||'), (3003, '=-|=')").await;
     let arrived = "SELECT count(*) FROM every_type WHERE id >= 2000";
     while session.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0) < columns.len() as i64 + 4 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for (number, column) in columns.iter().enumerate() {
         let name = format!("\"{}\"", column.replace('"', "\"\""));
@@ -115,7 +118,7 @@ async fn rows_of_every_type_are_equal_and_a_changed_value_of_any_is_found() {
     let verified: i64 = session.query_one(incarnation, &[]).await.unwrap().get(0);
     link.replan(|plan| plan.tables[0].reseed = Some("now".into()));
     while session.query_one(incarnation, &[]).await.unwrap().get::<_, i64>(0) == verified {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(!link.last_verified("every_type").await);
     engine.kill().await;
@@ -271,7 +274,7 @@ async fn whoever_captures_compares_also_what_others_apply() {
 async fn what_cannot_be_compared_says_why() {
     let mut link = Link::new(Server::shared(), &["retyped", "narrowed", "absent"]).await;
     // It takes a while until the link looks for what nothing in the stream tells.
-    link.compare_every = std::time::Duration::from_secs(5);
+    link.compare_every = Duration::from_secs(5);
     link.source
         .execute(
             "CREATE TABLE retyped (id int PRIMARY KEY, at timestamp); INSERT INTO retyped VALUES (1, '2024-02-29');
@@ -312,7 +315,7 @@ async fn partitions_and_columns_that_came_or_went_are_compared_too() {
     let target = link.target.connect().await;
     let arrived = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'parted'::regclass AND attname = 'came'";
     while target.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // What is gone from the source stays in the target, and is no difference.
     let [found] = link.verify(&engine, ["parted"], false).await;
@@ -320,5 +323,56 @@ async fn partitions_and_columns_that_came_or_went_are_compared_too() {
     target.batch_execute("UPDATE parted SET came = 6 WHERE id = 9; DELETE FROM parted WHERE id IN (-2, 500)").await.unwrap();
     let [found] = link.verify(&engine, ["parted"], true).await;
     assert_eq!((found.result, found.repaired), (VerificationResult::Equal, 3), "{found:?}");
+    engine.kill().await;
+}
+
+impl Link {
+    /// Waits until the link waits for a transaction of its source.
+    async fn waits_for_a_transaction(&self) {
+        let session = self.source.connect().await;
+        let waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'link-operator'
+                     AND query LIKE '%pg_prepared_xacts%'";
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while session.query(waits, &[]).await.unwrap().is_empty() {
+            assert!(tokio::time::Instant::now() < deadline, "it waits for nothing");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A commit is in the stream, and so in the target, before a slow synchronous standby lets anybody see it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_a_standby_keeps_invisible_are_not_called_different() {
+    let server = Server::start();
+    let link = Link::new(&server, &["t"]).await;
+    link.source.execute("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 100) i").await;
+    let name = &link.target.spec.database;
+    link.target.execute(&format!("ALTER DATABASE {name} SET synchronous_commit = local")).await;
+    let engine = link.start();
+    engine.replicating(1).await;
+    // The first changes of a table are taken only once they are visible.
+    link.source.execute("UPDATE t SET v = 2").await;
+    link.converged("t").await;
+    let session = link.source.connect().await;
+    for statement in ["ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"] {
+        session.batch_execute(statement).await.unwrap();
+    }
+    let writing = link.source.connect().await;
+    let writing = tokio::spawn(async move { writing.batch_execute("UPDATE t SET v = 1 WHERE id < 10; DELETE FROM t WHERE id > 90").await });
+    let target = link.target.connect().await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while target.query_one("SELECT count(*) FROM t WHERE v = 1", &[]).await.unwrap().get::<_, i64>(0) < 9 {
+        assert!(tokio::time::Instant::now() < deadline, "the target does not have what is still invisible in the source");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let answers = async {
+        link.waits_for_a_transaction().await;
+        for statement in ["ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"] {
+            session.batch_execute(statement).await.unwrap();
+        }
+    };
+    let ([found], ()) = tokio::join!(link.verify(&engine, ["t"], false), answers);
+    assert_eq!((found.result, found.differing_rows, found.source_rows), (VerificationResult::Equal, 0, 100), "{found:?}");
+    writing.await.unwrap().unwrap();
     engine.kill().await;
 }
