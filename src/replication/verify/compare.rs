@@ -120,7 +120,7 @@ impl<'a> Comparison<'a> {
                     "OpenTransaction: waited {waited} s for {whom}; end the transaction in the source, then ask for the verification again"
                 )
             });
-            if pass.different == 0 || !self.repair || number == PASSES {
+            if pass.different == 0 || !self.repair || number == PASSES || all.message.is_some() {
                 break;
             }
         }
@@ -197,13 +197,18 @@ impl<'a> Comparison<'a> {
         }
         for chunk in found.different.chunks(REPAIRED_AT_ONCE) {
             let keys: Vec<KeyTexts> = chunk.iter().map(|(key, ..)| key.clone()).collect();
-            pass.repaired += self.mend(&keys).await?;
+            pass.repaired += self.mend(pass, &keys).await?;
         }
         if !found.different.is_empty() {
             let again = found.different.into_iter().map(|(key, range, _)| (key, range)).collect();
             let still = self.settle(pass, again).await?;
             pass.remaining += still.different.len() as u64;
-            pass.unsettled.extend(still.open);
+            if pass.held_up_by.is_some() {
+                // Most were not repaired at all.
+                pass.remaining += still.open.len() as u64;
+            } else {
+                pass.unsettled.extend(still.open);
+            }
         }
         Ok(())
     }
@@ -299,7 +304,7 @@ impl<'a> Comparison<'a> {
 
     /// Puts the rows of these keys into the log as they are in the source. Returns how many there were; keys that changed
     /// meanwhile are not among them.
-    async fn mend(&self, keys: &[KeyTexts]) -> Result<u64, Error> {
+    async fn mend(&self, pass: &mut Pass, keys: &[KeyTexts]) -> Result<u64, Error> {
         let (source, schema) = (&self.context.setup.source, &self.table.schema);
         let reader = Keys::new(schema)?;
         let mut wanted = keys.to_vec();
@@ -310,12 +315,7 @@ impl<'a> Comparison<'a> {
             let (reply, answer) = oneshot::channel();
             self.order(Order::Watch(Box::new(repair), reply)).await?;
             answer.await.map_err(|_| ended())?;
-            let waits = |whom: Option<String>| {
-                if let Some(whom) = whom {
-                    tracing::info!(table = %schema.name, whom, "the repair waits for a transaction of the source");
-                }
-            };
-            let v0 = source.settle(&waits).await?;
+            let Some(v0) = self.wait_out(pass).await? else { break };
             let values = self.context.values_of_changes(self.context.journal.state().term);
             let found = source.fetch(schema, &batch, &[], values).await?;
             // After the read: what was read is of the table as it was then.

@@ -41,6 +41,7 @@ use std::{
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 
 use self::{
     limits::{Kind, Limits, Permit},
@@ -74,6 +75,8 @@ pub struct Postgresql {
     in_text: Arc<AtomicBool>,
     /// Of this process.
     limits: Arc<Limits>,
+    /// Whom the one who waits for open transactions waits for.
+    waits_for: watch::Sender<Option<String>>,
 }
 
 /// A session, and its place among those that there may be. Closed before the place is free.
@@ -116,7 +119,15 @@ impl Postgresql {
     pub fn new(database: PostgresqlDatabase, secrets: Secrets, link_id: &str) -> Self {
         let digest = hex::encode(Sha256::digest(link_id.as_bytes()));
         let name = format!("link_{}", &digest[..16]);
-        Self { database, secrets, name, without_streaming: Arc::default(), in_text: Arc::default(), limits: Arc::default() }
+        Self {
+            database,
+            secrets,
+            name,
+            without_streaming: Arc::default(),
+            in_text: Arc::default(),
+            limits: Arc::default(),
+            waits_for: watch::Sender::default(),
+        }
     }
 
     /// A session for a question.
@@ -125,7 +136,10 @@ impl Postgresql {
     }
 
     async fn session_for(&self, kind: Kind) -> Result<Session, Error> {
-        let permit = self.limits.permit(kind).await;
+        self.session_in(self.limits.permit(kind).await).await
+    }
+
+    async fn session_in(&self, permit: Permit) -> Result<Session, Error> {
         Ok(Session { connected: connect(&self.database, &self.secrets, APPLICATION).await?, _permit: permit })
     }
 

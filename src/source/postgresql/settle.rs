@@ -1,11 +1,15 @@
 //! The double wait of DESIGN 5.3, step 1: until every transaction knows of a change of the publication.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
-use super::{Postgresql, chunks, limits::Kind, lsn::Lsn};
+use super::{
+    Postgresql, chunks,
+    limits::{Kind, Permit},
+    lsn::Lsn,
+};
 use crate::{protection::Protection, source::Error};
 
 /// Longest pause between two looks.
@@ -14,12 +18,44 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Waits out all older transactions, takes v0, waits them out again: a commit record may precede v0 while its rows are
 /// still invisible to a snapshot.
 pub async fn settle(source: &Postgresql, waiting: &(dyn Fn(Option<String>) + Send + Sync)) -> Result<Lsn, Error> {
-    let session = source.session_for(Kind::Wait).await?;
-    wait_out(&session, waiting).await?;
+    let session = source.session_in(place(source, waiting).await).await?;
+    let tell = |whom: Option<String>| {
+        source.waits_for.send_replace(whom.clone());
+        waiting(whom);
+    };
+    wait_out(&session, &tell).await?;
     let v0 = chunks::insert_lsn(&session).await?;
     chunks::flush(source, v0, Lsn::default()).await?;
-    wait_out(&session, waiting).await?;
+    wait_out(&session, &tell).await?;
     Ok(v0)
+}
+
+/// A place among those who wait. Until there is one, who is in it waits for the same transactions, and says for whom.
+async fn place(source: &Postgresql, waiting: &(dyn Fn(Option<String>) + Send + Sync)) -> Permit {
+    let mut others = source.waits_for.subscribe();
+    others.mark_changed();
+    let mut told = None;
+    let mut permit = pin!(source.limits.permit(Kind::Wait));
+    loop {
+        tokio::select! {
+            biased;
+            permit = &mut permit => {
+                // Whoever was in it may have gone in the midst of his wait.
+                source.waits_for.send_replace(None);
+                if told.is_some() {
+                    waiting(None);
+                }
+                return permit;
+            }
+            Ok(()) = others.changed() => {
+                let whom = others.borrow_and_update().clone();
+                if whom != told {
+                    waiting(whom.clone());
+                    told = whom;
+                }
+            }
+        }
+    }
 }
 
 /// Takes a transaction id and waits until every transaction with a lower one has ended. Prepared transactions keep theirs.

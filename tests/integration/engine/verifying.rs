@@ -9,12 +9,15 @@ use std::{
 };
 
 use link_operator::{
-    api::verification::{Verification, VerificationResult, VerifyRequest},
+    api::{
+        report::TablePhase,
+        verification::{Verification, VerificationResult, VerifyRequest},
+    },
     replication::{EngineReport, share},
 };
 use tokio::task::JoinHandle;
 
-use super::{Engine, Link, PATIENCE, flow::EVERY_TYPE};
+use super::{Engine, Link, PATIENCE, flow::EVERY_TYPE, planned};
 use crate::support::postgres::{Database, Server};
 
 impl Link {
@@ -374,5 +377,50 @@ async fn rows_that_a_standby_keeps_invisible_are_not_called_different() {
     let ([found], ()) = tokio::join!(link.verify(&engine, ["t"], false), answers);
     assert_eq!((found.result, found.differing_rows, found.source_rows), (VerificationResult::Equal, 0, 100), "{found:?}");
     writing.await.unwrap().unwrap();
+    engine.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_and_who_joins_meanwhile_say_for_whom_they_wait_and_a_repair_not_for_ever() {
+    let server = Server::start();
+    let mut link = Link::new(&server, &["t"]).await;
+    link.source
+        .execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 100) i;
+             CREATE TABLE comes (id int PRIMARY KEY); CREATE TABLE other (id int)",
+        )
+        .await;
+    let engine = link.start();
+    engine.replicating(1).await;
+    link.target.execute("DELETE FROM t WHERE id < 10").await;
+    let open = link.source.connect().await;
+    open.batch_execute("BEGIN; INSERT INTO other VALUES (1)").await.unwrap();
+    // One place for all who wait.
+    link.replan(|plan| plan.bounds.max_connections = Some(5));
+    let joins = async {
+        link.waits_for_a_transaction().await;
+        link.replan(|plan| plan.tables.push(planned("comes", 1)));
+        let waits = engine.table("public.comes", TablePhase::Waiting, Some("OpenTransaction")).await;
+        assert!(waits.waiting.unwrap().message.contains("application test"), "names who is waited for");
+        open.batch_execute("COMMIT").await.unwrap();
+    };
+    let ([found], ()) = tokio::join!(link.verify(&engine, ["t"], true), joins);
+    assert_eq!((found.result, found.repaired, found.message.as_ref()), (VerificationResult::Equal, 9, None), "{found:?}");
+    engine.replicating(2).await;
+    engine.kill().await;
+
+    link.wait_for = Duration::from_secs(2);
+    let engine = link.start();
+    engine.replicating(2).await;
+    link.target.execute("DELETE FROM t WHERE id < 10").await;
+    open.batch_execute("BEGIN; INSERT INTO other VALUES (1)").await.unwrap();
+    let [found, comes] = link.verify(&engine, ["t", "comes"], true).await;
+    assert_eq!((found.result, found.unsettled_rows, found.repaired), (VerificationResult::Unsettled, 9, 0), "{found:?}");
+    let why = found.message.unwrap();
+    assert!(why.starts_with("OpenTransaction") && why.contains("application test"), "{why}");
+    assert_eq!(comes.result, VerificationResult::Equal, "{comes:?}");
+    open.batch_execute("COMMIT").await.unwrap();
+    let [found] = link.verify(&engine, ["t"], true).await;
+    assert_eq!((found.result, found.repaired), (VerificationResult::Equal, 9), "{found:?}");
     engine.kill().await;
 }
