@@ -19,7 +19,7 @@ use super::{
     shape::Shape,
 };
 use crate::{
-    data::{Op, TableVersion},
+    data::{Op, TableName, TableVersion},
     protection::Protection,
     source::{CapturedTable, Cut, CutTable, Error, Segment},
 };
@@ -179,10 +179,10 @@ impl Assembler {
         self.transactions.last().copied().filter(|_| self.open)
     }
 
-    /// The catalog does not have a table any more, and so its publication does not.
-    pub fn gone(&mut self, table: u32) {
+    /// A table cannot be followed any more.
+    pub fn break_off(&mut self, table: u32, why: impl FnOnce(TableName) -> Error) {
         if let Some(followed) = self.followed.get_mut(&table).filter(|followed| matches!(followed.state, State::Sound)) {
-            followed.state = State::Broken(Some(Error::TableNotPublished(followed.version.schema.name.clone())));
+            followed.state = State::Broken(Some(why(followed.version.schema.name.clone())));
             self.changed = true;
         }
     }

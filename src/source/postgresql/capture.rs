@@ -194,22 +194,23 @@ impl SlotCapture {
         let all_before = shape::all_before(&session).await?;
         let read_at = chunks::insert_lsn(&session).await?;
         for table in tables.iter().filter(|table| !shapes.contains_key(table)) {
-            self.assembler.gone(*table);
+            // And so its publication does not have it.
+            self.assembler.break_off(*table, Error::TableNotPublished);
         }
         for (table, shape) in &shapes {
             if let Some(empty) = self.empty_parts(&session, shape).await? {
                 self.assembler.compare(*table, shape, read_at, &empty)?;
                 self.seen.insert(*table, all_before);
-            } else {
-                self.compared.1.remove(table);
+            } else if self.assembler.is_open() {
+                // What comes next may be in a shape that is not known: it must not be read by the one before.
+                self.assembler.break_off(*table, Error::SourceTableLocked);
             }
         }
         session.batch_execute("COMMIT").await?;
         Ok(())
     }
 
-    /// The partitions without a row among those that are new. None: somebody holds a lock on one, and the table has to wait; its
-    /// other changes do not.
+    /// The partitions without a row among those that are new. None: somebody holds a lock on one, and nobody can say.
     async fn empty_parts(&self, session: &Connected, shape: &Shape) -> Result<Option<HashSet<u32>>, Error> {
         let mut empty = HashSet::new();
         for part in shape.parts.iter().filter(|part| !part.born && self.assembler.table_of(part.part.object_id).is_none()) {

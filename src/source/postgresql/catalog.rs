@@ -32,7 +32,7 @@ SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
  WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind NOT IN ('i', 'I', 'S', 't', 'c')";
 
-/// Types with modifiers, domains replaced by what they are over (also as elements of arrays).
+/// Types with modifiers, domains replaced by what they are over (also as elements of arrays), and the labels of all enums within.
 const TYPES: &str = "\
 WITH RECURSIVE asked AS (SELECT typid, typmod, place FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS t(typid, typmod, place)), \
  base AS ( \
@@ -42,12 +42,19 @@ WITH RECURSIVE asked AS (SELECT typid, typmod, place FROM unnest($1::oid[], $2::
  element AS ( \
        SELECT b.place, e.oid AS typid, b.typmod FROM base b JOIN pg_type e ON e.typarray = b.typid \
      UNION ALL \
-       SELECT b.place, t.typbasetype, t.typtypmod FROM element b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd') \
+       SELECT b.place, t.typbasetype, t.typtypmod FROM element b JOIN pg_type t ON t.oid = b.typid AND t.typtype = 'd'), \
+ within AS ( \
+       SELECT place, typid FROM asked \
+     UNION \
+       SELECT w.place, p.typid FROM within w JOIN pg_type t ON t.oid = w.typid, LATERAL ( \
+              SELECT t.typbasetype WHERE t.typtype = 'd' UNION ALL SELECT t.typelem WHERE t.typelem <> 0 \
+              UNION ALL SELECT atttypid FROM pg_attribute WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped \
+              UNION ALL SELECT rngsubtype FROM pg_range WHERE rngtypid = t.oid OR rngmultitypid = t.oid) p (typid)) \
 SELECT a.typid AS asked_type, a.typmod AS asked_modifier, t.oid AS typid, b.typmod, t.typtype::text AS kind, \
        format_type(t.oid, b.typmod) AS spelled, \
        et.oid AS element, et.typtype::text AS element_kind, format_type(et.oid, e.typmod) AS element_spelled, \
-       ARRAY(SELECT oid FROM pg_enum WHERE enumtypid = coalesce(et.oid, t.oid) ORDER BY oid) AS label_ids, \
-       ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = coalesce(et.oid, t.oid) ORDER BY oid) AS labels \
+       ARRAY(SELECT e.oid FROM pg_enum e JOIN within w ON w.typid = e.enumtypid WHERE w.place = a.place ORDER BY e.oid) AS label_ids, \
+       ARRAY(SELECT e.enumlabel::text FROM pg_enum e JOIN within w ON w.typid = e.enumtypid WHERE w.place = a.place ORDER BY e.oid) AS labels \
   FROM asked a JOIN base b ON b.place = a.place JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd' \
   LEFT JOIN (element e JOIN pg_type et ON et.oid = e.typid AND et.typtype <> 'd') ON e.place = a.place";
 

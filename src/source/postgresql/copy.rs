@@ -54,7 +54,9 @@ impl CopyReader {
                 incoming.read().await?;
                 continue;
             };
-            if tag == b'd' && length > divert::LARGE_MESSAGE {
+            // Who wants all rows at once wants more than a batch; large values do not stay in memory then.
+            let most = if self.rows.is_full() { divert::LARGE_VALUE } else { divert::LARGE_MESSAGE };
+            if tag == b'd' && length > most {
                 let row = divert::row(incoming, length, &*self.values).await?;
                 self.take(&row)?;
                 self.bytes += length;

@@ -12,7 +12,7 @@ use crate::{
 /// Messages of more bytes are taken in pieces.
 pub const LARGE_MESSAGE: usize = 8 << 20;
 /// Of them, values of more bytes are kept elsewhere.
-const LARGE_VALUE: usize = 64 << 10;
+pub const LARGE_VALUE: usize = 64 << 10;
 /// Bytes of one part. Even, as [`LargeValue`] wants it.
 const PART: usize = 8 << 20;
 
@@ -73,7 +73,7 @@ pub async fn change(incoming: &mut Incoming, length: usize, open: bool, values: 
         // Which of its rows it is.
         divert.u8().await?;
         for _ in 0..divert.u16().await? {
-            divert.cell().await?;
+            divert.cell(kind == b'D').await?;
         }
     }
     divert.end()
@@ -109,8 +109,8 @@ impl<'a> Divert<'a> {
         Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// A cell of pgoutput's TupleData.
-    async fn cell(&mut self) -> Result<(), Error> {
+    /// A cell of pgoutput's TupleData. `gone`: of a row that was deleted, of which large values are in nobody's key.
+    async fn cell(&mut self, gone: bool) -> Result<(), Error> {
         let kind = self.piece(1).await?[0];
         if !matches!(kind, b't' | b'b') {
             self.out.put_u8(kind);
@@ -118,6 +118,10 @@ impl<'a> Divert<'a> {
         }
         let length = self.piece(4).await?;
         let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+        if length as usize > LARGE_VALUE && gone {
+            self.out.put_u8(b'n');
+            return self.skip(length as usize).await;
+        }
         if length as usize > LARGE_VALUE {
             self.out.put_u8(if kind == b'b' { pgoutput::BINARY_APART } else { pgoutput::TEXT_APART });
             return self.value(length as usize).await;
@@ -125,6 +129,13 @@ impl<'a> Divert<'a> {
         self.out.put_u8(kind);
         self.out.put_u32(length);
         self.copy(length as usize).await.map(|_| ())
+    }
+
+    async fn skip(&mut self, mut length: usize) -> Result<(), Error> {
+        while length > 0 {
+            length -= self.piece(length.min(PART)).await?.len();
+        }
+        Ok(())
     }
 
     /// Keeps a value, and writes its name.

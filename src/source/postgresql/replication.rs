@@ -86,11 +86,12 @@ impl Changes {
         let mut frames = Vec::new();
         loop {
             while let Some((tag, length)) = self.incoming.head()? {
-                // What came before the end is delivered first.
-                if !frames.is_empty() && matches!(tag, b'E' | b'c') {
+                let large = tag == b'd' && length > divert::LARGE_MESSAGE;
+                // What came before is delivered first.
+                if !frames.is_empty() && (large || matches!(tag, b'E' | b'c')) {
                     return Ok(frames);
                 }
-                let mut body = if tag == b'd' && length > divert::LARGE_MESSAGE {
+                let mut body = if large {
                     divert::change(&mut self.incoming, length, self.open, &*self.values).await?
                 } else if let Some(body) = self.incoming.take_body(length) {
                     body

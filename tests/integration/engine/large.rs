@@ -149,7 +149,10 @@ async fn values_stand_beside_their_rows(more_column: &str, more_value: &str) {
     link.replan(|plan| plan.retention_seconds = 0);
     engine.kill().await;
     let engine = link.start();
-    link.source.execute("UPDATE documents SET v = 2").await;
+    for id in 1000..1006 {
+        link.source.execute(&format!("INSERT INTO documents VALUES ({id}, 0)")).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     link.until("nothing of them is left", |link| beside(link) == 0).await;
     link.converged("documents").await;
     engine.kill().await;

@@ -216,7 +216,14 @@ async fn a_new_partition_that_somebody_locks_holds_nobody() {
         link.source.execute(&format!("INSERT INTO other VALUES ({id}); UPDATE events_1 SET v = 'set {id}' WHERE id < 9")).await;
         link.converged("other").await;
     }
+    // What comes through a partition that is newer still is not lost.
+    link.source
+        .execute("CREATE TABLE events_5 PARTITION OF events FOR VALUES FROM (400) TO (500); INSERT INTO events VALUES (1, 401, 'seen')")
+        .await;
+    link.source.execute("INSERT INTO other VALUES (9)").await;
+    link.converged("other").await;
     next.batch_execute("COMMIT").await.unwrap();
+    link.source.execute("INSERT INTO events VALUES (2, 402, 'seen too')").await;
     link.converged("events").await;
     engine.replicating(2).await;
     engine.kill().await;

@@ -394,8 +394,9 @@ async fn rows_that_changed_without_a_word_are_a_reason_to_load() {
     let (link, engine) = replicating(
         &["computed", "moods"],
         "CREATE TABLE computed (id int PRIMARY KEY); INSERT INTO computed VALUES (1), (2);
-         CREATE TYPE mood AS ENUM ('sad', 'fine'); CREATE DOMAIN kept AS mood; CREATE TABLE moods (id int PRIMARY KEY, m kept[]);
-         INSERT INTO moods VALUES (1, '{sad}'), (2, '{fine}')",
+         CREATE TYPE mood AS ENUM ('sad', 'fine'); CREATE DOMAIN kept AS mood; CREATE TYPE pair AS (a int, b kept);
+         CREATE TABLE moods (id int PRIMARY KEY, m pair[]);
+         INSERT INTO moods VALUES (1, ARRAY[ROW(1, 'sad')::pair]), (2, ARRAY[ROW(2, 'fine')::pair])",
     )
     .await;
     // Not taken for VACUUM FULL, which writes the initial value into the rows too.
@@ -406,7 +407,7 @@ async fn rows_that_changed_without_a_word_are_a_reason_to_load() {
     assert!(failed.message.contains("was rewritten or truncated after a change of its column z"), "{}", failed.message);
 
     link.source.execute("ALTER TYPE mood ADD VALUE 'new' BEFORE 'fine'").await;
-    link.source.execute("INSERT INTO moods VALUES (3, '{new}')").await;
+    link.source.execute("INSERT INTO moods VALUES (3, ARRAY[ROW(3, 'new')::pair])").await;
     link.converged("moods").await;
     link.source.execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").await;
     let failed = engine.table("public.moods", TablePhase::Failed, Some("SchemaChanged")).await.error.unwrap();
