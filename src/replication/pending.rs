@@ -147,22 +147,7 @@ mod tests {
     }
 
     fn state(incarnation: u64, key: Travel) -> RunState {
-        let table = TableState {
-            uid: String::new(),
-            reseed: None,
-            target: schema(key).name,
-            schema: schema(key),
-            parts: vec![],
-            narrower: vec![],
-            from: Position::default(),
-            incarnation,
-            plan: None,
-            adopted: false,
-            passed: None,
-            exact: None,
-            fault: None,
-            left: false,
-        };
+        let table = TableState::new(String::new(), schema(key).name, schema(key), incarnation);
         RunState { tables: [(7, table)].into(), ..RunState::new(1) }
     }
 

@@ -82,6 +82,26 @@ pub struct Narrower {
 }
 
 impl TableState {
+    /// A table that joined by the record `incarnation`.
+    pub fn new(uid: String, target: TableName, schema: TableSchema, incarnation: u64) -> Self {
+        Self {
+            uid,
+            reseed: None,
+            target,
+            schema,
+            parts: Vec::new(),
+            narrower: Vec::new(),
+            from: Position::default(),
+            incarnation,
+            plan: None,
+            adopted: false,
+            passed: None,
+            exact: None,
+            fault: None,
+            left: false,
+        }
+    }
+
     /// Its columns after a record, and the files of the next as they begin.
     pub fn schema_after(&self, record: u64) -> TableSchema {
         let mut schema = self.schema.clone();
@@ -165,22 +185,9 @@ impl RunState {
     fn take(&mut self, number: u64, event: &Event) {
         match event {
             Event::Join { table, uid, reseed, target, schema, parts, from } => {
-                let state = TableState {
-                    uid: uid.clone(),
-                    reseed: reseed.clone(),
-                    target: target.clone(),
-                    schema: schema.clone(),
-                    parts: parts.clone(),
-                    narrower: Vec::new(),
-                    from: from.clone(),
-                    incarnation: number,
-                    plan: None,
-                    adopted: false,
-                    passed: None,
-                    exact: None,
-                    fault: None,
-                    left: false,
-                };
+                let (reseed, parts, from) = (reseed.clone(), parts.clone(), from.clone());
+                let joined = TableState::new(uid.clone(), target.clone(), schema.clone(), number);
+                let state = TableState { reseed, parts, from, ..joined };
                 self.tables.insert(*table, state);
             }
             Event::Plan { table, incarnation, plan, .. } => {

@@ -164,21 +164,8 @@ mod tests {
     use crate::{data::fixtures, replication::state::TableState};
 
     fn state(tables: &[(u32, &str, u64)]) -> RunState {
-        let table = |name: &str, incarnation| TableState {
-            uid: name.into(),
-            reseed: None,
-            target: TableName::new("dw", name),
-            schema: fixtures::table(name, vec![], &[]),
-            parts: vec![],
-            narrower: vec![],
-            from: crate::data::Position::default(),
-            incarnation,
-            plan: None,
-            adopted: false,
-            passed: None,
-            exact: None,
-            fault: None,
-            left: false,
+        let table = |name: &str, incarnation| {
+            TableState::new(name.into(), TableName::new("dw", name), fixtures::table(name, vec![], &[]), incarnation)
         };
         let tables = tables.iter().map(|(id, name, incarnation)| (*id, table(name, *incarnation))).collect();
         RunState { run: 2, number: 100, tables, ..RunState::default() }
