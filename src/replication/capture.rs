@@ -145,7 +145,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     }
     let scratch = Arc::new(ZoneScratch::new(setup.zone.clone(), state.run, reign.term));
     let keep = Keep { scratch, values: context.values_of_changes(reign.term) };
-    let capture = setup.source.capture(&reign.to, true, keep).await?;
+    let capture = setup.source.capture(&reign.to, true, captured_tables(&journal.state()), keep).await?;
 
     let (orders, inbox) = mpsc::channel(64);
     tokio::select! {
@@ -252,8 +252,7 @@ impl Reign<'_> {
 
     /// Tells the capture which tables to deliver from here on.
     fn follow(&self, capture: &mut dyn Capture) {
-        let state = self.context.journal.state();
-        capture.follow(state.tables.iter().filter(|(_, table)| table.followed()).map(captured_table).collect());
+        capture.follow(captured_tables(&self.context.journal.state()));
     }
 
     fn report(&self) {
@@ -419,8 +418,9 @@ impl Reign<'_> {
     }
 }
 
-fn captured_table((id, table): (&u32, &TableState)) -> CapturedTable {
-    CapturedTable { id: *id, version: table.version(), from: table.from.clone() }
+fn captured_tables(state: &RunState) -> Vec<CapturedTable> {
+    let followed = state.tables.iter().filter(|(_, table)| table.followed());
+    followed.map(|(id, table)| CapturedTable { id: *id, version: table.version(), from: table.from.clone() }).collect()
 }
 
 /// Paths of the values that the rows name.

@@ -384,8 +384,8 @@ pub trait Source: Send + Sync {
     /// Reads one chunk; `TableRewritten` when the plan is void, `SchemaChanged` when the table is no longer as `schema`.
     async fn read_chunk(&self, schema: &TableSchema, chunk: &Chunk, values: Arc<dyn LargeValues>) -> Result<ChunkRows, Error>;
 
-    /// Streams changes from `from` on. Ends another reader of the link's slot only if `take_over`.
-    async fn capture(&self, from: &Position, take_over: bool, keep: Keep) -> Result<Box<dyn Capture>, Error>;
+    /// Streams changes of the tables from `from` on. Ends another reader of the link's slot only if `take_over`.
+    async fn capture(&self, from: &Position, take_over: bool, tables: Vec<CapturedTable>, keep: Keep) -> Result<Box<dyn Capture>, Error>;
 
     /// Reads rows by key, as they are after all of these transactions: their changes may be in the stream a moment before
     /// others see them. `keys`: a batch of `TableSchema::arrow_keys`.

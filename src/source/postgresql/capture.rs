@@ -58,15 +58,17 @@ struct Ending {
 }
 
 /// Starts to follow the slot.
-pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, keep: Keep) -> Result<SlotCapture, Error> {
+pub async fn start(source: &Postgresql, from: Lsn, take_over: bool, tables: Vec<CapturedTable>, keep: Keep) -> Result<SlotCapture, Error> {
     let permit = source.limits.permit(Kind::Stream).await;
-    let binary = !source.in_text.load(Ordering::Relaxed);
+    let mut assembler = Assembler::new(from);
+    assembler.follow(tables);
+    let binary = !source.in_text.fetch_or(assembler.needs_text(), Ordering::Relaxed) && !assembler.needs_text();
     let stream = stream::start(source, from, take_over, binary, keep.values.clone()).await?;
     Ok(SlotCapture {
         source: source.clone(),
         stream,
         frames: VecDeque::new(),
-        assembler: Assembler::new(from),
+        assembler,
         spill: Spill::new(keep.scratch.clone()),
         keep,
         streaming: None,

@@ -48,7 +48,10 @@ use self::{
     lsn::Lsn,
     wire::{Failure, Wire},
 };
-use super::{Admitted, Capture, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Keep, LargeValues, ReadLimits, RetainedLog, Source};
+use super::{
+    Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Keep, LargeValues, ReadLimits, RetainedLog,
+    Source,
+};
 use crate::{
     api::{database::PostgresqlDatabase, fault::Check},
     data::{Among, Digests, KeyRange, KeyTexts, Position, RowDigests, TableName, TableSchema},
@@ -238,8 +241,8 @@ impl Source for Postgresql {
         chunks::read(self, schema, chunk, values).await
     }
 
-    async fn capture(&self, from: &Position, take_over: bool, keep: Keep) -> Result<Box<dyn Capture>, Error> {
-        Ok(Box::new(capture::start(self, Lsn::from_position(from)?, take_over, keep).await?))
+    async fn capture(&self, from: &Position, take_over: bool, tables: Vec<CapturedTable>, keep: Keep) -> Result<Box<dyn Capture>, Error> {
+        Ok(Box::new(capture::start(self, Lsn::from_position(from)?, take_over, tables, keep).await?))
     }
 
     async fn fetch(&self, schema: &TableSchema, keys: &RecordBatch, after: &[u32], values: Arc<dyn LargeValues>) -> Result<Filled, Error> {

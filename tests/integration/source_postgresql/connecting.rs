@@ -51,7 +51,7 @@ async fn certificates_are_verified_as_the_mode_says() {
     database.spec.tls = Tls { mode: TlsMode::VerifyFull, ca: ca(), server_name: name() };
     let source = source(&database);
     let from = source.begin_run("test").await.unwrap();
-    source.capture(&from, false, keep()).await.unwrap();
+    source.capture(&from, false, vec![], keep()).await.unwrap();
     source.release().await.unwrap();
 }
 

@@ -56,9 +56,9 @@ async fn a_restart_goes_on_after_the_cut_and_an_idle_database_moves_on() {
     assert!(first.to < second.to);
 
     // Nothing was acknowledged: all of it comes again from wherever we like.
-    let in_use = source.capture(&first.to, false, keep()).await.err().unwrap();
+    let in_use = source.capture(&first.to, false, vec![], keep()).await.err().unwrap();
     assert_eq!(<&str>::from(&in_use), "SlotInUse");
-    let mut again = source.capture(&first.to, true, keep()).await.unwrap();
+    let mut again = source.capture(&first.to, true, vec![], keep()).await.unwrap();
     again.follow(vec![CapturedTable { id: 1, version: version(&source, &schema).await, from: Position::default() }]);
     let repeated = cut(&mut again).await;
     assert_eq!(rows_of(&repeated).iter().flat_map(ids).collect::<Vec<_>>(), [Some(2)]);
@@ -137,10 +137,10 @@ async fn a_table_that_left_and_joined_again_is_delivered_from_its_joining_on() {
     assert_eq!(source.silent(std::slice::from_ref(&schema)).await.unwrap(), []);
     database.execute("INSERT INTO public.t VALUES (3)").await;
 
-    let mut all = source.capture(&begin, true, keep()).await.unwrap();
+    let mut all = source.capture(&begin, true, vec![], keep()).await.unwrap();
     all.follow(vec![CapturedTable { id: 1, version: version(&source, &schema).await, from: Position::default() }]);
     assert_eq!(rows_until(&mut all, 3).await.iter().flat_map(ids).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
-    let mut joined = source.capture(&begin, true, keep()).await.unwrap();
+    let mut joined = source.capture(&begin, true, vec![], keep()).await.unwrap();
     joined.follow(vec![CapturedTable { id: 1, version: version(&source, &schema).await, from }]);
     assert_eq!(rows_until(&mut joined, 1).await.iter().flat_map(ids).collect::<Vec<_>>(), [Some(3)]);
 }
@@ -263,7 +263,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
         database.execute(&statement).await;
     }
     assert!(lost(&identity).await.contains("after"));
-    assert!(matches!(source.capture(&from, true, keep()).await.err(), Some(Error::PositionLost(_))));
+    assert!(matches!(source.capture(&from, true, vec![], keep()).await.err(), Some(Error::PositionLost(_))));
 
     let schema = source.describe(&TableName::new("public", "t")).await.unwrap();
     source.admit(&schema).await.unwrap();
@@ -272,7 +272,7 @@ async fn continuity_names_what_was_lost_and_release_leaves_nothing() {
     source.expel(&schema.name).await.unwrap();
     source.expel(&TableName::new("public", "absent")).await.unwrap();
     let now = source.begin_run("test").await.unwrap();
-    let reader = source.capture(&now, false, keep()).await.unwrap();
+    let reader = source.capture(&now, false, vec![], keep()).await.unwrap();
     source.release().await.unwrap();
     source.release().await.unwrap();
     drop(reader);
@@ -289,7 +289,7 @@ pub async fn follow(source: &Postgresql, tables: &[&TableSchema]) -> Box<dyn Cap
     for (&table, id) in tables.iter().zip(1..) {
         followed.push(CapturedTable { id, version: version(source, table).await, from: Position::default() });
     }
-    let mut capture = source.capture(&from, false, keep()).await.unwrap();
+    let mut capture = source.capture(&from, false, vec![], keep()).await.unwrap();
     capture.follow(followed);
     capture
 }
