@@ -189,8 +189,9 @@ pub struct PostgresqlTarget {
     /// (more are left alone, if they allow NULL or have a default), a unique index on the key in the key's order, and no
     /// constraint, other unique index, trigger or rule that would refuse or alter rows; else the link table fails with
     /// `TargetTableDiffers`, and nothing is touched. From then on it is the link's own: columns other than the key's lose NOT NULL,
-    /// a reseed replaces it, deletionPolicy holds for it. Let no other replicator write to it any more. If most rows differ,
-    /// Recreate is faster. Default: Fail.
+    /// deletionPolicy holds for it, and once it replicates a reseed, also an automatic one, replaces it: columns that the source
+    /// does not have are gone then. Let no other replicator write to it any more. If most rows differ, Recreate is faster.
+    /// Default: Fail.
     #[serde(default)]
     pub on_existing_table: OnExistingTable,
 }

@@ -205,7 +205,10 @@ async fn admit(context: &Context, planned: &PlannedTable, before: Option<&TableS
         }
         described => described?,
     };
-    if let Some(before) = before.filter(|before| before.target != planned.target) {
+    // What was not adopted to the end is adopted again: a load would replace a table that is not the link's own yet, and only a
+    // reseed that a person asks for may.
+    let to_adopt = |before: &TableState| before.adopted && before.exact.is_none() && before.reseed == planned.reseed;
+    if let Some(before) = before.filter(|before| before.target != planned.target || to_adopt(before)) {
         setup.target.forget(&context.target_table(before), false).await?;
     }
     let link_id = context.plan.borrow().link.link_id.clone();

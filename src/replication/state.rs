@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_adopted_has_no_chunks_and_is_loaded_when_it_joins_again() {
+    fn a_table_that_is_adopted_has_no_chunks_and_begins_anew_when_it_joins_again() {
         let mut state = RunState::new(1);
         let adopt = Event::Adopt { table: 1, incarnation: 1, v0: Position::default() };
         state.fold(&record(1, 1, vec![join(1, "a")])).unwrap();

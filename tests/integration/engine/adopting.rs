@@ -194,6 +194,38 @@ async fn what_is_not_as_it_must_be_waits_for_a_person_and_what_is_not_there_is_l
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_an_adoption_half_way_does_not_replace_the_table() {
+    // On a server of its own: a transaction that is open in the target is none of the source's.
+    let server = Server::start();
+    let mut link = Link::adopting(Server::shared(), &["half"]).await;
+    link.target = server.create_database().await;
+    let target = link.target.spec.clone();
+    link.replan(|plan| plan.target.postgresql.as_mut().unwrap().database = target);
+    let table = "CREATE TABLE half (id int PRIMARY KEY, v int); INSERT INTO half SELECT i, i FROM generate_series(1, 500) i";
+    link.source.execute(table).await;
+    link.target.execute(&format!("{table}; ALTER TABLE half ADD added int; UPDATE half SET v = -1, added = 1 WHERE id = 1")).await;
+    let oid = link.oid("half").await;
+    // The repair of this row cannot come in, so the adoption goes on.
+    let holder = link.target.connect().await;
+    holder.batch_execute("BEGIN; SELECT FROM half WHERE id = 1 FOR UPDATE").await.unwrap();
+    let engine = link.start();
+    engine.table("public.half", TablePhase::Snapshotting, Some("Adopting")).await;
+    link.until("it is taken over and repaired", |link| !link.files("/data/").is_empty()).await;
+    link.source.execute("ALTER TABLE half ADD added int DEFAULT 7; UPDATE half SET v = 0 WHERE id = 2").await;
+    link.until("it fails, to join again", |link| {
+        let records = link.files("/log/").into_iter().map(|path| std::fs::read_to_string(path).unwrap());
+        records.into_iter().any(|record| record.contains("SchemaChanged"))
+    })
+    .await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    link.until("it has joined again", |link| link.loads("half") == 2).await;
+    engine.replicating(1).await;
+    link.converged("half").await;
+    assert_eq!((link.oid("half").await, link.chunks()), (oid, 0));
+    engine.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_a_link_left_behind_is_adopted_again_and_replaced_when_it_is_reseeded() {
     let link = Link::adopting(Server::shared(), &["every_type"]).await;
     link.source.execute(EVERY_TYPE).await;
