@@ -74,7 +74,7 @@ impl Repair {
             open: HashSet::new(),
             all_open: false,
             void: false,
-            loose: schema.key.iter().any(|&column| is_loose(&schema.columns[column])),
+            loose: has_loose_key(schema),
         })
     }
 
@@ -140,6 +140,11 @@ impl Repair {
         columns.push(concat(&[&StringArray::from(of_keys), of_rows.as_ref()])?);
         Ok((Some(RecordBatch::try_new(self.schema.arrow_changes(), columns)?), deletes.len() as u64))
     }
+}
+
+/// Whether a target may take two keys of the table for equal that are not the same text.
+pub(super) fn has_loose_key(schema: &TableSchema) -> bool {
+    schema.key.iter().any(|&column| is_loose(&schema.columns[column]))
 }
 
 /// Whether a target may take two values of the column for equal that are not the same text: 1.5 and 1.50, 0 and -0.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use self::compare::Comparison;
-use super::{Context, capture::Order, error::Error, group::Life, join, retry, state::RunState};
+use super::{Context, capture::Order, error::Error, group::Life, join, repair, retry, state::RunState};
 use crate::{
     api::{
         fault::{Explain, Fault},
@@ -80,6 +80,9 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
         };
         let (name, life, adopting) = (table.schema.name.clone(), (id, table.incarnation), table.adopting());
         tracing::info!(table = %name, repair = job.repair, adopting, "comparing the table with its source");
+        // A row that had no rest while it was looked at changed since the table joined, and such changes are whole rows; but in place
+        // they leave the key as the target spells it.
+        let may_be_restless = !repair::has_loose_key(&table.schema);
         let found = if adopting && !Protection::Adoption.holds() {
             Ok(blank(VerificationResult::Equal))
         } else {
@@ -89,10 +92,13 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
         let mut again = adopting;
         match found {
             Ok(found) => {
-                // A row that had no rest while it was looked at changed since the table joined, and such changes are whole rows. One
-                // that could not be judged for another reason, which is told, may be wrong.
-                let settled = matches!(found.result, VerificationResult::Equal | VerificationResult::Unsettled);
-                if adopting && settled && found.message.is_none() {
+                // A row that could not be judged for another reason, which is told, may be wrong.
+                let right = match found.result {
+                    VerificationResult::Equal => true,
+                    VerificationResult::Unsettled => may_be_restless,
+                    _ => false,
+                };
+                if adopting && right && found.message.is_none() {
                     // The capture has passed all that was looked at.
                     join::read_all(&orders, life, Position::default()).await?;
                     adopted.insert(life);

@@ -194,6 +194,20 @@ async fn what_is_not_as_it_must_be_waits_for_a_person_and_what_is_not_there_is_l
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_without_rest_does_not_keep_another_spelling_of_its_key() {
+    let link = Link::adopting(Server::shared(), &["spelled"]).await;
+    link.source.execute("CREATE TABLE spelled (id numeric PRIMARY KEY, v int); INSERT INTO spelled VALUES (1.5, 0), (2, 0)").await;
+    link.target.execute("CREATE TABLE spelled (id numeric PRIMARY KEY, v int); INSERT INTO spelled VALUES (1.50, 0), (2, 0)").await;
+    let writer = Writer::start(&link.source, "UPDATE spelled SET v = v + 1 WHERE id = 1.5; SELECT pg_sleep(0.01)").await;
+    let engine = link.start();
+    engine.found("spelled").await;
+    writer.stop().await;
+    engine.replicating(1).await;
+    link.converged("spelled").await;
+    engine.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ends_an_adoption_half_way_does_not_replace_the_table() {
     // On a server of its own: a transaction that is open in the target is none of the source's.
     let server = Server::start();
