@@ -27,7 +27,7 @@ use crate::{
     },
     data::TableSchema,
     landing::record::Record,
-    target::{Advance, Incarnation, TargetTable},
+    target::{self, Advance, Incarnation, Progress, TargetTable},
 };
 
 /// How often the target is asked which chunks it holds, while others may load them.
@@ -91,11 +91,11 @@ impl Applier<'_> {
     async fn work(&self) -> Result<After, Error> {
         let target = &self.context.setup.target;
         let progress = target.progress(&self.target).await?;
-        let current = progress.filter(|progress| progress.incarnation == self.incarnation);
-        let mut at = match &current {
+        let current = progress.as_ref().filter(|progress| progress.incarnation == self.incarnation);
+        let mut at = match current {
             Some(progress) if progress.exact => progress.record,
-            _ if self.table.adopted => self.adopt().await?,
-            other => self.snapshot(other.as_ref().map_or(self.table.incarnation, |progress| progress.record)).await?,
+            _ if self.table.adopted => self.adopt(progress.as_ref()).await?,
+            other => self.snapshot(other.map_or(self.table.incarnation, |progress| progress.record)).await?,
         };
 
         let mut schema = self.schema_after(at).await?;
@@ -203,8 +203,13 @@ impl Applier<'_> {
 
     /// Takes over the table that stands in the target, and applies changes to it where it stands, whole rows and what repairs bring,
     /// until the capture says that it is exact. Returns the record it is at.
-    async fn adopt(&self) -> Result<u64, Error> {
+    async fn adopt(&self, progress: Option<&Progress>) -> Result<u64, Error> {
         let target = &self.context.setup.target;
+        // It was compared when it had begun: a table that has yet to begin is another, of which nobody compared a row.
+        if self.is_compared() && progress.is_none_or(|progress| progress.incarnation < self.incarnation) {
+            let what = format!("table {} was adopted, and the target knows nothing of it: it was restored to before", self.target.name);
+            return Err(target::Error::TargetInconsistent(what).into());
+        }
         // Until it is exact it has the columns with which it joined.
         let schema = &self.table.joined().schema;
         self.context.board.table_works(&self.table.uid, TablePhase::Snapshotting);
@@ -242,6 +247,13 @@ impl Applier<'_> {
                 states.changed().await.map_err(|_| Error::Internal("the log ended".to_owned()))?;
             }
         }
+    }
+
+    /// Whether the log says of the adopted table that it was compared and repaired.
+    fn is_compared(&self) -> bool {
+        let state = self.context.journal.state();
+        let table = state.tables.get(&self.id).filter(|table| table.incarnation == self.table.incarnation);
+        table.is_some_and(|table| table.passed.is_some() || table.exact.is_some())
     }
 
     /// The table is exact at this record.

@@ -208,6 +208,30 @@ async fn a_row_without_rest_does_not_keep_another_spelling_of_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_is_restored_to_before_the_adoption_is_not_exact_unseen() {
+    let link = Link::adopting(Server::shared(), &["restored"]).await;
+    let table = "CREATE TABLE restored (id int PRIMARY KEY, v int); INSERT INTO restored SELECT i, i FROM generate_series(1, 500) i";
+    link.source.execute(table).await;
+    link.target.execute(table).await;
+    let engine = link.start();
+    engine.replicating(1).await;
+    engine.kill().await;
+    // As of when it was claimed, with rows that nobody has compared.
+    link.target
+        .execute(
+            "UPDATE link_operator.link_progress SET run = NULL, incarnation = NULL, record = NULL, exact = false, as_of = NULL, placed = NULL;
+             COMMENT ON TABLE restored IS NULL; UPDATE restored SET v = 0 WHERE id < 8",
+        )
+        .await;
+    let engine = link.start();
+    engine.table("public.restored", TablePhase::Failed, Some("TargetInconsistent")).await;
+    link.replan(|plan| plan.tables[0].reseed = Some("now".into()));
+    engine.replicating(1).await;
+    link.converged("restored").await;
+    engine.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ends_an_adoption_half_way_does_not_replace_the_table() {
     // On a server of its own: a transaction that is open in the target is none of the source's.
     let server = Server::start();
