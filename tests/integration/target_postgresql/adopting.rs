@@ -51,6 +51,15 @@ async fn what_is_in_the_way_is_named_with_its_cure_and_nothing_is_touched() {
             "column id allows NULL, and must not",
         ),
         ("ALTER TABLE dw.orders ADD UNIQUE (name)", "its unique index dw.orders_name_key is not on the key"),
+        (
+            "ALTER TABLE dw.orders DROP CONSTRAINT orders_pkey, ADD UNIQUE (id), ADD PRIMARY KEY (id, name)",
+            "its index dw.orders_pkey refuses NULL in columns that are not of the key",
+        ),
+        (
+            "UPDATE dw.orders SET note = id; ALTER TABLE dw.orders ALTER note SET NOT NULL; CREATE UNIQUE INDEX known ON dw.orders (note, id);
+             ALTER TABLE dw.orders REPLICA IDENTITY USING INDEX known",
+            "its index dw.known refuses NULL in columns that are not of the key",
+        ),
         ("CREATE UNIQUE INDEX first ON dw.orders (lower(note))", "its unique index dw.first is not on the key"),
         ("ALTER TABLE dw.orders ADD CONSTRAINT \"Check\" CHECK (id > 0)", "constraint \"Check\" of dw.orders may refuse"),
         (
@@ -88,6 +97,8 @@ async fn what_is_in_the_way_is_named_with_its_cure_and_nothing_is_touched() {
         database.execute(cure).await;
         let other = target_of(&database, "other", OnExistingTable::Adopt);
         assert_eq!(other.claim(&table_of("other"), &schema()).await.unwrap(), Claim::Adopt, "{wrong}: {cure}");
+        other.adopt(&table_of("other"), &schema(), FIRST).await.unwrap();
+        database.execute("INSERT INTO dw.orders (id, name, note) VALUES (9, NULL, NULL)").await;
         database.execute("DROP SUBSCRIPTION IF EXISTS other").await;
     }
 }
