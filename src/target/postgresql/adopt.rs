@@ -179,7 +179,11 @@ async fn of_table(transaction: &Transaction<'_>, table: &str, key: &[&str], fiel
     let others: Vec<i16> = others.filter_map(|field| Some(field.has.as_ref()?.number)).collect();
     // Another unique index refuses rows that change their values among each other, unless it has the key's columns.
     let sql = "
-        WITH this AS (SELECT * FROM pg_class WHERE oid = $1)
+        WITH this AS (SELECT * FROM pg_class WHERE oid = $1),
+        loose AS (
+            SELECT indexrelid FROM pg_index CROSS JOIN LATERAL unnest(indkey::int2[], indcollation::oid[]) AS part (number, collated)
+            JOIN pg_attribute ON attrelid = indrelid AND attnum = number AND attcollation <> collated
+            JOIN pg_collation c ON c.oid = collated AND NOT collisdeterministic WHERE indrelid = $1)
         SELECT 'it is unlogged: a crash of the server empties it', format('ALTER TABLE %s SET LOGGED', $3)
         FROM this WHERE relpersistence = 'u'
         UNION ALL
@@ -196,11 +200,12 @@ async fn of_table(transaction: &Transaction<'_>, table: &str, key: &[&str], fiel
             format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)
         FROM pg_constraint WHERE (conrelid = $1 AND contype IN ('c', 'f', 'x')) OR (confrelid = $1 AND contype = 'f')
         UNION ALL
-        SELECT format('its unique index %s is not on the key', indexrelid::regclass),
+        SELECT format(CASE WHEN indexrelid IN (SELECT * FROM loose) THEN 'its unique index %s has a collation in which different keys are equal'
+                           ELSE 'its unique index %s is not on the key' END, indexrelid::regclass),
             CASE WHEN c.oid IS NULL THEN format('DROP INDEX %s', indexrelid::regclass)
                  ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', $3, conname) END
         FROM pg_index LEFT JOIN pg_constraint c ON conindid = indexrelid AND contype IN ('p', 'u')
-        WHERE indrelid = $1 AND indisunique AND NOT (indkey::int2[])[0:indnkeyatts - 1] @> $2
+        WHERE indrelid = $1 AND indisunique AND (indexrelid IN (SELECT * FROM loose) OR NOT (indkey::int2[])[0:indnkeyatts - 1] @> $2)
         UNION ALL
         SELECT format('its index %s refuses NULL in columns that are not of the key', indexrelid::regclass),
             CASE WHEN indisprimary THEN format('ALTER TABLE %s DROP CONSTRAINT %I', $3, conname)
@@ -221,7 +226,7 @@ async fn of_table(transaction: &Transaction<'_>, table: &str, key: &[&str], fiel
         SELECT format('it has no unique index on (%s)', $4), format('CREATE UNIQUE INDEX ON %s (%s)', $3, $4)
         WHERE NOT EXISTS (
             SELECT FROM pg_index WHERE indrelid = $1 AND indisunique AND indisvalid AND indimmediate AND indpred IS NULL
-            AND indnkeyatts = cardinality($2) AND (indkey::int2[])[0:indnkeyatts - 1] = $2)";
+            AND indexrelid NOT IN (SELECT * FROM loose) AND indnkeyatts = cardinality($2) AND (indkey::int2[])[0:indnkeyatts - 1] = $2)";
     let key = key.iter().map(|name| identifier(name)).collect::<Vec<_>>().join(", ");
     // `$1` has one type in the whole statement, and so has each other.
     let sql = sql

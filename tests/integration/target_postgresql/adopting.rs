@@ -60,6 +60,11 @@ async fn what_is_in_the_way_is_named_with_its_cure_and_nothing_is_touched() {
              ALTER TABLE dw.orders REPLICA IDENTITY USING INDEX known",
             "its index dw.known refuses NULL in columns that are not of the key",
         ),
+        (
+            "CREATE COLLATION dw.ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+             CREATE UNIQUE INDEX alike ON dw.orders (id, name COLLATE dw.ci)",
+            "its unique index dw.alike has a collation in which different keys are equal",
+        ),
         ("CREATE UNIQUE INDEX first ON dw.orders (lower(note))", "its unique index dw.first is not on the key"),
         ("ALTER TABLE dw.orders ADD CONSTRAINT \"Check\" CHECK (id > 0)", "constraint \"Check\" of dw.orders may refuse"),
         (
@@ -101,6 +106,24 @@ async fn what_is_in_the_way_is_named_with_its_cure_and_nothing_is_touched() {
         database.execute("INSERT INTO dw.orders (id, name, note) VALUES (9, NULL, NULL)").await;
         database.execute("DROP SUBSCRIPTION IF EXISTS other").await;
     }
+}
+
+#[tokio::test]
+async fn an_index_in_which_different_keys_are_equal_is_not_the_keys() {
+    let database = there(
+        "CREATE COLLATION dw.ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE dw.orders (id text NOT NULL); CREATE UNIQUE INDEX alike ON dw.orders (id COLLATE dw.ci)",
+    )
+    .await;
+    let schema = schema_of(vec![column(1, "id", "text", Travel::Utf8)], vec![0]);
+    let target = target_of(&database, "shop.shop", OnExistingTable::Adopt);
+    let Error::TargetTableDiffers { difference, remedy, .. } = target.claim(&table_of("shop.shop"), &schema).await.unwrap_err() else {
+        panic!("it was claimed")
+    };
+    assert!(difference.contains("dw.alike has a collation in which different keys are equal"), "{difference}");
+    assert!(difference.contains("it has no unique index on (\"id\")"), "{difference}");
+    database.execute(remedy.strip_suffix("; or set spec.target.….onExistingTable to Recreate").unwrap()).await;
+    assert_eq!(target.claim(&table_of("shop.shop"), &schema).await.unwrap(), Claim::Adopt);
 }
 
 #[tokio::test]
