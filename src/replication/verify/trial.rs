@@ -2,23 +2,28 @@
 //!
 //! A look reads a row in the source, waits until the target has applied all that this read can have seen, and reads the row
 //! there. Equal hashes are equal rows. Different ones may only say that the row changed after the first read. But if the next
-//! look finds both sides as they were, written by nobody since (the same versions), the source had the row like that also at the
-//! place where the target was at the first look, and the target must have had it like that: it is wrong. A row that is in
-//! neither look of one side proves the same by the version on the other side. All of this holds if what the target was sent by
-//! the first look is visible in the source by the next: a commit reaches the stream before others see it, for as long as a
-//! synchronous standby does not answer. So between two looks all transactions end that were open at the first.
+//! look finds it in the source as it was, written by nobody since (the same version), the source had the row like that also at
+//! the place where the target was at the first look, and the target must have had it like that: it is wrong, whatever is written
+//! to it meanwhile. Of a row that is in neither look of the source, the version in the target proves the same. All of this holds
+//! if what the target was sent by the first look is visible in the source by the next: a commit reaches the stream before others
+//! see it, for as long as a synchronous standby does not answer. So between two looks all transactions end that were open at the
+//! first.
 
 use std::collections::BTreeSet;
 
 use crate::data::{Digests, KeyTexts, RowDigest, RowDigests};
 
-/// What was seen of one row, in source and target.
-type Look = (Option<RowDigest>, Option<RowDigest>);
+/// What stands still if the row does: as the source has it, or as only the target does.
+#[derive(Debug, PartialEq, Eq)]
+enum Still {
+    Source(RowDigest),
+    Target(RowDigest),
+}
 
 /// The looks at one row.
 #[derive(Debug, Default)]
 pub struct Trial {
-    last: Option<Look>,
+    last: Option<Still>,
 }
 
 /// How a row differs.
@@ -46,18 +51,17 @@ pub enum Verdict {
 impl Trial {
     /// Takes in a look. Since the one before all transactions of the source have ended that were open then.
     pub fn look(&mut self, source: Option<&RowDigest>, target: Option<&RowDigest>) -> Verdict {
-        let difference = match (source, target) {
+        let (difference, still) = match (source, target) {
             (None, None) => return Verdict::Equal,
             (Some(source), Some(target)) if source.hash == target.hash => return Verdict::Equal,
-            (Some(_), Some(_)) => Difference::Values,
-            (Some(_), None) => Difference::Missing,
-            (None, Some(_)) => Difference::TooMany,
+            (Some(source), Some(_)) => (Difference::Values, Still::Source(source.clone())),
+            (Some(source), None) => (Difference::Missing, Still::Source(source.clone())),
+            (None, Some(target)) => (Difference::TooMany, Still::Target(target.clone())),
         };
-        let look = (source.cloned(), target.cloned());
-        if self.last.as_ref() == Some(&look) {
+        if self.last.as_ref() == Some(&still) {
             return Verdict::Different(difference);
         }
-        self.last = Some(look);
+        self.last = Some(still);
         Verdict::Open
     }
 }
@@ -107,6 +111,15 @@ mod tests {
             let mut trial = Trial::default();
             let looks: Vec<Verdict> = (0..2).map(|_| trial.look(source.as_ref(), target.as_ref())).collect();
             assert_eq!(looks, [Verdict::Open, Verdict::Different(difference)]);
+        }
+    }
+
+    #[test]
+    fn a_row_that_stands_still_in_the_source_differs_whatever_the_target_does() {
+        for (target, difference) in [(Some(row("c", "8")), Difference::Values), (None, Difference::Missing)] {
+            let mut trial = Trial::default();
+            assert_eq!(trial.look(Some(&row("a", "1")), Some(&row("b", "7"))), Verdict::Open);
+            assert_eq!(trial.look(Some(&row("a", "1")), target.as_ref()), Verdict::Different(difference));
         }
     }
 
