@@ -16,6 +16,7 @@ pub mod protection;
 pub mod replication;
 pub mod secrets;
 pub mod source;
+pub mod sqlserver;
 pub mod standalone;
 pub mod target;
 pub mod telemetry;

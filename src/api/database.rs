@@ -8,9 +8,12 @@ use super::schema::{OBJECT_NAME, SECRET_KEY};
 
 /// A PostgreSQL database, version 14 or newer.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("self.host.matches('^[A-Za-z0-9_.:-]+$')")
-    .message("host is a name or an address alone, without scheme, user or path: the port goes into port, the database into database")
-    .field_path(".host"))]
+#[x_kube(
+    validation = Rule::new("self.host.matches('^[A-Za-z0-9_.:-]+$')")
+        .message("host is a name or an address alone, without scheme, user or path: the port goes into port, the database into database")
+        .field_path(".host"),
+    validation = ("self.tls.mode != 'Strict'", "tls.mode Strict is for SQL Server: set VerifyFull"),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PostgresqlDatabase {
     /// Host name or address. May change during a link's life: the database's own identity decides whether it is the same.
@@ -34,17 +37,157 @@ fn default_port() -> u16 {
     5432
 }
 
+/// A database of SQL Server 2016 or newer, Azure SQL Database, SQL Managed Instance or a Synapse dedicated SQL pool.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("self.host.matches('^[A-Za-z0-9_.:-]+$')")
+    .message("host is a name or an address alone, without scheme, instance, user or path: the port goes into port, the database into database")
+    .field_path(".host"))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SqlServerDatabase {
+    /// Host name or address, of an availability group its listener (`contoso.database.windows.net`). May change during a link's
+    /// life: the database's own identity decides whether it is the same. A named instance is reached by its port.
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// Port. Default: 1433.
+    #[schemars(range(min = 1))]
+    #[serde(default = "default_tds_port")]
+    pub port: u16,
+    /// Name of the database. Cannot be changed.
+    #[schemars(length(min = 1, max = 128))]
+    pub database: String,
+    /// Encryption of the connection. Default: encrypted, with the server's certificate and name verified.
+    #[serde(default)]
+    pub tls: Tls,
+    /// How to log in: exactly one of `password`, `servicePrincipal`, `managedIdentity`, `workloadIdentity`.
+    pub auth: SqlServerAuth,
+}
+
+fn default_tds_port() -> u16 {
+    1433
+}
+
+/// How to log in to SQL Server: exactly one.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = (
+    "[has(self.password), has(self.servicePrincipal), has(self.managedIdentity), has(self.workloadIdentity)].exists_one(x, x)",
+    "set exactly one way to log in: password, servicePrincipal, managedIdentity or workloadIdentity"
+))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SqlServerAuth {
+    /// SQL authentication: user name and password from a Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordAuth>,
+    /// An application of Microsoft Entra ID with a client secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_principal: Option<ServicePrincipalAuth>,
+    /// The managed identity of the node that the worker runs on (Azure virtual machines, AKS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_identity: Option<ManagedIdentityAuth>,
+    /// The workers' ServiceAccount, which an application or a user-assigned identity of Entra ID trusts (workload identity
+    /// federation; subject `system:serviceaccount:<namespace>:link-worker`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_identity: Option<WorkloadIdentityAuth>,
+}
+
+/// An application of Entra ID with a client secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicePrincipalAuth {
+    /// Directory (tenant) id.
+    #[schemars(length(min = 1, max = 253), regex(pattern = TENANT))]
+    pub tenant_id: String,
+    /// Application (client) id.
+    #[schemars(length(min = 1, max = 253), regex(pattern = CLIENT))]
+    pub client_id: String,
+    /// The application's client secret, by key of a Secret in the link's namespace.
+    pub client_secret: SecretKeySource,
+}
+
+/// A managed identity of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ManagedIdentityAuth {
+    /// Client id of a user-assigned identity. Default: the system-assigned one.
+    #[schemars(length(min = 1, max = 253), regex(pattern = CLIENT))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+}
+
+/// An identity of Entra ID that trusts the workers' ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadIdentityAuth {
+    /// Directory (tenant) id.
+    #[schemars(length(min = 1, max = 253), regex(pattern = TENANT))]
+    pub tenant_id: String,
+    /// Client id of the application or of the user-assigned identity.
+    #[schemars(length(min = 1, max = 253), regex(pattern = CLIENT))]
+    pub client_id: String,
+}
+
+/// A secret value, by key of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKeySource {
+    /// Key of a Secret in the link's namespace.
+    pub secret_key_ref: SecretKey,
+}
+
+/// A directory: its id or one of its domains.
+const TENANT: &str = r"^[A-Za-z0-9.-]+$";
+/// The id of an application.
+const CLIENT: &str = r"^[A-Za-z0-9-]+$";
+
+/// A SQL Server source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SqlServerSource {
+    /// The database.
+    #[serde(flatten)]
+    pub database: SqlServerDatabase,
+    /// How changes are found. ChangeTracking: by the change tables of Change Tracking, in every edition; holds no log; each batch
+    /// brings what changed since the one before, as it is now. ChangeDataCapture: by the change tables that SQL Server Agent fills
+    /// from the log; every change in the order of commits. Cannot be changed. Default: ChangeTracking.
+    #[serde(default)]
+    pub capture_mode: CaptureMode,
+}
+
+/// How changes are found in a SQL Server database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CaptureMode {
+    /// By Change Tracking: what changed since the last look, as it is now.
+    #[default]
+    ChangeTracking,
+    /// By change data capture: every change, in the order of commits.
+    ChangeDataCapture,
+}
+
+/// A SQL Server target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SqlServerTarget {
+    /// The database.
+    #[serde(flatten)]
+    pub database: SqlServerDatabase,
+    /// What to do with a table that is already there and that this link did not create. Fail: leave it alone, the link table
+    /// fails with `TargetTableExists`. Recreate: replace it, once the load is complete, with the link's own. Adopt is for
+    /// PostgreSQL targets. Default: Fail.
+    #[serde(default)]
+    pub on_existing_table: OnExistingTable,
+}
+
 /// Encryption of a connection.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = (
-    "self.mode in ['VerifyFull', 'VerifyCA'] || (!has(self.ca) && !has(self.serverName))",
+    "self.mode in ['VerifyFull', 'VerifyCA', 'Strict'] || (!has(self.ca) && !has(self.serverName))",
     "with mode Require or Disable no certificate is verified: remove ca and serverName, or set mode to VerifyFull or VerifyCA"
 ))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tls {
     /// How much of the server's certificate is verified. VerifyFull: it comes from a trusted authority and bears the server's
     /// name. VerifyCA: it comes from a trusted authority. Require: encrypted, nothing is verified. Disable: not encrypted, for
-    /// loopback and for networks that encrypt by themselves. Default: VerifyFull.
+    /// loopback and for networks that encrypt by themselves. Strict (SQL Server): as VerifyFull, by TDS 8.0, which sends nothing
+    /// before the encryption stands. Default: VerifyFull.
     #[serde(default)]
     pub mode: TlsMode,
     /// Certificate authorities to trust, PEM, instead of the system's.
@@ -88,6 +231,9 @@ pub enum TlsMode {
     Require,
     /// Not encrypted. For loopback and for networks that encrypt by themselves.
     Disable,
+    /// TDS 8.0: as VerifyFull, and not a byte is sent before the encryption stands. For SQL Server 2022, Azure SQL Database and SQL
+    /// Managed Instance.
+    Strict,
 }
 
 /// How to log in: exactly one.
@@ -136,14 +282,19 @@ fn default_password_key() -> String {
 /// The operational database that is linked: exactly one.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
-    validation = ("has(self.postgresql)", "set exactly one source: postgresql"),
+    validation = ("has(self.postgresql) != has(self.sqlServer)", "set exactly one source: postgresql or sqlServer"),
     validation = (
-        "has(self.postgresql) == has(oldSelf.postgresql)",
+        "has(self.postgresql) == has(oldSelf.postgresql) && has(self.sqlServer) == has(oldSelf.sqlServer)",
         "the kind of source is immutable: create another LinkConnection for another source"
     ),
     validation = (
         "!has(self.postgresql) || !has(oldSelf.postgresql) || self.postgresql.database == oldSelf.postgresql.database",
         "postgresql.database is immutable: create another LinkConnection for another database"
+    ),
+    validation = (
+        "!has(self.sqlServer) || !has(oldSelf.sqlServer) || (self.sqlServer.database == oldSelf.sqlServer.database && \
+         self.sqlServer.captureMode == oldSelf.sqlServer.captureMode)",
+        "sqlServer.database and sqlServer.captureMode are immutable: create another LinkConnection for another one"
     ),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -151,19 +302,26 @@ pub struct Source {
     /// PostgreSQL 14 or newer, followed by logical replication (`wal_level` must be `logical`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgresql: Option<PostgresqlDatabase>,
+    /// SQL Server 2016 or newer, Azure SQL Database or SQL Managed Instance, followed by Change Tracking or change data capture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql_server: Option<SqlServerSource>,
 }
 
 /// The analytical target: exactly one.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
-    validation = ("has(self.postgresql)", "set exactly one target: postgresql"),
+    validation = ("has(self.postgresql) != has(self.sqlServer)", "set exactly one target: postgresql or sqlServer"),
     validation = (
-        "has(self.postgresql) == has(oldSelf.postgresql)",
+        "has(self.postgresql) == has(oldSelf.postgresql) && has(self.sqlServer) == has(oldSelf.sqlServer)",
         "the kind of target is immutable: create another LinkConnection for another target"
     ),
     validation = (
         "!has(self.postgresql) || !has(oldSelf.postgresql) || self.postgresql.database == oldSelf.postgresql.database",
         "postgresql.database is immutable: create another LinkConnection for another database"
+    ),
+    validation = (
+        "!has(self.sqlServer) || !has(oldSelf.sqlServer) || self.sqlServer.database == oldSelf.sqlServer.database",
+        "sqlServer.database is immutable: create another LinkConnection for another database"
     ),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -171,6 +329,9 @@ pub struct Target {
     /// PostgreSQL 14 or newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgresql: Option<PostgresqlTarget>,
+    /// SQL Server 2016 or newer, Azure SQL Database or SQL Managed Instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql_server: Option<SqlServerTarget>,
 }
 
 /// A PostgreSQL target.

@@ -4,7 +4,7 @@
 //!
 //! - The *text of a value* is what PostgreSQL prints under the fixed session settings: booleans `true` and `false`; numbers in
 //!   decimal, of a decimal all digits of its scale, floats with the fewest digits that tell them apart; dates and times in
-//!   ISO form, of a second's fraction no trailing zeros, moments in UTC with `+00`; bytes `\x` and lower hexadecimal digits;
+//!   ISO form, of a second's fraction the microseconds without trailing zeros, moments in UTC with `+00`; bytes `\x` and lower hexadecimal digits;
 //!   UUIDs in lower hexadecimal digits with hyphens; values that travel as text as they travel.
 //! - The *text of a row* is that of its columns in order but for those that are gone from the source, joined by `|`: `-` for
 //!   NULL, else `=` and the value's text with each `|` doubled. So NULL is not the empty text, and no text looks like a border.
@@ -16,18 +16,30 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{TableSchema, Travel};
 
 /// Values of some or all columns of a key, as text that the column's type reads.
 pub type KeyTexts = Vec<String>;
 
-/// Rows whose key is after one place and not after another, by the columns of [`TableSchema::ordered_key`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Rows whose key is after one place and not after another: where two systems are compared, by the columns of
+/// [`TableSchema::ordered_key`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRange {
     /// The last key before the range; none: it begins with the first row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<KeyTexts>,
     /// The last key of the range; none: it ends with the last row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upto: Option<KeyTexts>,
+}
+
+impl KeyRange {
+    /// Whether all rows are in it.
+    pub fn is_everything(&self) -> bool {
+        self.after.is_none() && self.upto.is_none()
+    }
 }
 
 /// Some rows taken together.
@@ -68,7 +80,9 @@ impl TableSchema {
     /// collation that two databases need not share.
     pub fn ordered_key(&self) -> &[usize] {
         let alike = |travel: Travel| {
-            matches!(
+            // SQL Server compares the last six bytes of a UUID first.
+            let uuid = travel == Travel::Uuid && self.system == "postgresql";
+            uuid || matches!(
                 travel,
                 Travel::Int16
                     | Travel::Int32
@@ -78,7 +92,6 @@ impl TableSchema {
                     | Travel::Time
                     | Travel::Timestamp
                     | Travel::TimestampTz
-                    | Travel::Uuid
             )
         };
         let count = self.key.iter().take_while(|&&column| alike(self.columns[column].travel)).count();

@@ -5,7 +5,7 @@ use super::{Column, TableName, TableSchema, Travel};
 /// A column that may be NULL.
 pub fn column(number: i32, name: &str, travel: Travel) -> Column {
     let (name, source_type, revision) = (name.to_owned(), String::new(), String::new());
-    Column { number, name, travel, source_type, nullable: true, initial: None, revision, labels: vec![], dropped: false }
+    Column { number, name, travel, source_type, nullable: true, initial: None, revision, collation: None, labels: vec![], dropped: false }
 }
 
 /// A table of `public` that knows of no columns but these. `key`: indexes into them.

@@ -9,6 +9,7 @@ mod digest;
 pub mod fixtures;
 mod large;
 mod position;
+pub mod print;
 mod schema;
 mod snapshot;
 

@@ -61,6 +61,14 @@ pub enum Travel {
     Timestamp,
     /// Microseconds since 1970-01-01 UTC; exceptions: infinities, far dates.
     TimestampTz,
+    /// Units of 100 nanoseconds since midnight: SQL Server's `time(7)`.
+    Time7,
+    /// Units of 100 nanoseconds since 1970-01-01, no zone: SQL Server's `datetime2(7)`, of which nanoseconds in 64 bits would hold
+    /// only the years 1678 to 2261.
+    Timestamp7,
+    /// A moment and the offset from UTC at which it was told, as ISO text with all digits that its type keeps:
+    /// `2026-11-21 12:00:00.1234567 +02:00`.
+    TimestampOffset,
     /// UTF-8 text.
     Utf8,
     /// Bytes.
@@ -78,7 +86,7 @@ impl Travel {
             Self::Bool => DataType::Boolean,
             Self::Int16 => DataType::Int16,
             Self::Int32 => DataType::Int32,
-            Self::Int64 => DataType::Int64,
+            Self::Int64 | Self::Time7 | Self::Timestamp7 => DataType::Int64,
             Self::Float32 => DataType::Float32,
             Self::Float64 => DataType::Float64,
             Self::Decimal { precision, scale } => DataType::Decimal128(precision, scale),
@@ -86,7 +94,7 @@ impl Travel {
             Self::Time => DataType::Time64(TimeUnit::Microsecond),
             Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
             Self::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            Self::Utf8 | Self::Text => DataType::Utf8,
+            Self::Utf8 | Self::Text | Self::TimestampOffset => DataType::Utf8,
             Self::Binary => DataType::Binary,
             Self::Uuid => DataType::FixedSizeBinary(16),
         }
@@ -114,6 +122,10 @@ pub struct Column {
     /// Another one with every change of the column's definition, in the source's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub revision: String,
+    /// The collation by which the source compares the column's texts, where that is not byte by byte (SQL Server:
+    /// `SQL_Latin1_General_CP1_CI_AS`); texts that differ may be one key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collation: Option<String>,
     /// Of an enum, or of what is made of one: the values that the type had, by an identity that survives a new name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<(u32, String)>,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::KeyRange;
+
 /// What a database says it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,6 +28,9 @@ pub struct Chunk {
     pub start: u32,
     /// Block after the last; none: to the end of the table, however far it has grown.
     pub end: Option<u32>,
+    /// The rows, where they are cut by their keys and not by blocks: by all columns of the key, in the source's own order.
+    #[serde(default, skip_serializing_if = "KeyRange::is_everything")]
+    pub keys: KeyRange,
 }
 
 /// How a table's snapshot is cut.

@@ -22,7 +22,7 @@ pub fn config(mode: TlsMode, authorities: Option<&str>) -> Result<Option<ClientC
     let verifier: Arc<dyn ServerCertVerifier> = match mode {
         TlsMode::Disable => return Ok(None),
         TlsMode::Require => Arc::new(AnyCertificate(provider.clone())),
-        TlsMode::VerifyCA | TlsMode::VerifyFull => {
+        TlsMode::VerifyCA | TlsMode::VerifyFull | TlsMode::Strict => {
             let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider.clone())
                 .build()
                 .map_err(|error| error.to_string())?;

@@ -152,7 +152,7 @@ fn is_loose(column: &Column) -> bool {
     match column.travel {
         Travel::Float32 | Travel::Float64 => true,
         Travel::Text => column.source_type != "text",
-        _ => false,
+        _ => column.collation.is_some(),
     }
 }
 

@@ -182,10 +182,12 @@ impl Explain for Error {
 /// The source that `spec.source` names, for the link `link_id`. Opens no connection.
 pub fn open(source: &database::Source, secrets: &Secrets, link_id: &str) -> Result<Arc<dyn Source>, Error> {
     match source {
-        database::Source { postgresql: Some(database) } => {
+        database::Source { postgresql: Some(database), .. } => {
             Ok(Arc::new(postgresql::Postgresql::new(database.clone(), secrets.clone(), link_id)))
         }
-        database::Source { postgresql: None } => Err(Error::SourceError("spec.source names no system that this version knows".to_owned())),
+        database::Source { postgresql: None, .. } => {
+            Err(Error::SourceError("spec.source names no system that this version knows".to_owned()))
+        }
     }
 }
 

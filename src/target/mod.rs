@@ -164,10 +164,12 @@ pub fn open(
     values: Option<Arc<dyn LargeValues>>,
 ) -> Result<Arc<dyn Target>, Error> {
     match target {
-        database::Target { postgresql: Some(target) } => {
+        database::Target { postgresql: Some(target), .. } => {
             Ok(Arc::new(postgresql::Postgresql::new(target.clone(), secrets.clone(), link_id, values)))
         }
-        database::Target { postgresql: None } => Err(Error::TargetError("spec.target names no system that this version knows".to_owned())),
+        database::Target { postgresql: None, .. } => {
+            Err(Error::TargetError("spec.target names no system that this version knows".to_owned()))
+        }
     }
 }
 

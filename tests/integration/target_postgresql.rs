@@ -55,6 +55,7 @@ fn column(number: i32, name: &str, source_type: &str, travel: Travel) -> Column 
         nullable: true,
         initial: None,
         revision: String::new(),
+        collation: None,
         labels: Vec::new(),
         dropped: false,
     }

@@ -168,8 +168,11 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         schema_change: SchemaChange::default(),
         on_position_lost: OnPositionLost::default(),
         bounds: Bounds::default(),
-        source: Source { postgresql: Some(database.clone()) },
-        target: Target { postgresql: Some(PostgresqlTarget { database: database.clone(), on_existing_table: OnExistingTable::Fail }) },
+        source: Source { postgresql: Some(database.clone()), sql_server: None },
+        target: Target {
+            postgresql: Some(PostgresqlTarget { database: database.clone(), on_existing_table: OnExistingTable::Fail }),
+            sql_server: None,
+        },
         zone: claim(),
         tables: Vec::new(),
         stop_only: false,
@@ -337,9 +340,10 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
     let volume = tempfile::tempdir().unwrap();
     let mut request = ProbeRequest {
         link_id: Some("ns.shop".to_owned()),
-        source: Some(Source { postgresql: Some(database.spec.clone()) }),
+        source: Some(Source { postgresql: Some(database.spec.clone()), sql_server: None }),
         target: Some(Target {
             postgresql: Some(PostgresqlTarget { database: database.spec.clone(), on_existing_table: OnExistingTable::Fail }),
+            sql_server: None,
         }),
         zone: Some(claim()),
         tables: vec![table(0, "public", "good"), table(1, "public", "keyless"), table(2, "public", "gone")],
@@ -367,7 +371,7 @@ async fn a_probe_measures_what_is_kept_for_a_paused_link_and_gives_up_too_much_o
     let database = Server::shared().create_database().await;
     let volume = tempfile::tempdir().unwrap();
     let link = format!("ns.{}", database.spec.database);
-    let system = Source { postgresql: Some(database.spec.clone()) };
+    let system = Source { postgresql: Some(database.spec.clone()), sql_server: None };
     let begin = async |owner| source::open(&system, &database.secrets, &link).unwrap().begin_run(owner).await.unwrap();
     let slots = async || -> i64 {
         let query = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";

@@ -14,7 +14,7 @@ use super::{
     wire::{Failure, Wire},
 };
 use crate::{
-    data::{TableName, TableSchema},
+    data::{KeyRange, TableName, TableSchema},
     postgresql::quote,
     protection::Protection,
     source::{Chunk, ChunkPlan, ChunkRows, Error, LargeValues},
@@ -57,7 +57,13 @@ pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Re
         let starts = starts(bytes.div_ceil(block), (chunk_blocks as u64).max(1));
         let ends = starts.iter().skip(1).copied().map(Some).chain([None]);
         let object_id = row.get("oid");
-        plan.chunks.extend(starts.iter().zip(ends).map(|(&start, end)| Chunk { object_id, file_id, start, end }));
+        plan.chunks.extend(starts.iter().zip(ends).map(|(&start, end)| Chunk {
+            object_id,
+            file_id,
+            start,
+            end,
+            keys: KeyRange::default(),
+        }));
         let rows: f64 = row.get("rows");
         // -1: never analysed.
         plan.rows_estimated = plan.rows_estimated.filter(|_| rows >= 0.0).map(|estimated| estimated + rows as u64);

@@ -2,18 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arrow::{
-    array::{Array, AsArray as _, RecordBatch},
-    datatypes::{
-        Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType,
-        TimestampMicrosecondType,
-    },
-};
+use arrow::array::{Array, AsArray as _, RecordBatch};
 use tokio_postgres::Client;
 
-use super::{BRIEFLY, Postgresql, catalog, chunks, copy::CopyReader, values, wire::Failure};
+use super::{BRIEFLY, Postgresql, catalog, chunks, copy::CopyReader, wire::Failure};
 use crate::{
-    data::{LINK_COLUMN, LinkCell, TableSchema, Travel},
+    data::{LINK_COLUMN, LinkCell, TableSchema, print},
     postgresql::quote,
     protection::Protection,
     source::{Error, Filled, LargeValues},
@@ -122,7 +116,7 @@ fn key_texts(schema: &TableSchema, keys: &RecordBatch) -> Result<Vec<Vec<Option<
                 column.name
             )));
         }
-        let print = |row| if array.is_null(row) { None } else { Some(print(column.travel, array, row)) };
+        let print = |row| if array.is_null(row) { None } else { Some(print::value(column.travel, array, row)) };
         texts.push((0..keys.num_rows()).map(print).collect::<Vec<_>>());
     }
     if let Some(links) = keys.column_by_name(LINK_COLUMN).and_then(|links| links.as_string_opt::<i32>()) {
@@ -137,34 +131,4 @@ fn key_texts(schema: &TableSchema, keys: &RecordBatch) -> Result<Vec<Vec<Option<
         }
     }
     Ok(texts)
-}
-
-/// A value of the array that a travel gives (compared before), as PostgreSQL prints it.
-fn print(travel: Travel, array: &dyn Array, row: usize) -> String {
-    let float = |value: f64, finite: String| match value {
-        value if value.is_infinite() => if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
-        _ => finite,
-    };
-    match travel {
-        Travel::Bool => array.as_boolean().value(row).to_string(),
-        Travel::Int16 => array.as_primitive::<Int16Type>().value(row).to_string(),
-        Travel::Int32 => array.as_primitive::<Int32Type>().value(row).to_string(),
-        Travel::Int64 => array.as_primitive::<Int64Type>().value(row).to_string(),
-        Travel::Float32 => {
-            let value = array.as_primitive::<Float32Type>().value(row);
-            float(value.into(), value.to_string())
-        }
-        Travel::Float64 => {
-            let value = array.as_primitive::<Float64Type>().value(row);
-            float(value, value.to_string())
-        }
-        Travel::Decimal { .. } => array.as_primitive::<Decimal128Type>().value_as_string(row),
-        Travel::Date => values::print_date(array.as_primitive::<Date32Type>().value(row).into()),
-        Travel::Time => values::print_time(array.as_primitive::<Time64MicrosecondType>().value(row)),
-        Travel::Timestamp => values::print_timestamp(array.as_primitive::<TimestampMicrosecondType>().value(row).into(), ""),
-        Travel::TimestampTz => values::print_timestamp(array.as_primitive::<TimestampMicrosecondType>().value(row).into(), "+00"),
-        Travel::Utf8 | Travel::Text => array.as_string::<i32>().value(row).to_owned(),
-        Travel::Binary => format!("\\x{}", hex::encode(array.as_binary::<i32>().value(row))),
-        Travel::Uuid => uuid::Uuid::from_slice(array.as_fixed_size_binary().value(row)).unwrap_or_default().to_string(),
-    }
 }

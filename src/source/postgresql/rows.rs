@@ -231,7 +231,8 @@ impl ColumnBuilder {
             Travel::Bool => Self::Bool(BooleanBuilder::with_capacity(rows)),
             Travel::Int16 => Self::Int16(Int16Builder::with_capacity(rows)),
             Travel::Int32 => Self::Int32(Int32Builder::with_capacity(rows)),
-            Travel::Int64 => Self::Int64(Int64Builder::with_capacity(rows)),
+            // PostgreSQL has no seventh digit of a second.
+            Travel::Int64 | Travel::Time7 | Travel::Timestamp7 => Self::Int64(Int64Builder::with_capacity(rows)),
             Travel::Float32 => Self::Float32(Float32Builder::with_capacity(rows)),
             Travel::Float64 => Self::Float64(Float64Builder::with_capacity(rows)),
             Travel::Decimal { scale, .. } => Self::Decimal(Decimal128Builder::with_capacity(rows).with_data_type(travel.arrow()), scale),
@@ -239,7 +240,7 @@ impl ColumnBuilder {
             Travel::Time => Self::Time(Time64MicrosecondBuilder::with_capacity(rows)),
             Travel::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows), ""),
             Travel::TimestampTz => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC"), "+00"),
-            Travel::Utf8 | Travel::Text => Self::Text(StringBuilder::with_capacity(rows, bytes)),
+            Travel::Utf8 | Travel::Text | Travel::TimestampOffset => Self::Text(StringBuilder::with_capacity(rows, bytes)),
             Travel::Binary => Self::Binary(BinaryBuilder::with_capacity(rows, bytes)),
             Travel::Uuid => Self::Uuid(FixedSizeBinaryBuilder::with_capacity(rows, 16)),
         }

@@ -131,7 +131,18 @@ pub async fn read(client: &Client, tables: &[u32]) -> Result<HashMap<u32, Shape>
                 return Err(Error::SchemaChanged(format!("the type of column {name} of {} is gone", shape.name)));
             };
             let (nullable, revision) = (column.get("nullable"), column.get("revision"));
-            shape.columns.push(Column { number, name, travel, source_type, nullable, initial: None, revision, labels, dropped: false });
+            shape.columns.push(Column {
+                number,
+                name,
+                travel,
+                source_type,
+                nullable,
+                initial: None,
+                revision,
+                collation: None,
+                labels,
+                dropped: false,
+            });
         }
         shapes.insert(oid, shape);
     }

@@ -1,6 +1,8 @@
 //! Values of PostgreSQL's native types, from their binary form (`…send`) and from their text form under the fixed session
 //! settings. Both give the same: a native value, or the exact text of one that the Parquet type cannot hold.
 
+use crate::data::print;
+
 /// Days from PostgreSQL's epoch (2000-01-01) back to Unix's.
 const EPOCH_DAYS: i32 = 10_957;
 /// The same in microseconds.
@@ -138,7 +140,7 @@ pub fn timestamp_binary(raw: &[u8], zone: &str) -> Read<i64> {
         i64::MIN => Value::Exact("-infinity".to_owned()),
         micros => match micros.checked_add(EPOCH_MICROS) {
             Some(micros) => Value::Native(micros),
-            None => Value::Exact(print_timestamp(i128::from(micros) + i128::from(EPOCH_MICROS), zone)),
+            None => Value::Exact(print::moment(i128::from(micros) + i128::from(EPOCH_MICROS), zone)),
         },
     })
 }
@@ -196,44 +198,6 @@ fn clock(time: &str) -> Result<i64, Malformed> {
     Ok(seconds * 1_000_000 + micros)
 }
 
-/// A date as PostgreSQL prints it. `day`: since 1970-01-01.
-pub fn print_date(day: i64) -> String {
-    let (date, era) = civil(day);
-    format!("{date}{era}")
-}
-
-/// A time of day as PostgreSQL prints it. `micros`: since midnight.
-pub fn print_time(micros: i64) -> String {
-    let seconds = micros / 1_000_000;
-    let fraction = match micros % 1_000_000 {
-        0 => String::new(),
-        micros => format!(".{micros:06}").trim_end_matches('0').to_owned(),
-    };
-    format!("{:02}:{:02}:{:02}{fraction}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-/// A moment as PostgreSQL prints it. `micros`: since 1970-01-01; `zone`: what stands behind the time.
-pub fn print_timestamp(micros: i128, zone: &str) -> String {
-    let day = i128::from(DAY_MICROS);
-    let (date, era) = civil(micros.div_euclid(day) as i64);
-    format!("{date} {}{zone}{era}", print_time(micros.rem_euclid(day) as i64))
-}
-
-/// The inverse of `days`: the date, and ` BC` or nothing.
-fn civil(day: i64) -> (String, &'static str) {
-    let shifted = day + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
-    (format!("{year:04}-{month:02}-{day_of_month:02}"), era)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,7 +238,7 @@ mod tests {
         {
             assert_eq!(date_text(text), Ok(Value::Native(unix)), "{text}");
             assert_eq!(date_binary(&i32::to_be_bytes(days_2000)), Ok(Value::Native(unix)), "{text}");
-            assert_eq!(print_date(i64::from(unix)), text);
+            assert_eq!(print::date(i64::from(unix)), text);
         }
         assert_eq!(time_text("24:00:00"), Ok(Value::Exact("24:00:00".to_owned())));
         assert_eq!(time_text("01:02:03.4"), Ok(Value::Native(3_723_400_000)));

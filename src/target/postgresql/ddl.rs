@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     data::{Column, TableName, TableSchema, Travel},
     postgresql::quote::{identifier, literal},
-    target::{Incarnation, TargetTable},
+    target::{Error, Incarnation, TargetTable},
 };
 
 /// The column's type as the target spells it.
@@ -22,13 +22,28 @@ pub(super) fn column_type(schema: &TableSchema, column: &Column) -> String {
         Travel::Float64 => "double precision".to_owned(),
         Travel::Decimal { precision, scale } => format!("numeric({precision},{scale})"),
         Travel::Date => "date".to_owned(),
-        Travel::Time => "time without time zone".to_owned(),
-        Travel::Timestamp => "timestamp without time zone".to_owned(),
-        Travel::TimestampTz => "timestamp with time zone".to_owned(),
+        Travel::Time | Travel::Time7 => "time without time zone".to_owned(),
+        Travel::Timestamp | Travel::Timestamp7 => "timestamp without time zone".to_owned(),
+        Travel::TimestampTz | Travel::TimestampOffset => "timestamp with time zone".to_owned(),
         Travel::Utf8 | Travel::Text => "text".to_owned(),
         Travel::Binary => "bytea".to_owned(),
         Travel::Uuid => "uuid".to_owned(),
     }
+}
+
+/// Why rows with different keys in the source could have the same one here, if they could.
+pub(super) fn check_key(schema: &TableSchema) -> Result<(), Error> {
+    for column in schema.key.iter().map(|&column| &schema.columns[column]) {
+        let why = match (&column.collation, column.travel) {
+            (Some(collation), _) => format!("its texts compare by collation {collation}, which PostgreSQL does not have"),
+            (None, Travel::Time7 | Travel::Timestamp7 | Travel::TimestampOffset) => {
+                "PostgreSQL keeps six digits of a second and no offset".to_owned()
+            }
+            _ => continue,
+        };
+        return Err(Error::ValueNotSupported(format!("key column {} of {} is {}: {why}", column.name, schema.name, column.source_type)));
+    }
+    Ok(())
 }
 
 /// All columns, quoted, in order.

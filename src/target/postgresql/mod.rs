@@ -97,6 +97,7 @@ impl Target for Postgresql {
     }
 
     async fn claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error> {
+        ddl::check_key(schema)?;
         Ok(transaction!(self, |transaction| {
             preflight::check_schema(&transaction, &table.name.schema_name).await?;
             progress::ensure(&transaction).await?;

@@ -92,9 +92,10 @@ impl Link {
             schema_change: SchemaChange::default(),
             on_position_lost: OnPositionLost::default(),
             bounds: Bounds::default(),
-            source: Source { postgresql: Some(source.spec.clone()) },
+            source: Source { postgresql: Some(source.spec.clone()), sql_server: None },
             target: Target {
                 postgresql: Some(PostgresqlTarget { database: target.spec.clone(), on_existing_table: OnExistingTable::Fail }),
+                sql_server: None,
             },
             zone: ZoneStore { azure: None, persistent_volume_claim: Some(ClaimZone { claim_name: "zone".into(), folder: String::new() }) },
             tables: tables.iter().map(|name| planned(name, 1)).collect(),

@@ -42,7 +42,10 @@ pub(super) fn append_row<'a>(cells: &[Cells<'a>], beside: &'a Besides, row: usiz
             Cells::Date(a) => field(out, a.value(row).saturating_sub(EPOCH_DAYS).to_be_bytes()),
             Cells::Time(a) => field(out, a.value(row).to_be_bytes()),
             Cells::Timestamp(a) | Cells::TimestampTz(a) => field(out, a.value(row).saturating_sub(EPOCH_MICROS).to_be_bytes()),
-            Cells::Utf8(a) => bytes(out, a.value(row).as_bytes()),
+            // A seventh digit is cut off: rounding could make a day of 24 hours of it.
+            Cells::Time7(a) => field(out, a.value(row).div_euclid(10).to_be_bytes()),
+            Cells::Timestamp7(a) => field(out, (a.value(row).div_euclid(10) - EPOCH_MICROS).to_be_bytes()),
+            Cells::TimestampOffset(a) | Cells::Utf8(a) => bytes(out, a.value(row).as_bytes()),
             Cells::Jsonb(a) => {
                 let text = a.value(row).as_bytes();
                 out.extend_from_slice(&(text.len() as u32 + 1).to_be_bytes());

@@ -44,6 +44,10 @@ enum Cells<'a> {
     Time(&'a Time64MicrosecondArray),
     Timestamp(&'a TimestampMicrosecondArray),
     TimestampTz(&'a TimestampMicrosecondArray),
+    /// Of units of 100 nanoseconds, here and in the next.
+    Time7(&'a Int64Array),
+    Timestamp7(&'a Int64Array),
+    TimestampOffset(&'a StringArray),
     Utf8(&'a StringArray),
     /// `jsonb`: in binary its text follows a version byte.
     Jsonb(&'a StringArray),
@@ -184,12 +188,13 @@ fn has_binary_form(travel: Travel, base_type: &str) -> bool {
         Travel::Float64 => &["double precision", "float8"],
         Travel::Decimal { .. } => &["numeric", "decimal"],
         Travel::Date => &["date"],
-        Travel::Time => &["time without time zone", "time"],
-        Travel::Timestamp => &["timestamp without time zone", "timestamp"],
+        Travel::Time | Travel::Time7 => &["time without time zone", "time"],
+        Travel::Timestamp | Travel::Timestamp7 => &["timestamp without time zone", "timestamp"],
         Travel::TimestampTz => &["timestamp with time zone", "timestamptz"],
         Travel::Utf8 | Travel::Text => &["text", "character varying", "varchar", "character", "bpchar", "name", "json", "jsonb"],
         Travel::Binary => &["bytea"],
         Travel::Uuid => &["uuid"],
+        Travel::TimestampOffset => &[],
     };
     names.contains(&base_type)
 }
@@ -213,6 +218,9 @@ fn cells_of<'a>(column: &Column, base_type: &str, array: &'a ArrayRef) -> Result
         Travel::Utf8 | Travel::Text if base_type == "jsonb" => array.as_string_opt::<i32>().map(Cells::Jsonb),
         Travel::Utf8 | Travel::Text => array.as_string_opt::<i32>().map(Cells::Utf8),
         Travel::Binary => array.as_binary_opt::<i32>().map(Cells::Binary),
+        Travel::Time7 => array.as_primitive_opt::<Int64Type>().map(Cells::Time7),
+        Travel::Timestamp7 => array.as_primitive_opt::<Int64Type>().map(Cells::Timestamp7),
+        Travel::TimestampOffset => array.as_string_opt::<i32>().map(Cells::TimestampOffset),
         Travel::Uuid => array.as_fixed_size_binary_opt().filter(|a| a.value_length() == 16).map(Cells::Uuid),
     };
     found.ok_or_else(|| {
@@ -226,14 +234,14 @@ impl Cells<'_> {
             Self::Bool(a) => a.is_null(row),
             Self::Int16(a) => a.is_null(row),
             Self::Int32(a) => a.is_null(row),
-            Self::Int64(a) => a.is_null(row),
+            Self::Int64(a) | Self::Time7(a) | Self::Timestamp7(a) => a.is_null(row),
             Self::Float32(a) => a.is_null(row),
             Self::Float64(a) => a.is_null(row),
             Self::Decimal(a, _) => a.is_null(row),
             Self::Date(a) => a.is_null(row),
             Self::Time(a) => a.is_null(row),
             Self::Timestamp(a) | Self::TimestampTz(a) => a.is_null(row),
-            Self::Utf8(a) | Self::Jsonb(a) => a.is_null(row),
+            Self::Utf8(a) | Self::Jsonb(a) | Self::TimestampOffset(a) => a.is_null(row),
             Self::Binary(a) => a.is_null(row),
             Self::Uuid(a) => a.is_null(row),
         }

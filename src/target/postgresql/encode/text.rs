@@ -47,6 +47,9 @@ fn value(cell: &Cells<'_>, row: usize, out: &mut Vec<u8>) {
         Cells::Time(a) => time(out, a.value(row)),
         Cells::Timestamp(a) => timestamp(out, a.value(row), ""),
         Cells::TimestampTz(a) => timestamp(out, a.value(row), "+00"),
+        Cells::Time7(a) => time(out, a.value(row).div_euclid(10)),
+        Cells::Timestamp7(a) => timestamp(out, a.value(row).div_euclid(10), ""),
+        Cells::TimestampOffset(a) => out.extend(without_seventh_digit(a.value(row).as_bytes())),
         Cells::Utf8(a) | Cells::Jsonb(a) => escaped(out, a.value(row).as_bytes()),
         Cells::Binary(a) => {
             out.extend_from_slice(b"\\\\x");
@@ -54,6 +57,12 @@ fn value(cell: &Cells<'_>, row: usize, out: &mut Vec<u8>) {
         }
         Cells::Uuid(a) => hex(out, a.value(row)),
     }
+}
+
+/// A moment as PostgreSQL keeps it: it would round a seventh digit of the second, up to the next day.
+fn without_seventh_digit(text: &[u8]) -> impl Iterator<Item = u8> {
+    let point = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
+    text.iter().enumerate().filter(move |(at, byte)| *at != point + 7 || !byte.is_ascii_digit()).map(|(_, byte)| *byte)
 }
 
 fn float(out: &mut Vec<u8>, class: f64, value: impl std::fmt::LowerExp) {

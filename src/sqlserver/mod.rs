@@ -1,0 +1,16 @@
+//! What the SQL Server source and target share: sessions over TDS, what the server's errors mean, names in statements, types,
+//! and rows as Arrow.
+//!
+//! Knows neither sources nor targets. Everything that touches the driver's own interface is here: it still changes from version
+//! to version.
+
+mod certificate;
+mod connect;
+pub mod errors;
+pub mod quote;
+pub mod rows;
+mod token;
+pub mod types;
+
+pub use connect::{ConnectError, Row, Session, connect};
+pub use errors::{Class, Failure};
