@@ -13,4 +13,5 @@ mod landing;
 mod process;
 mod source_postgresql;
 mod target_postgresql;
+mod tds_server;
 mod worker;

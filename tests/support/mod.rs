@@ -4,3 +4,4 @@
 pub mod apiserver;
 pub mod azurite;
 pub mod postgres;
+pub mod tds;
