@@ -59,7 +59,7 @@ const SLING: &str = "/sling-1.4.11/program";
 const SLING_ROLE: &str = "sling";
 
 /// Bytes of the source's table, as the first figures' measure.
-fn rate(bytes: u64, took: Duration) -> String {
+pub fn rate(bytes: u64, took: Duration) -> String {
     format!("{:>4.0} MB/s", bytes as f64 / 1e6 / took.as_secs_f64())
 }
 
@@ -173,7 +173,7 @@ async fn to_files(source: &Database, rows: u64) {
 }
 
 /// CPU seconds of this process.
-fn own_cpu() -> f64 {
+pub fn own_cpu() -> f64 {
     let stat = fs::read_to_string(Path::new("/proc/self/stat")).unwrap();
     let fields: Vec<u64> = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
     (fields[10] + fields[11]) as f64 / 100.0

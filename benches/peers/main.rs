@@ -2,6 +2,7 @@
 //!
 //! - [`load`]: the first load beside `COPY … | COPY …`, pgcopydb and Sling, and what of it a core does up to the landing zone
 //! - [`changes`]: a backlog of updates beside native logical replication; how long a change takes at half of that rate
+//! - [`tds`]: reading a table of SQL Server beside freebcp, where `LINK_TEST_SQLSERVER` names a server
 //!
 //! Each is timed to when a reader of the target sees all of it. `ROWS`, `UPDATES` and `SECONDS` set the sizes. Say what else the
 //! machine did: the load averages are printed.
@@ -12,10 +13,15 @@
 #[allow(dead_code)] // the tests need more of it
 mod postgres;
 
+#[path = "../../tests/support/sqlserver.rs"]
+#[allow(dead_code)]
+mod sqlserver;
+
 mod changes;
 mod link;
 mod load;
 mod process;
+mod tds;
 
 use std::time::Duration;
 
@@ -67,6 +73,10 @@ async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(database: &Databas
 
 #[tokio::main]
 async fn main() {
+    tds::compare().await;
+    if std::env::var_os("TDS_ONLY").is_some() {
+        return;
+    }
     let rows = number("ROWS", 3_000_000);
     let (source_server, target_server) = (Server::start_with(&SETTINGS), Server::start_with(&SETTINGS));
     let source = source_server.create_database().await;

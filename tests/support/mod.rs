@@ -4,4 +4,5 @@
 pub mod apiserver;
 pub mod azurite;
 pub mod postgres;
+pub mod sqlserver;
 pub mod tds;
