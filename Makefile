@@ -23,7 +23,7 @@ IMAGE := localhost/link-operator/link-operator
 BINARY := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/link-operator
 CHARTS := charts/link-operator-crds charts/link-operator
 SCRIPTS := .ci/run benches/peers/install tests/protections deploy/phase deploy/install deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
-  deploy/local/with-cluster $(wildcard deploy/local/images/*/*.sh)
+  deploy/local/with-cluster $(wildcard deploy/demo/*.sh deploy/local/images/*/*.sh)
 
 CARGO := cargo --locked
 PHASE := deploy/phase
@@ -33,7 +33,7 @@ PHASE := deploy/phase
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## a link at work: builds all, starts a cluster (CLUSTER=kind|local), links a million rows
+demo: ## a link at work: builds all, starts a cluster (CLUSTER=kind|local), links a million rows (SOURCE=sqlserver SQLSERVER=…: of yours)
 	@CLUSTER=$(CLUSTER) deploy/demo/demo up
 
 demo-down: ## removes the demo and its cluster
