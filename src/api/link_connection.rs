@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     compute::Compute,
     database::{Source, Target},
+    discovery::Discovery,
     link_table::TargetTable,
     report::{PositionReport, TablePhase},
     schema::{LocalRef, OBJECT_NAME, time},
@@ -279,6 +280,9 @@ pub struct LinkConnectionStatus {
     #[schemars(schema_with = "time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistent_as_of: Option<Timestamp>,
+    /// What the source has to link, and what cannot be linked and why. Asked when a worker or probe starts, and every ten minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Discovery>,
     /// Where the link is in its source's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<PositionReport>,

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    discovery::Discovery,
     fault::{Check, Fault},
     verification::TableVerification,
 };
@@ -47,6 +48,9 @@ pub struct Report {
     /// What the source says of itself.
     #[serde(default)]
     pub source: Option<SourceReport>,
+    /// What the source has to link; one worker asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Discovery>,
     /// Where the link is.
     #[serde(default)]
     pub position: Option<PositionReport>,

@@ -355,6 +355,9 @@ pub trait Source: Send + Sync {
     /// (`SourceReachable`, `SourcePrepared`), each failed one with the exact command that cures it.
     async fn preflight(&self) -> Vec<Check>;
 
+    /// The tables of the database, each with what stands against its being linked. Cheap: it looks at the catalog alone.
+    async fn discover(&self) -> Result<Vec<(TableName, Option<Error>)>, Error>;
+
     /// How a table is now; refuses tables that cannot be linked, with the reason.
     async fn describe(&self, table: &TableName) -> Result<TableSchema, Error>;
 

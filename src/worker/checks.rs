@@ -3,11 +3,17 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
 
 use super::{metrics, systems::Systems};
 use crate::{
-    api::fault::{Check, Explain, Fault},
+    api::{
+        discovery::Discovery,
+        fault::{Check, Explain, Fault},
+    },
     landing, source, target,
 };
 
@@ -17,21 +23,31 @@ const CALM: Duration = Duration::from_secs(10);
 const WORRIED: Duration = Duration::from_secs(2);
 /// How long one system may take to answer.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How often is asked which tables there are.
+const DISCOVER_EVERY: Duration = Duration::from_mins(10);
 
 /// What was answered last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Answers {
     pub checks: Vec<Check>,
     pub credential_expiry: Option<Timestamp>,
+    pub discovery: Option<Discovery>,
 }
 
-/// Asks for ever, at once when the systems change. Tells `answers` when there is news.
-pub(super) async fn keep_asking(mut systems: watch::Receiver<Option<Arc<Systems>>>, answers: watch::Sender<Answers>) {
+/// Asks for ever, at once when the systems change. Tells `answers` when there is news. One worker of a link `discovers`.
+pub(super) async fn keep_asking(mut systems: watch::Receiver<Option<Arc<Systems>>>, answers: watch::Sender<Answers>, discovers: bool) {
     let mut pause = WORRIED;
+    let mut discovered: Option<Instant> = None;
     loop {
         let current = systems.borrow_and_update().clone();
         if let Some(current) = current {
-            let new = ask(&current, PATIENCE).await;
+            let mut new = ask(&current, PATIENCE).await;
+            new.discovery.clone_from(&answers.borrow().discovery);
+            if discovers && discovered.is_none_or(|at| at.elapsed() > DISCOVER_EVERY) {
+                let found = discover(&current.source, PATIENCE).await;
+                discovered = found.is_some().then(Instant::now);
+                new.discovery = found.map(|found| found.since(new.discovery.as_ref())).or(new.discovery);
+            }
             let failed = new.checks.iter().any(|check| check.fault.is_some());
             note(&answers.borrow(), &new);
             answers.send_if_modified(|old| {
@@ -63,7 +79,14 @@ pub(super) async fn ask(systems: &Systems, patience: Duration) -> Answers {
     let (mut checks, credential_expiry) = zone;
     checks.extend(source);
     checks.extend(target);
-    Answers { checks, credential_expiry }
+    Answers { checks, credential_expiry, discovery: None }
+}
+
+/// What the source has to link; none if it does not say. What is wrong with it then, its checks tell.
+pub(super) async fn discover(source: &Result<Arc<dyn source::Source>, Fault>, patience: Duration) -> Option<Discovery> {
+    let tables = time::timeout(patience, source.as_ref().ok()?.discover()).await.ok()?.ok()?;
+    let tables = tables.into_iter().map(|(name, obstacle)| (name, obstacle.map(|error| error.fault()))).collect();
+    Some(Discovery::new(Timestamp::now(), tables))
 }
 
 pub(super) async fn ask_zone(zone: &Result<landing::Zone, Fault>, patience: Duration) -> (Vec<Check>, Option<Timestamp>) {

@@ -6,7 +6,7 @@ use futures::{StreamExt, stream};
 use tokio::time;
 
 use super::{
-    checks::{ask_source, ask_target, ask_zone},
+    checks::{ask_source, ask_target, ask_zone, discover},
     reports,
 };
 use crate::{
@@ -41,9 +41,9 @@ pub async fn probe(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> 
         }
     };
     let source = async {
-        let Some(source) = &request.source else { return (Vec::new(), Vec::new()) };
+        let Some(source) = &request.source else { return (Vec::new(), Vec::new(), None) };
         let source = source::open(source, secrets, link).map_err(|error| error.fault());
-        tokio::join!(ask_source(&source, PATIENCE), look_at_tables(&source, &request.tables))
+        tokio::join!(ask_source(&source, PATIENCE), look_at_tables(&source, &request.tables), discover(&source, PATIENCE))
     };
     let target = async {
         match &request.target {
@@ -51,11 +51,11 @@ pub async fn probe(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> 
             None => Vec::new(),
         }
     };
-    let ((mut checks, credential_expiry), (source, tables), target) = tokio::join!(zone, source, target);
+    let ((mut checks, credential_expiry), (source, tables, discovery), target) = tokio::join!(zone, source, target);
     checks.extend(source);
     checks.extend(target);
     let (source, position_lost) = kept(request, secrets).await.unwrap_or_default();
-    Report { checks, credential_expiry, source, position_lost, tables, ..reports::empty(super::pod_name()) }
+    Report { checks, credential_expiry, source, discovery, position_lost, tables, ..reports::empty(super::pod_name()) }
 }
 
 /// What the source keeps for a link that no worker watches; too much of it is given up. None if it does not say.

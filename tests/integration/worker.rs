@@ -350,6 +350,9 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
         kept: None,
     };
     let report = worker::probe(&request, &database.secrets, volume.path()).await;
+    let discovered = report.discovery.as_ref().unwrap();
+    assert_eq!(discovered.eligible_tables, [TableName::new("public", "good")]);
+    assert_eq!(discovered.ineligible_tables.iter().map(|table| table.reason.as_str()).collect::<Vec<_>>(), ["NoPrimaryKey"]);
     let tables: Vec<_> = report.tables.iter().map(|table| (table.phase, table.error.as_ref().map(|fault| fault.reason.as_str()))).collect();
     assert_eq!(tables[0], (TablePhase::Waiting, None));
     assert_eq!((tables[1].1, tables[2].1), (Some("NoPrimaryKey"), Some("SourceTableMissing")));

@@ -447,6 +447,8 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     if let Some(term) = crew.reports.iter().filter_map(|report| report.term).max() {
         status.term = Some(term);
     }
+    let said = crew.reports.iter().map(AsRef::as_ref).chain(findings.probe).find_map(|report| report.discovery.clone());
+    status.discovery = said.map(|said| said.since(status.discovery.as_ref())).or(status.discovery.take());
     if let Some(position) = crew.reports.iter().find_map(|report| report.position.clone()) {
         status.position = Some(position);
     }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::api::{
     conditions::{get, kind},
+    discovery::Discovery,
     fault::{Check, Fault},
     link_connection::{LinkConnectionStatus, LinkPhase, LinkState},
     plan::Intent,
@@ -194,6 +195,21 @@ fn a_status_that_says_the_same_is_the_same() {
     assert_eq!(judge(&running(), &before), before);
     assert_eq!(before.tables.as_ref().unwrap().summary, "1/1");
     assert!(before.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+}
+
+#[test]
+fn what_the_source_has_stands_until_it_says_another_thing() {
+    let at = |second: i64, eligible: u32| Discovery { eligible, ..Discovery::new(Timestamp::from_second(second).unwrap(), vec![]) };
+    let said = |discovery: Option<Discovery>, before: &LinkConnectionStatus| {
+        let mut case = running();
+        case.crew.reports = vec![Arc::new(Report { discovery, ..report(vec![]) })];
+        judge(&case, before)
+    };
+    let first = said(Some(at(1, 2)), &LinkConnectionStatus::default());
+    assert_eq!(first.discovery, Some(at(1, 2)));
+    assert_eq!(said(Some(at(2, 2)), &first).discovery, Some(at(1, 2)), "no write says the same again");
+    assert_eq!(said(None, &first).discovery, Some(at(1, 2)));
+    assert_eq!(said(Some(at(3, 1)), &first).discovery, Some(at(3, 1)));
 }
 
 #[test]

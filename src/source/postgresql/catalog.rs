@@ -24,13 +24,19 @@ pub struct Table {
 }
 
 const CLASS: &str = "\
-SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
+SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
        row_security_active(c.oid) AS filtered, \
        EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) AS has_children, \
+       EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary AND NOT indimmediate) AS deferrable, \
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable, \
        current_user::text AS reader \
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
- WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind NOT IN ('i', 'I', 'S', 't', 'c')";
+";
+const ONE: &str = "WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind NOT IN ('i', 'I', 'S', 't', 'c')";
+/// Tables that hold rows of their own, or of partitions; views are not even looked at.
+const ALL: &str = "\
+WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND c.relpersistence <> 't' \
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'link_operator') AND n.nspname NOT LIKE 'pg\\_%'";
 
 /// Types with modifiers, domains replaced by what they are over (also as elements of arrays), and the labels of all enums within.
 const TYPES: &str = "\
@@ -58,9 +64,6 @@ SELECT a.typid AS asked_type, a.typmod AS asked_modifier, t.oid AS typid, b.typm
   FROM asked a JOIN base b ON b.place = a.place JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd' \
   LEFT JOIN (element e JOIN pg_type et ON et.oid = e.typid AND et.typtype <> 'd') ON e.place = a.place";
 
-/// Whether the primary key is one that the stream cannot identify rows by.
-const DEFERRABLE: &str = "SELECT FROM pg_index WHERE indrelid = $1 AND indisprimary AND NOT indimmediate";
-
 /// A leaf partition that the user may not read, or not all of.
 const UNREADABLE: &str = "\
 SELECT n.nspname, c.relname, row_security_active(c.oid) AS filtered \
@@ -69,7 +72,7 @@ SELECT n.nspname, c.relname, row_security_active(c.oid) AS filtered \
 
 /// Reads a table; refuses one that cannot be linked.
 pub async fn describe(client: &Client, name: &TableName) -> Result<Table, Error> {
-    let Some(class) = client.query_opt(CLASS, &[&name.schema_name, &name.table_name]).await? else {
+    let Some(class) = client.query_opt(&format!("{CLASS} {ONE}"), &[&name.schema_name, &name.table_name]).await? else {
         return Err(Error::SourceTableMissing(name.clone()));
     };
     let oid: u32 = class.get("oid");
@@ -77,6 +80,36 @@ pub async fn describe(client: &Client, name: &TableName) -> Result<Table, Error>
 
     // Between the two questions it may have been dropped.
     let shape = shape::read(client, &[oid]).await?.remove(&oid).ok_or_else(|| Error::SourceTableMissing(name.clone()))?;
+    let key = key(name, &class, &shape)?;
+    if class.get::<_, &str>("relkind") == "p" {
+        refuse_partitions(name, &shape)?;
+        refuse_unreadable(client, name, &shape, class.get("reader")).await?;
+    }
+    let Shape { columns, last_number, parts, .. } = shape;
+    let schema = TableSchema { name: name.clone(), object_id: oid, system: SYSTEM.to_owned(), columns, key, last_number };
+    Ok(Table { schema, parts })
+}
+
+/// All tables, each with what stands against its being linked.
+pub async fn discover(client: &Client) -> Result<Vec<(TableName, Option<Error>)>, Error> {
+    let classes = client.query(&format!("{CLASS} {ALL}"), &[]).await?;
+    let oids: Vec<u32> = classes.iter().map(|class| class.get("oid")).collect();
+    let shapes = shape::read(client, &oids).await?;
+    let judge = |class: &Row| {
+        let name = TableName::new(class.get::<_, &str>("nspname"), class.get::<_, &str>("relname"));
+        // One that was dropped meanwhile is none.
+        let shape = shapes.get(&class.get("oid"))?;
+        let judged = refuse(&name, class).and_then(|()| key(&name, class, shape)).and_then(|_| match class.get("relkind") {
+            "p" => refuse_partitions(&name, shape),
+            _ => Ok(()),
+        });
+        Some((name, judged.err()))
+    };
+    Ok(classes.iter().filter_map(judge).collect())
+}
+
+/// The columns of the key by which the stream identifies rows.
+fn key(name: &TableName, class: &Row, shape: &Shape) -> Result<Vec<usize>, Error> {
     let place = |number: &i32| shape.columns.iter().position(|column| column.number == *number);
     let Some(key) = shape.key.iter().map(place).collect::<Option<Vec<_>>>() else {
         return Err(unsupported(
@@ -84,25 +117,21 @@ pub async fn describe(client: &Client, name: &TableName) -> Result<Table, Error>
             "give the table a primary key of ordinary columns".to_owned(),
         ));
     };
-    if key.is_empty() {
-        if client.query_opt(DEFERRABLE, &[&oid]).await?.is_some() {
-            return Err(unsupported(
-                format!("the primary key of {name} is deferrable"),
-                format!("make the primary key of {} NOT DEFERRABLE", quote::table(name)),
-            ));
-        }
-        return Err(Error::NoPrimaryKey(name.clone()));
+    if !key.is_empty() {
+        return Ok(key);
     }
-    if class.get::<_, &str>("relkind") == "p" {
-        refuse_partitions(client, name, &shape, class.get("reader")).await?;
-    }
-    let Shape { columns, last_number, parts, .. } = shape;
-    let schema = TableSchema { name: name.clone(), object_id: oid, system: SYSTEM.to_owned(), columns, key, last_number };
-    Ok(Table { schema, parts })
+    Err(if class.get("deferrable") {
+        unsupported(
+            format!("the primary key of {name} is deferrable"),
+            format!("make the primary key of {} NOT DEFERRABLE", quote::table(name)),
+        )
+    } else {
+        Error::NoPrimaryKey(name.clone())
+    })
 }
 
 /// The stream brings changes of partitions under their own names, and identifies rows by their own keys.
-async fn refuse_partitions(client: &Client, name: &TableName, shape: &Shape, reader: &str) -> Result<(), Error> {
+fn refuse_partitions(name: &TableName, shape: &Shape) -> Result<(), Error> {
     if shape.parts.is_empty() {
         return Err(unsupported(format!("{name} has no partitions"), "create a partition first".to_owned()));
     }
@@ -125,6 +154,10 @@ async fn refuse_partitions(client: &Client, name: &TableName, shape: &Shape, rea
             ));
         }
     }
+    Ok(())
+}
+
+async fn refuse_unreadable(client: &Client, name: &TableName, shape: &Shape, reader: &str) -> Result<(), Error> {
     let leaves: Vec<u32> = shape.parts.iter().map(|part| part.part.object_id).collect();
     let Some(row) = client.query_opt(UNREADABLE, &[&leaves]).await? else { return Ok(()) };
     let part = TableName::new(row.get::<_, &str>("nspname"), row.get::<_, &str>("relname"));

@@ -194,6 +194,10 @@ impl Source for Postgresql {
         preflight::preflight(self).await
     }
 
+    async fn discover(&self) -> Result<Vec<(TableName, Option<Error>)>, Error> {
+        catalog::discover(&*self.session().await?).await
+    }
+
     async fn describe(&self, table: &TableName) -> Result<TableSchema, Error> {
         Ok(catalog::describe(&*self.session().await?, table).await?.schema)
     }

@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use link_operator::data::KeyRange;
 
 use super::*;
@@ -8,7 +10,7 @@ async fn refuses_what_cannot_be_linked_and_says_what_to_do() {
     database
         .execute(
             "SET search_path = public; \
-                 CREATE TABLE keyless (id int); CREATE VIEW seen AS SELECT 1 AS id; CREATE MATERIALIZED VIEW kept AS SELECT 1 AS id; \
+                 CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE keyless (id int); CREATE VIEW seen AS SELECT 1 AS id; CREATE MATERIALIZED VIEW kept AS SELECT 1 AS id; \
                  CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); \
                  CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id); \
                  CREATE TABLE nothing (id int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING; \
@@ -18,6 +20,10 @@ async fn refuses_what_cannot_be_linked_and_says_what_to_do() {
         )
         .await;
     let source = source(&database);
+    let mut discovered: HashMap<String, Option<Error>> =
+        source.discover().await.unwrap().into_iter().map(|(name, obstacle)| (name.table_name, obstacle)).collect();
+    assert!(discovered.remove("child").is_some_and(|obstacle| matches!(obstacle, Some(Error::NoPrimaryKey(_)))));
+    assert!(discovered.remove("good").is_some_and(|obstacle| obstacle.is_none()));
     for (table, reason, remedy) in [
         ("absent", "SourceTableMissing", "create public.absent"),
         ("keyless", "NoPrimaryKey", "ADD PRIMARY KEY"),
@@ -33,7 +39,12 @@ async fn refuses_what_cannot_be_linked_and_says_what_to_do() {
         let error = source.describe(&TableName::new("public", table)).await.unwrap_err();
         assert_eq!(<&str>::from(&error), reason, "{table}: {error}");
         assert!(error.remedy().contains(remedy), "{table}: {}", error.remedy());
+        match discovered.remove(table) {
+            Some(obstacle) => assert_eq!(obstacle.unwrap().to_string(), error.to_string()),
+            None => assert!(matches!(table, "absent" | "seen" | "kept"), "{table}"),
+        }
     }
+    assert!(discovered.is_empty(), "{discovered:?}");
 }
 
 /// Between two questions of one who compares or reads it.
