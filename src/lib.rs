@@ -20,4 +20,5 @@ pub mod sqlserver;
 pub mod standalone;
 pub mod target;
 pub mod telemetry;
+pub mod tls;
 pub mod worker;

@@ -1,4 +1,5 @@
-//! Secrets as workers see them: folders of files that the kubelet keeps up to date.
+//! Secrets as workers see them: folders of files that the kubelet keeps up to date. ConfigMaps, which may hold certificate
+//! authorities, stand beside them in the folder [`CONFIG_MAPS`].
 //!
 //! A value is read when it is needed and never kept, so a rotated Secret is in use at the next connection. Values have no
 //! `Debug` and no `Display`: they cannot reach a log.
@@ -7,6 +8,11 @@ use std::{
     io,
     path::{Path, PathBuf},
 };
+
+use crate::api::database::CaSource;
+
+/// The folder of the ConfigMaps among those of the Secrets: a name that no Secret can have.
+pub const CONFIG_MAPS: &str = ".configmaps";
 
 /// A folder that holds one folder for each mounted Secret, one file for each of its keys.
 #[derive(Clone, Debug)]
@@ -41,6 +47,9 @@ pub enum Error {
         /// What the system said.
         kind: io::ErrorKind,
     },
+    /// Certificate authorities are not where the spec says.
+    #[error("tls.ca: {0}")]
+    AuthoritiesMissing(String),
 }
 
 impl Secrets {
@@ -64,6 +73,23 @@ impl Secrets {
             }
             Err(error) => Err(Error::SecretUnreadable { name: name.to_owned(), key: key.to_owned(), kind: error.kind() }),
         }
+    }
+}
+
+impl Secrets {
+    /// Reads a bundle of certificate authorities, PEM.
+    pub async fn authorities(&self, ca: &CaSource) -> Result<String, Error> {
+        if let Some(key) = &ca.secret_key_ref {
+            return Ok(self.read(&key.name, &key.key).await?.0);
+        }
+        let missing = |what: String| Error::AuthoritiesMissing(what);
+        let Some(key) = &ca.config_map_key_ref else { return Err(missing("it names no Secret and no ConfigMap".to_owned())) };
+        let maps = Self::new(self.root.join(CONFIG_MAPS));
+        maps.read(&key.name, &key.key).await.map(|value| value.0).map_err(|error| match error {
+            Error::SecretMissing(name) => missing(format!("ConfigMap {name} does not exist")),
+            Error::SecretKeyMissing { name, key } => missing(format!("ConfigMap {name} has no key {key}")),
+            other => missing(format!("ConfigMap {}: {other}", key.name)),
+        })
     }
 }
 
@@ -106,5 +132,26 @@ mod tests {
             let error = secrets.read(name, key).await.err().unwrap();
             assert_eq!(<&str>::from(&error), reason, "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn authorities_come_from_a_secret_or_a_config_map() {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, text) in [("ca", "of the Secret"), (".configmaps/ca", "of the ConfigMap")] {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+            std::fs::write(root.path().join(folder).join("ca.crt"), text).unwrap();
+        }
+        let secrets = Secrets::new(root.path());
+        let read = async |from: serde_json::Value| {
+            let read = secrets.authorities(&serde_json::from_value(from).unwrap()).await;
+            read.map_err(|error| format!("{} {error}", <&str>::from(&error)))
+        };
+        let named = |name: &str, key: &str| serde_json::json!({"name": name, "key": key});
+        assert_eq!(read(serde_json::json!({"secretKeyRef": named("ca", "ca.crt")})).await.unwrap(), "of the Secret");
+        assert_eq!(read(serde_json::json!({"configMapKeyRef": named("ca", "ca.crt")})).await.unwrap(), "of the ConfigMap");
+        let absent = read(serde_json::json!({"configMapKeyRef": named("absent", "ca.crt")})).await.unwrap_err();
+        assert_eq!(absent, "AuthoritiesMissing tls.ca: ConfigMap absent does not exist");
+        let keyless = read(serde_json::json!({"configMapKeyRef": named("ca", "tls.crt")})).await.unwrap_err();
+        assert_eq!(keyless, "AuthoritiesMissing tls.ca: ConfigMap ca has no key tls.crt");
     }
 }

@@ -39,9 +39,15 @@ fn default_port() -> u16 {
 
 /// A database of SQL Server 2016 or newer, Azure SQL Database, SQL Managed Instance or a Synapse dedicated SQL pool.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("self.host.matches('^[A-Za-z0-9_.:-]+$')")
-    .message("host is a name or an address alone, without scheme, instance, user or path: the port goes into port, the database into database")
-    .field_path(".host"))]
+#[x_kube(
+    validation = Rule::new("self.host.matches('^[A-Za-z0-9_.:-]+$')")
+        .message("host is a name or an address alone, without scheme, instance, user or path: the port goes into port, the database into database")
+        .field_path(".host"),
+    validation = (
+        "self.tls.mode != 'Disable' || has(self.auth.password)",
+        "a token is never sent without encryption: set tls.mode to VerifyFull, or log in with a password"
+    ),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SqlServerDatabase {
     /// Host name or address, of an availability group its listener (`contoso.database.windows.net`). May change during a link's
@@ -199,12 +205,32 @@ pub struct Tls {
     pub server_name: Option<String>,
 }
 
-/// Where a bundle of certificate authorities is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Where a bundle of certificate authorities is kept: exactly one.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = (
+    "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+    "set exactly one place of the certificate authorities: secretKeyRef or configMapKeyRef"
+))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CaSource {
     /// Key of a Secret in the link's namespace.
-    pub secret_key_ref: SecretKey,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<SecretKey>,
+    /// Key of a ConfigMap in the link's namespace, such as trust-manager writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<ConfigMapKey>,
+}
+
+/// One key of a ConfigMap in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConfigMapKey {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
+    pub name: String,
+    /// Key within it.
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_KEY))]
+    pub key: String,
 }
 
 /// One key of a Secret in the same namespace.
@@ -220,7 +246,7 @@ pub struct SecretKey {
 }
 
 /// How much of a server's certificate is verified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum TlsMode {
     /// Encrypted; the certificate must come from a trusted authority and bear the server's name.
     #[default]

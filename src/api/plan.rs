@@ -22,6 +22,10 @@ pub const PLAN_KEY: &str = "plan.json.gz";
 pub const PLAN_DIR: &str = "/etc/link-operator/plan";
 /// Where each Secret that the plan names is mounted whole, as a folder of its name.
 pub const SECRETS_DIR: &str = "/etc/link-operator/secrets";
+/// Where the token of the ServiceAccount is mounted that a workload identity trusts,
+pub const IDENTITY_DIR: &str = "/etc/link-operator/identity";
+/// and its file.
+pub const IDENTITY_FILE: &str = "token";
 /// Where a PersistentVolumeClaim zone is mounted.
 pub const ZONE_DIR: &str = "/var/lib/link-operator/zone";
 /// Where the worker API's certificate, key, authority and token are mounted.

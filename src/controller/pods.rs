@@ -7,8 +7,8 @@ use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
         ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccount, Toleration,
-        Volume, VolumeMount,
+        ProjectedVolumeSource, ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        ServiceAccount, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -19,12 +19,15 @@ use k8s_openapi::{
 use sha2::{Digest, Sha256};
 
 use super::names::{self, ASKED, Component};
-use crate::api::{
-    conditions::mark::ROLE,
-    database::{PostgresqlDatabase, Source, Target},
-    integration_runtime::{DEFAULT_SERVICE_ACCOUNT, KubernetesRuntime},
-    plan::{API_DIR, API_PORT, HEALTH_PORT, MEMORY_LIMIT, PLAN_DIR, SECRETS_DIR, ZONE_DIR},
-    zone::ZoneStore,
+use crate::{
+    api::{
+        conditions::mark::ROLE,
+        database::{PasswordAuth, Source, Target, Tls},
+        integration_runtime::{DEFAULT_SERVICE_ACCOUNT, KubernetesRuntime},
+        plan::{API_DIR, API_PORT, HEALTH_PORT, IDENTITY_DIR, IDENTITY_FILE, MEMORY_LIMIT, PLAN_DIR, SECRETS_DIR, ZONE_DIR},
+        zone::ZoneStore,
+    },
+    secrets::CONFIG_MAPS,
 };
 
 /// User and group of all pods.
@@ -38,6 +41,10 @@ const ALLOCATOR: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_T
 const LOST_NODE: i64 = 30;
 /// How long a probe may take, seconds.
 const PROBE_DEADLINE: i64 = 60;
+/// For whom the token of a workload identity is (Entra ID, "Workload identity federation").
+const IDENTITY_AUDIENCE: &str = "api://AzureADTokenExchange";
+/// How long that token is valid, seconds; the kubelet renews it before.
+const IDENTITY_SECONDS: i64 = 3600;
 /// How long one attempt to release may take, seconds.
 const RELEASE_DEADLINE: i64 = 300;
 
@@ -48,12 +55,23 @@ pub struct PodBase {
     pub image: String,
     /// When to pull it.
     pub pull_policy: String,
-    /// Secrets to mount, each whole.
-    pub secrets: BTreeSet<String>,
+    /// What is mounted.
+    pub inputs: Inputs,
     /// Claim of the landing zone.
     pub claim: Option<String>,
     /// Where and how pods run.
     pub runtime: Option<KubernetesRuntime>,
+}
+
+/// What the spec's references bring into a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inputs {
+    /// Secrets, each whole.
+    pub secrets: BTreeSet<String>,
+    /// ConfigMaps, each whole.
+    pub config_maps: BTreeSet<String>,
+    /// A token of the ServiceAccount for Entra ID, which exchanges it for one of its own (workload identity federation).
+    pub identity_token: bool,
 }
 
 /// What a one-shot pod is asked.
@@ -74,22 +92,59 @@ pub struct OneShot<'a> {
     pub request: String,
 }
 
-/// The names of all Secrets that a link's work needs.
-pub fn secret_names(source: Option<&Source>, target: Option<&Target>, zone: Option<&ZoneStore>) -> BTreeSet<String> {
-    let databases = source
-        .and_then(|source| source.postgresql.as_ref())
-        .into_iter()
-        .chain(target.and_then(|target| target.postgresql.as_ref()).map(|target| &target.database));
-    let mut names: BTreeSet<String> = databases.flat_map(database_secrets).collect();
-    let token = zone.and_then(|zone| zone.azure.as_ref()).and_then(|azure| azure.auth.sas_token.as_ref());
-    names.extend(token.map(|token| token.secret_key_ref.name.clone()));
-    names
+impl Inputs {
+    /// What a link's work needs.
+    pub fn of(source: Option<&Source>, target: Option<&Target>, zone: Option<&ZoneStore>) -> Self {
+        let mut inputs = Self::default();
+        let postgresql = source.and_then(|source| source.postgresql.as_ref()).into_iter();
+        for database in postgresql.chain(target.and_then(|target| target.postgresql.as_ref()).map(|target| &target.database)) {
+            inputs.add(database.auth.password.as_ref(), &database.tls);
+        }
+        let sql_server = source.and_then(|source| source.sql_server.as_ref()).map(|source| &source.database).into_iter();
+        for database in sql_server.chain(target.and_then(|target| target.sql_server.as_ref()).map(|target| &target.database)) {
+            inputs.add(database.auth.password.as_ref(), &database.tls);
+            inputs.secrets.extend(database.auth.service_principal.iter().map(|auth| auth.client_secret.secret_key_ref.name.clone()));
+            inputs.identity_token |= database.auth.workload_identity.is_some();
+        }
+        let token = zone.and_then(|zone| zone.azure.as_ref()).and_then(|azure| azure.auth.sas_token.as_ref());
+        inputs.secrets.extend(token.map(|token| token.secret_key_ref.name.clone()));
+        inputs
+    }
+
+    fn add(&mut self, password: Option<&PasswordAuth>, tls: &Tls) {
+        let (secret, config_map) = tls.ca.as_ref().map(|ca| (&ca.secret_key_ref, &ca.config_map_key_ref)).unzip();
+        self.secrets.extend(password.map(|password| password.secret_ref.name.clone()));
+        self.secrets.extend(secret.into_iter().flatten().map(|key| key.name.clone()));
+        self.config_maps.extend(config_map.into_iter().flatten().map(|key| key.name.clone()));
+    }
+
+    /// The volumes, and where each is mounted.
+    fn volumes(&self) -> Vec<(Volume, String)> {
+        let secrets =
+            self.secrets.iter().map(|name| (secret_volume(&volume_name("secret", name), name, true), format!("{SECRETS_DIR}/{name}")));
+        let config_maps = self.config_maps.iter().map(|name| {
+            let source = ConfigMapVolumeSource { name: name.clone(), optional: Some(true), ..Default::default() };
+            let volume = Volume { name: volume_name("configmap", name), config_map: Some(source), ..Default::default() };
+            (volume, format!("{SECRETS_DIR}/{CONFIG_MAPS}/{name}"))
+        });
+        let token = self.identity_token.then(|| (identity_volume(), IDENTITY_DIR.to_owned()));
+        secrets.chain(config_maps).chain(token).collect()
+    }
 }
 
-fn database_secrets(database: &PostgresqlDatabase) -> impl Iterator<Item = String> {
-    let password = database.auth.password.as_ref().map(|password| password.secret_ref.name.clone());
-    let authority = database.tls.ca.as_ref().map(|ca| ca.secret_key_ref.name.clone());
-    password.into_iter().chain(authority)
+/// A token of the pod's ServiceAccount that Entra ID takes, renewed by the kubelet.
+fn identity_volume() -> Volume {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(IDENTITY_AUDIENCE.to_owned()),
+        expiration_seconds: Some(IDENTITY_SECONDS),
+        path: IDENTITY_FILE.to_owned(),
+    };
+    let sources = vec![VolumeProjection { service_account_token: Some(token), ..Default::default() }];
+    Volume {
+        name: "identity".to_owned(),
+        projected: Some(ProjectedVolumeSource { sources: Some(sources), ..Default::default() }),
+        ..Default::default()
+    }
 }
 
 /// The template of a link's workers. Nothing in it changes with the number of workers or with the plan, so that neither
@@ -204,9 +259,7 @@ fn pod_annotations(base: &PodBase) -> Option<BTreeMap<String, String>> {
 
 fn container(base: &PodBase, args: Vec<String>) -> Container {
     let mut volume_mounts = vec![mount("scratch", "/tmp", false)];
-    for secret in &base.secrets {
-        volume_mounts.push(mount(&volume_name(secret), &format!("{SECRETS_DIR}/{secret}"), true));
-    }
+    volume_mounts.extend(base.inputs.volumes().iter().map(|(volume, path)| mount(&volume.name, path, true)));
     if base.claim.is_some() {
         volume_mounts.push(mount("zone", ZONE_DIR, false));
     }
@@ -231,7 +284,7 @@ fn container(base: &PodBase, args: Vec<String>) -> Container {
 
 fn pod_spec(base: &PodBase, container: Container, own: &BTreeMap<String, String>) -> PodSpec {
     let mut volumes = vec![Volume { name: "scratch".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }];
-    volumes.extend(base.secrets.iter().map(|secret| secret_volume(&volume_name(secret), secret, true)));
+    volumes.extend(base.inputs.volumes().into_iter().map(|(volume, _)| volume));
     if let Some(claim) = &base.claim {
         volumes.push(Volume {
             name: "zone".to_owned(),
@@ -283,9 +336,9 @@ fn pod_spec(base: &PodBase, container: Container, own: &BTreeMap<String, String>
     }
 }
 
-/// A Secret's name may be longer than a volume's.
-fn volume_name(secret: &str) -> String {
-    format!("secret-{}", hex::encode(&Sha256::digest(secret)[..5]))
+/// An object's name may be longer than a volume's.
+fn volume_name(kind: &str, object: &str) -> String {
+    format!("{kind}-{}", hex::encode(&Sha256::digest(object)[..5]))
 }
 
 fn secret_volume(name: &str, secret: &str, optional: bool) -> Volume {

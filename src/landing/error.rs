@@ -99,7 +99,9 @@ impl From<secrets::Error> for Error {
     fn from(error: secrets::Error) -> Self {
         match error {
             secrets::Error::SecretMissing(_) => Self::SecretMissing(error.to_string()),
-            secrets::Error::SecretKeyMissing { .. } | secrets::Error::SecretUnreadable { .. } => Self::SecretKeyMissing(error.to_string()),
+            secrets::Error::SecretKeyMissing { .. } | secrets::Error::SecretUnreadable { .. } | secrets::Error::AuthoritiesMissing(_) => {
+                Self::SecretKeyMissing(error.to_string())
+            }
         }
     }
 }

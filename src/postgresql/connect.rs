@@ -57,6 +57,7 @@ impl From<secrets::Error> for ConnectError {
             secrets::Error::SecretMissing(_) => Self::SecretMissing(message),
             secrets::Error::SecretKeyMissing { .. } => Self::SecretKeyMissing(message),
             secrets::Error::SecretUnreadable { .. } => Self::Other(message),
+            secrets::Error::AuthoritiesMissing(_) => Self::TlsFailed(message),
         }
     }
 }

@@ -15,11 +15,12 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     connect::{ConnectError, Login},
-    errors, tls,
+    errors,
 };
 use crate::{
     api::database::{PostgresqlDatabase, TlsMode},
-    secrets::{SecretValue, Secrets},
+    secrets::Secrets,
+    tls,
 };
 
 /// Longest time for each of: TCP, TLS and login.
@@ -58,10 +59,10 @@ async fn encrypt(
 ) -> Result<Box<dyn Transport>, ConnectError> {
     let failed = |what: String| ConnectError::TlsFailed(format!("{place}: {what}"));
     let authorities = match &database.tls.ca {
-        Some(ca) => Some(secrets.read(&ca.secret_key_ref.name, &ca.secret_key_ref.key).await?),
+        Some(ca) => Some(secrets.authorities(ca).await?),
         None => None,
     };
-    let Some(config) = tls::config(database.tls.mode, authorities.as_ref().map(SecretValue::expose)).map_err(failed)? else {
+    let Some(config) = tls::config(database.tls.mode, authorities.as_deref()).map_err(failed)? else {
         return Ok(Box::new(socket));
     };
     let name = database.tls.server_name.as_deref().unwrap_or(&database.host).to_owned();

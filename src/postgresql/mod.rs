@@ -9,6 +9,5 @@ pub mod dial;
 pub mod digest;
 pub mod errors;
 pub mod quote;
-mod tls;
 
 pub use connect::{ConnectError, Connected, connect};

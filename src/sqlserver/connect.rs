@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Longest time for a login, TCP and TLS with it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Settings that fix how values look as text, that a failed statement ends its transaction, and that nothing waits for a lock
 /// for ever; the server's defaults depend on login and database.
@@ -68,6 +68,7 @@ impl From<secrets::Error> for ConnectError {
             secrets::Error::SecretMissing(_) => Self::SecretMissing(message),
             secrets::Error::SecretKeyMissing { .. } => Self::SecretKeyMissing(message),
             secrets::Error::SecretUnreadable { .. } => Self::Other(message),
+            secrets::Error::AuthoritiesMissing(_) => Self::TlsFailed(message),
         }
     }
 }
@@ -79,6 +80,23 @@ pub struct Session {
 
 /// Opens a session. `application`: its name in `sys.dm_exec_sessions`.
 pub async fn connect(database: &SqlServerDatabase, secrets: &Secrets, application: &str) -> Result<Session, ConnectError> {
+    let mut pin = certificate::pin(database, secrets, false).await?;
+    let (mut answer, mut place) = attempt(database, secrets, application, pin.as_ref()).await?;
+    if matches!(answer, Err(TdsError::CertificateMismatch)) && pin.is_some() {
+        // The server has a new one, or another server of the same name answered.
+        pin = certificate::pin(database, secrets, true).await?;
+        (answer, place) = attempt(database, secrets, application, pin.as_ref()).await?;
+    }
+    answer.map_err(|error| refused(error, &place))
+}
+
+/// Tries once; says also who logged in, and where, for messages.
+async fn attempt(
+    database: &SqlServerDatabase,
+    secrets: &Secrets,
+    application: &str,
+    pin: Option<&certificate::Pin>,
+) -> Result<(Result<Session, TdsError>, String), ConnectError> {
     let place = format!("{}:{}/{}", database.host, database.port, database.database);
     let server = format!("tcp:{},{}", database.host, database.port);
     let mut context = ClientContext::with_data_source(&server);
@@ -92,8 +110,7 @@ pub async fn connect(database: &SqlServerDatabase, secrets: &Secrets, applicatio
 
     let user = login(&mut context, database, secrets).await?;
     let place = format!("{place} as {user}");
-    let pin = certificate::pin(database, secrets).await?;
-    context.encryption_options = encryption(database, pin.as_ref().map(certificate::Pin::path));
+    context.encryption_options = encryption(database, pin.map(certificate::Pin::path));
 
     let start = async {
         let client = TdsConnectionProvider::new().create_client(context, &server, None).await?;
@@ -106,8 +123,7 @@ pub async fn connect(database: &SqlServerDatabase, secrets: &Secrets, applicatio
         Ok(session)
     };
     match timeout(CONNECT_TIMEOUT, start).await {
-        Ok(Ok(session)) => Ok(session),
-        Ok(Err(error)) => Err(refused(error, &place)),
+        Ok(answer) => Ok((answer, place)),
         Err(_) => Err(ConnectError::Unreachable(format!("{place}: no session within {} s", CONNECT_TIMEOUT.as_secs()))),
     }
 }

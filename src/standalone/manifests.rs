@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path, sync::Arc};
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_yaml::Value;
@@ -27,6 +27,7 @@ use crate::{
         },
         link_table::acceptance,
     },
+    secrets::CONFIG_MAPS,
 };
 
 /// The namespace of a manifest that names none.
@@ -40,6 +41,7 @@ pub struct Manifests {
     zones: Vec<Arc<LandingZone>>,
     runtimes: Vec<Arc<IntegrationRuntime>>,
     secrets: Vec<Secret>,
+    config_maps: Vec<ConfigMap>,
 }
 
 /// A link that is to run.
@@ -85,6 +87,7 @@ impl Manifests {
                 "IntegrationRuntime" if ours => self.runtimes.push(Arc::new(typed(&at, value)?)),
                 _ if ours => return Err(invalid(&at, &format!("there is no kind {kind} in {version}"))),
                 "Secret" if version == "v1" => self.secrets.push(typed(&at, value)?),
+                "ConfigMap" if version == "v1" => self.config_maps.push(typed(&at, value)?),
                 _ => {}
             }
         }
@@ -125,7 +128,7 @@ impl Manifests {
         Ok(Link { name, plan })
     }
 
-    /// Writes the Secrets as pods have them mounted: a folder each, a file a key, below a folder for each namespace.
+    /// Writes Secrets and ConfigMaps as pods have them mounted: a folder each, a file a key, below a folder for each namespace.
     pub fn write_secrets(&self, folder: &Path) -> io::Result<()> {
         for secret in &self.secrets {
             let folder = folder.join(secret.namespace().unwrap_or_default()).join(secret.name_any());
@@ -134,6 +137,13 @@ impl Manifests {
                 fs::write(folder.join(key), &value.0)?;
             }
             for (key, value) in secret.string_data.iter().flatten() {
+                fs::write(folder.join(key), value)?;
+            }
+        }
+        for map in &self.config_maps {
+            let folder = folder.join(map.namespace().unwrap_or_default()).join(CONFIG_MAPS).join(map.name_any());
+            fs::create_dir_all(&folder)?;
+            for (key, value) in map.data.iter().flatten() {
                 fs::write(folder.join(key), value)?;
             }
         }
@@ -179,6 +189,11 @@ apiVersion: v1
 kind: Secret
 metadata: {name: app}
 stringData: {username: me, password: secret}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: app}
+data: {ca.crt: PEM}
 ---
 apiVersion: link-operator.io/v1alpha1
 kind: LandingZone
@@ -231,13 +246,14 @@ metadata: {name: other}
         let folder = tempfile::tempdir().unwrap();
         read(LINK).unwrap().write_secrets(folder.path()).unwrap();
         assert_eq!(fs::read_to_string(folder.path().join("default/app/password")).unwrap(), "secret");
+        assert_eq!(fs::read_to_string(folder.path().join("default/.configmaps/app/ca.crt")).unwrap(), "PEM");
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         let problem = |text: &str| read(text).and_then(|manifests| manifests.links()).unwrap_err().to_string();
         let typo = problem(&LINK.replace("landingZoneRef", "landingZone"));
-        assert!(typo.contains("link.yaml, document 3") && typo.contains("landingZone"), "{typo}");
+        assert!(typo.contains("link.yaml, document 4") && typo.contains("landingZone"), "{typo}");
         assert!(problem(&LINK.replace("kind: LinkTable", "kind: LinkTabel")).contains("no kind LinkTabel"));
         assert!(
             problem(&LINK.replace("{name: staging}\nspec: {pers", "{name: other}\nspec: {pers"))

@@ -70,7 +70,8 @@ pub struct Links {
     /// Manifests: a file, or a folder whose .yaml and .yml files are read.
     #[arg(short, long, value_name = "PATH")]
     pub filename: PathBuf,
-    /// Folder with a folder for each Secret and a file for each of its keys. Default: Secrets among the manifests.
+    /// Folder with a folder for each Secret and a file for each of its keys, and with ConfigMaps in its folder .configmaps.
+    /// Default: those among the manifests.
     #[arg(long, value_name = "DIR")]
     pub secrets: Option<PathBuf>,
     /// Folder with a folder for each namespace, and in it for each PersistentVolumeClaim; made if it is not there.

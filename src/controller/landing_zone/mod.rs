@@ -73,7 +73,7 @@ fn pod_base(zone: &LandingZone, context: &Context, users: &[Arc<LinkConnection>]
     let runtime = users.first().and_then(|link| link.spec.compute.integration_runtime_ref.as_ref());
     let runtime = runtime.and_then(|named| super::watch::get(&context.stores.runtimes, &namespace, &named.name));
     PodBase {
-        secrets: pods::secret_names(None, None, Some(&zone.spec.store)),
+        inputs: pods::Inputs::of(None, None, Some(&zone.spec.store)),
         claim: zone.spec.store.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
         runtime: runtime.and_then(|runtime| runtime.spec.kubernetes.clone()),
         ..context.pod_base()

@@ -64,7 +64,7 @@ pub fn owner(link: &LinkConnection) -> OwnerReference {
 /// What all pods of the link have in common.
 pub fn pod_base(link: &LinkConnection, validated: &Validated, base: PodBase) -> PodBase {
     PodBase {
-        secrets: pods::secret_names(Some(&link.spec.source), Some(&link.spec.target), Some(&validated.zone)),
+        inputs: pods::Inputs::of(Some(&link.spec.source), Some(&link.spec.target), Some(&validated.zone)),
         claim: validated.zone.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
         runtime: validated.runtime.clone(),
         ..base
@@ -246,6 +246,8 @@ pub fn owned_tables(link: &LinkConnection, tables: &[Arc<LinkTable>]) -> OwnedTa
 
 /// The kind of a source or target: the name of its block in the spec.
 pub const POSTGRESQL: &str = "postgresql";
+/// See [`POSTGRESQL`].
+pub const SQL_SERVER: &str = "sqlServer";
 
 #[cfg(test)]
 mod tests {
@@ -296,6 +298,37 @@ mod tests {
             let volume = spec["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == mount["name"]).unwrap();
             assert_eq!(volume["secret"], json!({"secretName": secret, "optional": true}));
         }
+    }
+
+    #[test]
+    fn pods_of_sql_server_have_what_it_needs_and_no_more() {
+        let mut link = fixtures::link();
+        link.spec.source = serde_json::from_value(json!({"sqlServer": {
+            "host": "db", "database": "shop", "tls": {"ca": {"configMapKeyRef": {"name": "authorities", "key": "ca.crt"}}},
+            "auth": {"workloadIdentity": {"tenantId": "t", "clientId": "c"}},
+        }}))
+        .unwrap();
+        link.spec.target = serde_json::from_value(json!({"sqlServer": {
+            "host": "dw", "database": "dw", "tls": {"ca": {"secretKeyRef": {"name": "dw-ca", "key": "ca.crt"}}},
+            "auth": {"servicePrincipal": {"tenantId": "t", "clientId": "c", "clientSecret": {"secretKeyRef": {"name": "app", "key": "s"}}}},
+        }}))
+        .unwrap();
+        let validated = validate(&link, &fixtures::references()).unwrap();
+        let base = pod_base(&link, &validated, PodBase::default());
+        assert_eq!(base.inputs.secrets, ["app", "dw-ca", "zone-sas"].map(str::to_owned).into());
+        let spec =
+            serde_json::to_value(children(&link, &validated, &base, true, None).workers).unwrap()["spec"]["template"]["spec"].clone();
+        let volume = |path: &str| {
+            let mounts = spec["containers"][0]["volumeMounts"].as_array().unwrap();
+            let mount = mounts.iter().find(|mount| mount["mountPath"] == path).unwrap_or_else(|| panic!("nothing at {path}"));
+            spec["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == mount["name"]).unwrap().clone()
+        };
+        let authorities = volume("/etc/link-operator/secrets/.configmaps/authorities");
+        assert_eq!(authorities["configMap"], json!({"name": "authorities", "optional": true}));
+        let token = json!({"audience": "api://AzureADTokenExchange", "expirationSeconds": 3600, "path": "token"});
+        assert_eq!(volume("/etc/link-operator/identity")["projected"]["sources"], json!([{"serviceAccountToken": token}]));
+        // Who needs no such token does not get one.
+        assert!(!workers(4).to_string().contains("serviceAccountToken"));
     }
 
     #[test]

@@ -5,10 +5,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{build::POSTGRESQL, lifecycle::Course, loss::Loss, retained, told};
+use super::{
+    build::{POSTGRESQL, SQL_SERVER},
+    lifecycle::Course,
+    loss::Loss,
+    retained, told,
+};
 use crate::{
     api::{
         conditions::{Truth, get, kind, reason, remove, set},
+        database::{PostgresqlTarget, SqlServerTarget},
         fault::{Check, Fault},
         link_connection::{
             LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState, SourceStatus, TablesStatus, TargetStatus, WorkersStatus,
@@ -405,9 +411,10 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     let version = crew.reports.first().map(|report| report.version.clone());
     let kept = status.workers.take().and_then(|workers| workers.version);
     status.workers = Some(WorkersStatus { desired: signed(crew.desired), ready: signed(crew.ready), version: version.or(kept) });
-    if spec.source.postgresql.is_some() {
+    let system = if spec.source.sql_server.is_some() { SQL_SERVER } else { POSTGRESQL };
+    if spec.source.postgresql.is_some() || spec.source.sql_server.is_some() {
         let said = crew.reports.iter().map(AsRef::as_ref).chain(findings.probe).find_map(|report| report.source.as_ref());
-        let source = status.source.get_or_insert_with(|| SourceStatus { kind: POSTGRESQL.to_owned(), ..Default::default() });
+        let source = status.source.get_or_insert_with(|| SourceStatus { kind: system.to_owned(), ..Default::default() });
         if let Some(said) = said.filter(|said| !said.version.is_empty()) {
             source.version = Some(said.version.clone());
             source.identity = Some(said.identity.clone());
@@ -419,12 +426,10 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
         }
     }
     retained_log(status, findings);
-    if let Some(target) = &spec.target.postgresql {
-        let database = &target.database;
-        status.target = Some(TargetStatus {
-            kind: POSTGRESQL.to_owned(),
-            endpoint: Some(format!("{}:{}/{}", database.host, database.port, database.database)),
-        });
+    let postgresql = spec.target.postgresql.as_ref().map(|PostgresqlTarget { database: d, .. }| (POSTGRESQL, &d.host, d.port, &d.database));
+    let sql_server = spec.target.sql_server.as_ref().map(|SqlServerTarget { database: d, .. }| (SQL_SERVER, &d.host, d.port, &d.database));
+    if let Some((kind, host, port, database)) = postgresql.or(sql_server) {
+        status.target = Some(TargetStatus { kind: kind.to_owned(), endpoint: Some(format!("{host}:{port}/{database}")) });
     }
     let tables = &findings.tables;
     let mut by_phase: BTreeMap<TablePhase, u32> = BTreeMap::new();

@@ -7,10 +7,11 @@ use kube::ResourceExt;
 
 use crate::api::{
     conditions::reason,
+    database::{CaptureMode, OnExistingTable},
     fault::Fault,
     integration_runtime::{IntegrationRuntime, KubernetesRuntime},
     landing_zone::LandingZone,
-    link_connection::LinkConnection,
+    link_connection::{LinkConnection, LinkConnectionSpec},
     plan::Plan,
     source_protection::{Bounds, LEAST_CONNECTIONS},
     zone::ZoneStore,
@@ -69,11 +70,8 @@ pub fn validate(link: &LinkConnection, references: &References) -> Result<Valida
         remedy: format!("create {kind} {name}"),
         heals: true,
     };
-    if spec.source.postgresql.is_none() {
-        return Err(not_applicable("spec.source names no system that this version knows".to_owned(), "set spec.source.postgresql"));
-    }
-    if spec.target.postgresql.is_none() {
-        return Err(not_applicable("spec.target names no system that this version knows".to_owned(), "set spec.target.postgresql"));
+    if let Some((message, remedy)) = unfit(spec) {
+        return Err(not_applicable(message.to_owned(), remedy));
     }
     let zone = references.zone.as_ref().ok_or_else(|| missing("LandingZone", &spec.landing_zone_ref.name))?;
     let runtime = match &spec.compute.integration_runtime_ref {
@@ -129,6 +127,40 @@ pub fn validate(link: &LinkConnection, references: &References) -> Result<Valida
         memory,
         bounds,
     })
+}
+
+/// What the spec asks of its source or target that this system cannot do, and what to write instead.
+fn unfit(spec: &LinkConnectionSpec) -> Option<(&'static str, &'static str)> {
+    let (source, target) = (&spec.source, &spec.target);
+    if source.postgresql.is_none() && source.sql_server.is_none() {
+        return Some(("spec.source names no system that this version knows", "set spec.source.postgresql or spec.source.sqlServer"));
+    }
+    if target.postgresql.is_none() && target.sql_server.is_none() {
+        return Some(("spec.target names no system that this version knows", "set spec.target.postgresql or spec.target.sqlServer"));
+    }
+    if let Some(sql_server) = &source.sql_server
+        && spec.source_protection.max_retained_log.is_some()
+    {
+        return Some(match sql_server.capture_mode {
+            CaptureMode::ChangeTracking => (
+                "spec.sourceProtection.maxRetainedLog is set, and Change Tracking keeps no log for a link",
+                "remove maxRetainedLog and action; how long the source keeps changes is its CHANGE_RETENTION",
+            ),
+            CaptureMode::ChangeDataCapture => (
+                "spec.sourceProtection.maxRetainedLog is set, and change data capture keeps no log for a link: the source's own jobs read \
+                 the log and clean up what they have read",
+                "remove maxRetainedLog and action; how long the source keeps changes is the retention of its job: EXEC \
+                 sys.sp_cdc_change_job @job_type = N'cleanup', @retention = … (minutes)",
+            ),
+        });
+    }
+    if target.sql_server.as_ref().is_some_and(|target| target.on_existing_table == OnExistingTable::Adopt) {
+        return Some((
+            "spec.target.sqlServer.onExistingTable is Adopt, which PostgreSQL targets alone can do",
+            "set it to Recreate, or to Fail and drop or rename tables that are there",
+        ));
+    }
+    None
 }
 
 /// What the last plan tells of a link whose spec cannot be carried out now: enough to pause, stop or release it.
@@ -197,5 +229,27 @@ mod tests {
         assert!(fault.reason == "NotApplicable" && fault.message.contains("2 workers need at least 10"), "{fault:?}");
         wide.spec.source_protection.max_connections = Some(10);
         assert_eq!(validate(&wide, &references).unwrap().bounds.max_connections, Some(10));
+    }
+
+    #[test]
+    fn refuses_what_sql_server_cannot_do() {
+        let references = fixtures::references();
+        let server = serde_json::json!({"host": "db", "database": "shop", "auth": {"password": {"secretRef": {"name": "app"}}}});
+        let mut link = fixtures::link();
+        link.spec.source = serde_json::from_value(serde_json::json!({"sqlServer": server})).unwrap();
+        link.spec.target = serde_json::from_value(serde_json::json!({"sqlServer": server})).unwrap();
+        validate(&link, &references).unwrap();
+
+        let mut adopting = link.clone();
+        adopting.spec.target.sql_server.as_mut().unwrap().on_existing_table = OnExistingTable::Adopt;
+        let fault = validate(&adopting, &references).unwrap_err();
+        assert!(fault.reason == "NotApplicable" && fault.message.contains("onExistingTable is Adopt"), "{fault:?}");
+
+        link.spec.source_protection.max_retained_log = Some("1Gi".to_owned());
+        let fault = validate(&link, &references).unwrap_err();
+        assert!(fault.reason == "NotApplicable" && fault.remedy.contains("CHANGE_RETENTION"), "{fault:?}");
+        link.spec.source.sql_server.as_mut().unwrap().capture_mode = CaptureMode::ChangeDataCapture;
+        let fault = validate(&link, &references).unwrap_err();
+        assert!(fault.reason == "NotApplicable" && fault.remedy.contains("sp_cdc_change_job"), "{fault:?}");
     }
 }

@@ -28,7 +28,8 @@ async fn certificates_are_verified_as_the_mode_says() {
     );
     let mut database = server.create_database().await;
     database.set_secret("ca.crt", &authority_pem);
-    let ca = || Some(CaSource { secret_key_ref: SecretKey { name: SECRET.to_owned(), key: "ca.crt".to_owned() } });
+    let ca =
+        || Some(CaSource { secret_key_ref: Some(SecretKey { name: SECRET.to_owned(), key: "ca.crt".to_owned() }), ..Default::default() });
     let name = || Some("shop.example".to_owned());
     for (mode, ca, server_name, expected) in [
         (TlsMode::VerifyFull, ca(), name(), Ok(())),

@@ -1,4 +1,4 @@
-//! TLS towards a PostgreSQL server, by the modes of [`TlsMode`].
+//! TLS towards a database server, by the modes of [`TlsMode`]: whom a connection trusts.
 
 use std::sync::Arc;
 
@@ -7,9 +7,11 @@ use rustls::{
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 
 use crate::api::database::TlsMode;
@@ -23,10 +25,11 @@ pub fn config(mode: TlsMode, authorities: Option<&str>) -> Result<Option<ClientC
         TlsMode::Disable => return Ok(None),
         TlsMode::Require => Arc::new(AnyCertificate(provider.clone())),
         TlsMode::VerifyCA | TlsMode::VerifyFull | TlsMode::Strict => {
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider.clone())
+            let given = given(authorities)?;
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(given.as_deref())?), provider.clone())
                 .build()
                 .map_err(|error| error.to_string())?;
-            if mode == TlsMode::VerifyCA { Arc::new(AnyName(verifier)) } else { verifier }
+            Arc::new(Trusted { verifier, given: given.unwrap_or_default(), any_name: mode == TlsMode::VerifyCA })
         }
     };
     let config = ClientConfig::builder_with_provider(provider)
@@ -38,13 +41,19 @@ pub fn config(mode: TlsMode, authorities: Option<&str>) -> Result<Option<ClientC
     Ok(Some(config))
 }
 
-fn roots(authorities: Option<&str>) -> Result<RootCertStore, String> {
+/// The certificates of the spec.
+fn given(authorities: Option<&str>) -> Result<Option<Vec<CertificateDer<'static>>>, String> {
+    let parsed = authorities.map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>()).transpose();
+    parsed.map_err(|error| format!("the certificate authority is not valid PEM: {error}"))
+}
+
+/// Whom to trust: those given, else the system's.
+fn roots(given: Option<&[CertificateDer<'static>]>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    match authorities {
-        Some(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                let certificate = certificate.map_err(|error| format!("the certificate authority is not valid PEM: {error}"))?;
-                roots.add(certificate).map_err(|error| format!("the certificate authority cannot be used: {error}"))?;
+    match given {
+        Some(given) => {
+            for certificate in given {
+                roots.add(certificate.clone()).map_err(|error| format!("the certificate authority cannot be used: {error}"))?;
             }
         }
         None => {
@@ -57,11 +66,15 @@ fn roots(authorities: Option<&str>) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// `VerifyCA`: a trusted chain, whatever the name.
+/// `VerifyCA`, `VerifyFull`: a trusted chain, and for the latter the server's name.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct Trusted {
+    verifier: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+    any_name: bool,
+}
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Trusted {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -70,9 +83,19 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let mut verdict = self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        // A server that signed for itself: its certificate is an authority's, and it is the one given. All else was found good.
+        if let Err(rustls::Error::InvalidCertificate(CertificateError::Other(error))) = &verdict
+            && error.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
+            && self.given.contains(end_entity)
+        {
+            verdict = verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name).map(|()| ServerCertVerified::assertion());
+        }
         // The name is compared last, after the chain was found good.
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => {
+        match verdict {
+            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }))
+                if self.any_name =>
+            {
                 Ok(ServerCertVerified::assertion())
             }
             other => other,
@@ -85,7 +108,7 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.verifier.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -94,11 +117,11 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.verifier.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.verifier.supported_verify_schemes()
     }
 }
 
