@@ -108,6 +108,24 @@ pub(super) fn add_column(schema: &TableSchema, column: &Column, table: &str) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::fixtures;
+
+    #[test]
+    fn a_key_that_postgresql_would_compare_otherwise_is_refused() {
+        let key = |column: Column| check_key(&fixtures::table("t", vec![column], &[0])).map_err(|error| error.to_string());
+        let collated = |collation: Option<&str>| Column {
+            collation: collation.map(str::to_owned),
+            source_type: "nvarchar(10)".to_owned(),
+            ..fixtures::column(1, "code", Travel::Utf8)
+        };
+        let refused = key(collated(Some("SQL_Latin1_General_CP1_CI_AS"))).unwrap_err();
+        assert!(refused.contains("key column code") && refused.contains("SQL_Latin1_General_CP1_CI_AS"), "{refused}");
+        key(collated(None)).unwrap();
+        assert!(key(fixtures::column(1, "at", Travel::Timestamp7)).unwrap_err().contains("six digits"));
+        key(fixtures::column(1, "at", Travel::Timestamp)).unwrap();
+        // Beside the key it does no harm.
+        check_key(&fixtures::table("t", vec![fixtures::column(1, "id", Travel::Int32), collated(Some("x"))], &[0])).unwrap();
+    }
 
     #[test]
     fn build_names_fit_and_differ() {

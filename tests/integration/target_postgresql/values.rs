@@ -192,6 +192,42 @@ async fn check(cases: Vec<Case>) {
     }
 }
 
+/// SQL Server's seventh digit of a second is cut off, never rounded: that could end in a time or a year that there is not.
+#[tokio::test]
+async fn a_seventh_digit_of_a_second_is_cut_off() {
+    let last = 86_400 * 10_000_000 - 1;
+    let moments = || {
+        vec![
+            case(
+                "time without time zone",
+                Travel::Time7,
+                Int64Array::from(vec![Some(last), Some(1), None]),
+                [Some("23:59:59.999999"), Some("00:00:00"), None],
+            ),
+            case(
+                "timestamp without time zone",
+                Travel::Timestamp7,
+                Int64Array::from(vec![2_932_896 * (last + 1) + last, -1, -719_162 * (last + 1)]),
+                [Some("9999-12-31 23:59:59.999999"), Some("1969-12-31 23:59:59.999999"), Some("0001-01-01 00:00:00")],
+            ),
+        ]
+    };
+    check(moments()).await;
+    // The same with a column that only goes as text.
+    let mut in_text = moments();
+    in_text.push(case(
+        "timestamp with time zone",
+        Travel::TimestampOffset,
+        StringArray::from(vec![
+            Some("9999-12-31 23:59:59.9999999 +14:00"),
+            Some("2026-11-21 12:00:00.1234567 -03:30"),
+            Some("0001-01-01 00:00:00 +00:00"),
+        ]),
+        [Some("9999-12-31 09:59:59.999999+00"), Some("2026-11-21 15:30:00.123456+00"), Some("0001-01-01 00:00:00+00")],
+    ));
+    check(in_text).await;
+}
+
 #[tokio::test]
 async fn native_types_in_binary() {
     check(native()).await;
