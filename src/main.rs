@@ -38,11 +38,25 @@ enum Command {
     },
     /// Run the links of a folder of manifests in this process, without a cluster: to try out, to develop, to measure.
     Run(standalone::Options),
+    /// Print SQL for those who administer a link's databases.
+    #[command(subcommand)]
+    Sql(Sql),
     /// Bring the tables of a folder of manifests to the present and compare them with their sources, without a cluster. Ends
     /// with exit code 1 unless all are equal.
     Verify(standalone::VerifyOptions),
     /// Replicate: the program of a link's pods.
     Worker(WorkerArgs),
+}
+
+#[derive(Subcommand)]
+enum Sql {
+    /// The least rights that the links of some manifests need in their sources and targets, and what makes them. Nothing is
+    /// connected to; the scripts may be run again.
+    Grants {
+        /// Manifests: a file, or a folder whose .yaml and .yml files are read.
+        #[arg(short, long, value_name = "PATH")]
+        filename: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -91,6 +105,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Controller(options) => Ok(controller::run(options, stop_signal()?).await?),
         Command::Crds { dir } => write_crds(dir.as_deref()),
         Command::Run(options) => Ok(standalone::run(options, stop_signal()?).await?),
+        Command::Sql(Sql::Grants { filename }) => {
+            print!("{}", standalone::grants(&filename)?);
+            Ok(())
+        }
         Command::Verify(options) => Ok(standalone::verify(options, stop_signal()?).await?),
         Command::Worker(arguments) => run_worker(arguments).await,
     }

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod dial;
 pub mod digest;
 pub mod errors;
+pub mod grants;
 pub mod quote;
 
 pub use connect::{ConnectError, Connected, connect};

@@ -88,35 +88,38 @@ async fn verify(database: &SqlServerDatabase, authorities: Option<&str>) -> Resu
     let name = ServerName::try_from(name).map_err(|error| failed(error.to_string()))?;
     let session = ClientConnection::new(Arc::new(config), name).map_err(|error| failed(error.to_string()))?;
     let greet = async {
-        let mut socket = dial(host, *port).await.map_err(Trouble::Lost)?;
+        let mut socket = dial(host, *port).await.map_err(|error| Trouble::Unreachable(error.to_string()))?;
         if !strict {
             prelogin(&mut socket).await?;
         }
         handshake(&mut socket, session, strict).await
     };
-    match timeout(CONNECT_TIMEOUT, greet).await {
-        Ok(Ok(certificate)) => Ok(certificate),
+    let answer = timeout(CONNECT_TIMEOUT, greet).await;
+    let answer = answer.unwrap_or_else(|_| Err(Trouble::Lost(format!("no TLS answer within {} s", CONNECT_TIMEOUT.as_secs()))));
+    answer.map_err(|trouble| match trouble {
+        Trouble::Unreachable(what) => ConnectError::Unreachable(format!("{place}: {what}")),
         // What a server does that does not know TDS 8.0.
-        Ok(Err(Trouble::Lost(error))) if strict && error.kind() != std::io::ErrorKind::ConnectionRefused => Err(failed(format!(
-            "{error}; tls.mode Strict needs SQL Server 2022 or newer, Azure SQL Database or SQL Managed Instance: else set VerifyFull"
-        ))),
-        Ok(Err(Trouble::Lost(error))) => Err(ConnectError::Unreachable(format!("{place}: {error}"))),
-        Ok(Err(Trouble::Refused(what))) => Err(failed(what)),
-        Err(_) => Err(ConnectError::Unreachable(format!("{place}: no TLS answer within {} s", CONNECT_TIMEOUT.as_secs()))),
-    }
+        Trouble::Lost(what) if strict => failed(format!(
+            "{what}; Strict needs SQL Server 2022 or newer, Azure SQL Database or SQL Managed Instance: else set VerifyFull"
+        )),
+        Trouble::Lost(what) => ConnectError::Unreachable(format!("{place}: {what}")),
+        Trouble::Refused(what) => failed(what),
+    })
 }
 
 /// Why there is no certificate.
 enum Trouble {
-    /// The connection is not there, or broke.
-    Lost(std::io::Error),
+    /// There is no connection.
+    Unreachable(String),
+    /// The connection broke, or nothing came.
+    Lost(String),
     /// The server or its certificate is not as it should be.
     Refused(String),
 }
 
 impl From<std::io::Error> for Trouble {
     fn from(error: std::io::Error) -> Self {
-        Self::Lost(error)
+        Self::Lost(error.to_string())
     }
 }
 

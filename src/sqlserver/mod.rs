@@ -7,6 +7,7 @@
 mod certificate;
 mod connect;
 pub mod errors;
+pub mod grants;
 pub mod quote;
 pub mod rows;
 mod token;

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_yaml::Value;
 
-use super::{Error, unreadable};
+use super::{Error, grants, unreadable};
 use crate::{
     api::{
         conditions::GROUP,
@@ -97,6 +97,18 @@ impl Manifests {
     /// The links that are to run, with their plans.
     pub fn links(&self) -> Result<Vec<Link>, Error> {
         self.links.iter().filter(|link| link.spec.state == LinkState::Running).map(|link| self.link(link.clone())).collect()
+    }
+
+    /// The script of the rights that the links need, of those that rest as well.
+    pub fn grants(&self) -> String {
+        let script = |link: &LinkConnection| {
+            let mut tables: Vec<Arc<LinkTable>> = self.tables.iter().filter(|table| of(table, link)).cloned().collect();
+            tables.extend(build::owned_tables(link, &tables).wanted.into_iter().map(Arc::new));
+            let mut names: Vec<_> = tables.iter().map(|table| (table.spec.source_name(), table.spec.target_name())).collect();
+            names.sort();
+            grants::script(link, &names, &self.secrets)
+        };
+        self.links.iter().map(script).collect()
     }
 
     fn link(&self, mut link: LinkConnection) -> Result<Link, Error> {

@@ -4,6 +4,7 @@
 //! manifests or from a folder, claims are folders. Owns what the terminal shows.
 
 mod display;
+mod grants;
 mod manifests;
 
 use std::{
@@ -110,6 +111,9 @@ pub enum Error {
     /// There is no link to run.
     #[error("{0} has no LinkConnection whose spec.state is Running")]
     NothingToRun(String),
+    /// There is no link whose rights could be told.
+    #[error("{0} has no LinkConnection")]
+    NothingToGrant(String),
     /// A link's landing zone does not answer.
     #[error("link {link}: {error}")]
     ZoneFailed {
@@ -143,6 +147,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
 pub async fn verify(options: VerifyOptions, stop: CancellationToken) -> Result<(), Error> {
     let request = VerifyRequest { requested_at: Timestamp::now().to_string(), repair: options.repair };
     work(&options.links, true, Some(request), stop).await
+}
+
+/// The least rights that the links of some manifests need in their databases, as SQL scripts.
+pub fn grants(filename: &Path) -> Result<String, Error> {
+    let script = Manifests::read(filename)?.grants();
+    if script.is_empty() { Err(Error::NothingToGrant(filename.display().to_string())) } else { Ok(script) }
 }
 
 async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: CancellationToken) -> Result<(), Error> {

@@ -4,5 +4,6 @@
 pub mod apiserver;
 pub mod azurite;
 pub mod postgres;
+pub mod sqlfluff;
 pub mod sqlserver;
 pub mod tds;

@@ -1,7 +1,7 @@
 //! A SQL Server that the tests were given; they start none themselves.
 //!
 //! `LINK_TEST_SQLSERVER=host=…;port=…;user=…;password=…;database=…;tls=Require`: `database` is one that exists (`master`), in which
-//! the user may make others; `tls` is a mode of the spec. Without the variable, tests of a real server say that they are skipped.
+//! the user may make others; `tls` is a mode of the spec; `ca=FILE` may name the authorities of the server's certificate. Without the variable, tests of a real server say that they are skipped.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 /// The Secret with user and password, as the specs name it.
 pub const SECRET: &str = "sqlserver";
+/// Its key with the authorities of the server's certificate, where they were given.
+pub const CA: &str = "ca.crt";
 /// What databases of tests are called, an id behind it. Those of former runs are dropped after an hour.
 const PREFIX: &str = "link_test_";
 
@@ -41,6 +43,9 @@ pub fn given(what: &str) -> Option<Database> {
     std::fs::create_dir(&secret).unwrap();
     for (key, field_name) in [("username", "user"), ("password", "password")] {
         std::fs::write(secret.join(key), field(field_name)).unwrap();
+    }
+    if let Some(authorities) = fields.get("ca") {
+        std::fs::copy(authorities, secret.join(CA)).unwrap();
     }
     let spec = json!({
         "host": field("host"), "port": fields.get("port").map_or(1433, |port| port.parse::<u16>().unwrap()), "database": field("database"),

@@ -1,0 +1,130 @@
+//! The rights that a link needs in a SQL Server database, and what makes them: the statements that remedies name and that
+//! `link-operator sql grants` prints. Pure.
+//!
+//! Each statement may be run again. Whoever runs them needs more rights than the link: `db_owner`; change data capture is enabled
+//! by a `sysadmin`.
+
+use std::collections::BTreeSet;
+
+use super::quote::{identifier, literal, table as quoted};
+use crate::{api::database::CaptureMode, data::TableName};
+
+/// Schema of what a link keeps for itself in a target.
+const OWN_SCHEMA: &str = "link_operator";
+
+/// Lets sessions read a snapshot.
+pub fn allow_snapshot(database: &str) -> String {
+    format!("ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON;", identifier(database))
+}
+
+/// Begins Change Tracking in a database. A link may be paused for as long as changes are kept.
+pub fn track_database(database: &str) -> String {
+    format!(
+        "IF NOT EXISTS (SELECT 1 FROM sys.change_tracking_databases WHERE database_id = DB_ID())\n    \
+         ALTER DATABASE {} SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 7 DAYS, AUTO_CLEANUP = ON);",
+        identifier(database)
+    )
+}
+
+/// Begins Change Tracking of a table.
+pub fn track_table(table: &TableName) -> String {
+    format!(
+        "IF NOT EXISTS (SELECT 1 FROM sys.change_tracking_tables WHERE object_id = OBJECT_ID({}))\n    \
+         ALTER TABLE {} ENABLE CHANGE_TRACKING;",
+        literal(&quoted(table)),
+        quoted(table)
+    )
+}
+
+/// Begins change data capture in a database; a `sysadmin` may, or in Azure SQL a `db_owner`. SQL Server Agent must run.
+pub fn capture_database() -> String {
+    "IF NOT EXISTS (SELECT 1 FROM sys.databases WHERE database_id = DB_ID() AND is_cdc_enabled = 1)\n    EXEC sys.sp_cdc_enable_db;"
+        .to_owned()
+}
+
+/// Keeps changes for seven days instead of three: a link may be paused for as long.
+pub fn keep_captured() -> String {
+    "EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 10080;".to_owned()
+}
+
+/// Begins change data capture of a table.
+pub fn capture_table(table: &TableName) -> String {
+    let TableName { schema_name, table_name } = table;
+    format!(
+        "IF NOT EXISTS (SELECT 1 FROM sys.tables WHERE object_id = OBJECT_ID({}) AND is_tracked_by_cdc = 1)\n    \
+         EXEC sys.sp_cdc_enable_table @source_schema = {}, @source_name = {}, @role_name = NULL, @supports_net_changes = 0;",
+        literal(&quoted(table)),
+        literal(schema_name),
+        literal(table_name)
+    )
+}
+
+/// Lets a user read a table.
+pub fn read_table(table: &TableName, user: &str) -> String {
+    format!("GRANT SELECT, VIEW DEFINITION ON OBJECT::{} TO {};", quoted(table), identifier(user))
+}
+
+/// Lets a user read the changes of a table, by Change Tracking.
+pub fn read_changes(table: &TableName, user: &str) -> String {
+    format!("GRANT VIEW CHANGE TRACKING ON OBJECT::{} TO {};", quoted(table), identifier(user))
+}
+
+/// Lets a user read what change data capture wrote.
+pub fn read_captured(user: &str) -> String {
+    format!("GRANT SELECT ON SCHEMA::[cdc] TO {};", identifier(user))
+}
+
+/// Lets a user see commit times, sizes and the progress of jobs.
+pub fn view_state(user: &str) -> String {
+    format!("GRANT VIEW DATABASE STATE TO {};", identifier(user))
+}
+
+/// Makes a schema.
+pub fn create_schema(schema: &str, owner: Option<&str>) -> String {
+    let owner = owner.map(|owner| format!(" AUTHORIZATION {}", identifier(owner))).unwrap_or_default();
+    let create = format!("CREATE SCHEMA {}{owner}", identifier(schema));
+    format!("IF SCHEMA_ID({}) IS NULL EXEC({});", literal(schema), literal(&create))
+}
+
+/// Lets a user make tables and views, in schemas that it may alter.
+pub fn create_tables(user: &str) -> String {
+    format!("GRANT CREATE TABLE, CREATE VIEW TO {};", identifier(user))
+}
+
+/// Lets a user make, replace and write tables of a schema.
+pub fn write_schema(schema: &str, user: &str) -> String {
+    format!("GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::{} TO {};", identifier(schema), identifier(user))
+}
+
+/// All that a source needs.
+pub fn source(database: &str, mode: CaptureMode, tables: &[TableName], user: &str) -> Vec<String> {
+    let mut script = vec![allow_snapshot(database)];
+    match mode {
+        CaptureMode::ChangeTracking => {
+            script.push(track_database(database));
+            script.extend(tables.iter().map(track_table));
+        }
+        CaptureMode::ChangeDataCapture => {
+            script.push(capture_database());
+            script.extend(tables.iter().map(capture_table));
+            script.push(keep_captured());
+        }
+    }
+    script.extend(tables.iter().map(|table| read_table(table, user)));
+    match mode {
+        CaptureMode::ChangeTracking => script.extend(tables.iter().map(|table| read_changes(table, user))),
+        CaptureMode::ChangeDataCapture => script.push(read_captured(user)),
+    }
+    script.push(view_state(user));
+    script
+}
+
+/// All that a target needs.
+pub fn target(tables: &[TableName], user: &str) -> Vec<String> {
+    let schemas: BTreeSet<&str> = tables.iter().map(|table| table.schema_name.as_str()).collect();
+    let mut script = vec![create_schema(OWN_SCHEMA, Some(user)), create_tables(user)];
+    for schema in schemas {
+        script.extend([create_schema(schema, None), write_schema(schema, user)]);
+    }
+    script
+}

@@ -1,0 +1,9 @@
+-- LinkConnection default/reverse, target: SQL Server at dw:1433/dw. Run it in that database.
+-- If there is no such login, in master: CREATE LOGIN [link_writer] WITH PASSWORD = the password of Secret dw
+IF USER_ID(N'link_writer') IS NULL CREATE USER [link_writer] FOR LOGIN [link_writer];
+IF SCHEMA_ID(N'link_operator') IS NULL EXEC(N'CREATE SCHEMA [link_operator] AUTHORIZATION [link_writer]');
+GRANT CREATE TABLE, CREATE VIEW TO [link_writer];
+IF SCHEMA_ID(N'public') IS NULL EXEC(N'CREATE SCHEMA [public]');
+GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::[public] TO [link_writer];
+IF SCHEMA_ID(N'shop') IS NULL EXEC(N'CREATE SCHEMA [shop]');
+GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::[shop] TO [link_writer];
