@@ -14,7 +14,7 @@ use crate::api::{
     conditions::{get, kind},
     discovery::Discovery,
     fault::{Check, Fault},
-    link_connection::{LinkConnectionStatus, LinkPhase, LinkState},
+    link_connection::{LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState},
     plan::Intent,
     report::{Report, TablePhase},
     source_protection::Bounds,
@@ -66,10 +66,14 @@ fn resting(phase: LinkPhase, state: LinkState, checks: Vec<Check>) -> Case {
 fn judge(case: &Case, before: &LinkConnectionStatus) -> LinkConnectionStatus {
     let mut spec = fixtures::link().spec;
     spec.state = case.state;
+    judge_spec(case, before, &spec)
+}
+
+fn judge_spec(case: &Case, before: &LinkConnectionStatus, spec: &LinkConnectionSpec) -> LinkConnectionStatus {
     let workers = matches!(case.phase, LinkPhase::Starting | LinkPhase::Running | LinkPhase::Resuming);
     let findings = Findings {
         generation: Some(3),
-        spec: &spec,
+        spec,
         link_id: "shops.shop".into(),
         course: Course { phase: case.phase, run: 1, workers, intent: Intent::Run, release: false },
         refusal: case.refusal.clone(),
@@ -232,4 +236,26 @@ fn consistent_as_of_is_the_earliest_of_the_tables_that_it_speaks_of() {
     // One of which nobody knows yet as of when it is: what was said before stands.
     let (_, unsure) = said(vec![as_of(40), TableView { as_of: None, ..as_of(0) }], &some);
     assert_eq!(unsure.consistent_as_of, Some(at(30)));
+}
+
+#[test]
+fn source_and_target_are_named_with_their_kinds() {
+    let mut spec = fixtures::link().spec;
+    let server = serde_json::json!({"host": "dw", "database": "shop", "auth": {"managedIdentity": {}}});
+    let findings = |spec: &LinkConnectionSpec| {
+        let mut case = resting(LinkPhase::Paused, LinkState::Paused, vec![]);
+        case.probe = None;
+        judge_spec(&case, &LinkConnectionStatus::default(), spec)
+    };
+    let status = findings(&spec);
+    let target = status.target.unwrap();
+    assert_eq!((status.source.unwrap().kind.as_str(), target.kind.as_str()), ("postgresql", "postgresql"));
+    assert_eq!(target.endpoint.unwrap(), "dw:5432/shop");
+
+    spec.source = serde_json::from_value(serde_json::json!({"sqlServer": server})).unwrap();
+    spec.target = serde_json::from_value(serde_json::json!({"sqlServer": server})).unwrap();
+    let status = findings(&spec);
+    let target = status.target.unwrap();
+    assert_eq!((status.source.unwrap().kind.as_str(), target.kind.as_str()), ("sqlServer", "sqlServer"));
+    assert_eq!(target.endpoint.unwrap(), "dw:1433/shop");
 }
