@@ -88,7 +88,6 @@ install: image ## the charts, on the running cluster of CLUSTER
 tools: ## what tests and demo need beside Rust, Go, npm and gcc
 	@$(PHASE) "What the cluster needs" deploy/local/cluster deps
 	@command -v shellcheck >/dev/null || $(PHASE) "shellcheck" apt-get install -y -qq --no-install-recommends shellcheck
-	@python3 -c 'import ensurepip' 2>/dev/null || $(PHASE) "python3-venv" apt-get install -y -qq --no-install-recommends python3-venv
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || $(PHASE) "rustfmt, clippy" rustup component add rustfmt clippy
 	@[[ "$$(cargo-deny --version 2>/dev/null)" == "cargo-deny $(CARGO_DENY)" ]] || $(PHASE) "cargo-deny" \
 	  env CARGO_TARGET_DIR=$(LINK_CACHE)/target-tools CARGO_PROFILE_DEV_DEBUG=0 \

@@ -2,7 +2,7 @@
 # What the cluster is made of: Debian packages, Go programs built from pinned modules, Azurite. Built once, kept in $CACHE.
 
 PACKAGES=(bind9-dnsutils buildah ca-certificates conntrack containerd containernetworking-plugins curl gcc iproute2 jq
-  libc6-dev mmdebstrap nftables openssl postgresql-15 postgresql-client-15 runc util-linux)
+  libc6-dev make mmdebstrap nftables openssl perl postgresql-15 postgresql-client-15 runc util-linux)
 
 GO_MODULES=(kubernetes etcd coredns helm)
 
@@ -49,6 +49,8 @@ deps_packages() {
     [[ $installed != *" installed:$package "* ]] || unset "missing[i]"
   done
   command -v npm >/dev/null || missing+=(npm)
+  # for SQLFluff, which tests install
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   ((${#missing[@]} == 0)) || step "Debian packages: ${missing[*]}" apt_install "${missing[@]}"
 }
 
