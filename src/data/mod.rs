@@ -5,6 +5,7 @@
 
 mod change;
 mod digest;
+mod digesting;
 #[cfg(test)]
 pub mod fixtures;
 mod large;
@@ -15,6 +16,7 @@ mod snapshot;
 
 pub use change::{Beside, Besides, Cell, LINK_COLUMN, LinkCell, NetChanges, OP_COLUMN, Op, Step, Unresolved};
 pub use digest::{Among, Digest, Digests, KeyRange, KeyTexts, RowDigest, RowDigests};
+pub use digesting::{Digesting, list_rows};
 pub use large::{Form, LargeValue, part_path};
 pub use position::Position;
 pub use schema::{Column, Part, TableName, TableSchema, TableVersion, Travel};

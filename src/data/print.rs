@@ -111,18 +111,32 @@ pub fn moment_at(units: i128, offset: i16, digits: u8) -> String {
 
 /// The moment of [`moment_at`]'s text.
 fn read_moment_at(text: &str) -> Option<i128> {
-    let mut words = text.split(' ');
-    let (date, time, offset) = (words.next()?, words.next()?, words.next()?);
-    let mut date = date.split('-').map(|part| part.parse::<i64>().ok());
-    let days = days_of(date.next()??, date.next()??, date.next()??);
-    let (time, fraction) = time.split_once('.').unwrap_or((time, ""));
-    let mut time = time.split(':').map(|part| part.parse::<i128>().ok());
-    let seconds = time.next()?? * 3600 + time.next()?? * 60 + time.next()??;
-    let fraction: i128 = format!("{fraction:0<7}").get(..7)?.parse().ok()?;
+    let (moment, offset) = text.rsplit_once(' ')?;
     let (hours, minutes) = offset.get(1..)?.split_once(':')?;
     let minutes = hours.parse::<i128>().ok()? * 60 + minutes.parse::<i128>().ok()?;
     let minutes = if offset.starts_with('-') { -minutes } else { minutes };
-    Some(i128::from(days) * DAY_UNITS + seconds * 10_000_000 + fraction - minutes * 600_000_000)
+    Some(read_moment(moment)? - minutes * 600_000_000)
+}
+
+/// A moment without a zone, in units of 100 nanoseconds since 1970-01-01.
+pub fn read_moment(text: &str) -> Option<i128> {
+    let (date, time) = text.split_once(' ')?;
+    Some(i128::from(read_date(date)?) * DAY_UNITS + i128::from(read_time(time)?))
+}
+
+/// A date of our era, in days since 1970-01-01.
+pub fn read_date(text: &str) -> Option<i64> {
+    let mut parts = text.split('-').map(|part| part.parse::<i64>().ok());
+    Some(days_of(parts.next()??, parts.next()??, parts.next()??))
+}
+
+/// A time of day, in units of 100 nanoseconds since midnight.
+pub fn read_time(text: &str) -> Option<i64> {
+    let (time, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let mut parts = time.split(':').map(|part| part.parse::<i64>().ok());
+    let seconds = parts.next()?? * 3600 + parts.next()?? * 60 + parts.next()??;
+    let fraction: i64 = format!("{fraction:0<7}").get(..7)?.parse().ok()?;
+    Some(seconds * 10_000_000 + fraction)
 }
 
 /// The date of a day since 1970-01-01 in the proleptic Gregorian calendar, and ` BC` or nothing. By 400-year eras that begin on

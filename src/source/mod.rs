@@ -2,7 +2,10 @@
 //!
 //! A source reads tables in chunks and streams changes; it knows nothing of targets, of the landing zone or of Kubernetes.
 
+mod chunking;
+mod limits;
 pub mod postgresql;
+pub mod sqlserver;
 
 use std::{sync::Arc, time::Duration};
 
@@ -99,6 +102,17 @@ pub enum Error {
     /// Another process reads the link's slot.
     #[error("{0}")]
     SlotInUse(String),
+    /// What the source keeps of a table's changes begins after what was read of them: cleaned up, truncated, switched off and on.
+    #[error("{0}")]
+    ChangeVersionExpired(String),
+    /// Nobody reads the source's log into its change tables.
+    #[error("{message}")]
+    CaptureNotRunning {
+        /// What is missing.
+        message: String,
+        /// The statement that starts it.
+        remedy: String,
+    },
     /// Any other error that the database reports.
     #[error("{0}")]
     SourceError(String),
@@ -117,6 +131,7 @@ impl Error {
                 | Self::SchemaChanged(_)
                 | Self::TableRewritten(_)
                 | Self::TableNotPublished(_)
+                | Self::ChangeVersionExpired(_)
                 | Self::SourceError(_)
         )
     }
@@ -127,26 +142,31 @@ impl Explain for Error {
         match self {
             Self::SourceUnreachable(_) => "check host, port and network policies, and that the database is up".to_owned(),
             Self::TooManyConnections(_) => {
-                "ALTER SYSTEM SET max_connections = …, then restart; or end sessions that are not needed; the link goes on trying"
+                "none needed: the link goes on trying; end sessions that are not needed, or allow more (PostgreSQL: ALTER SYSTEM SET max_connections = …, then restart)"
                     .to_owned()
             }
             Self::SourceAuthenticationFailed(_) => "correct the user name or password in the Secret that spec.source names".to_owned(),
             Self::SecretMissing(_) | Self::SecretKeyMissing(_) => "create the Secret, or correct its name or keys in the spec".to_owned(),
             Self::SourcePermissionDenied { remedy, .. }
             | Self::SourceNotPrepared { remedy, .. }
-            | Self::TableNotSupported { remedy, .. } => remedy.clone(),
+            | Self::TableNotSupported { remedy, .. }
+            | Self::CaptureNotRunning { remedy, .. } => remedy.clone(),
             Self::ScratchFailed(fault) => fault.remedy.clone(),
             Self::SourceTableMissing(table) => format!("create {table} in the source, or delete the LinkTable"),
             Self::SourceTableLocked(table) => format!(
-                "none needed: the link goes on trying; SELECT pid, mode FROM pg_locks WHERE relation = '{table}'::regclass shows who it is"
+                "none needed: the link goes on trying; who it is shows SELECT pid, mode FROM pg_locks WHERE relation = '{table}'::regclass (PostgreSQL), or \
+                 SELECT request_session_id, request_mode FROM sys.dm_tran_locks WHERE resource_associated_entity_id = OBJECT_ID('{table}') (SQL Server)"
             ),
             Self::NoPrimaryKey(table) => format!(
-                "ALTER TABLE {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY USING INDEX … with a unique index of NOT NULL columns"
+                "ALTER TABLE {table} ADD PRIMARY KEY (…), or, in PostgreSQL, ALTER TABLE {table} REPLICA IDENTITY USING INDEX … with a unique index of NOT NULL columns"
             ),
             Self::SchemaChanged(_) => "reseed the table: annotate the LinkTable with link-operator.io/reseed-requested-at".to_owned(),
             Self::PositionLost(_) => "start the link over: set spec.state to Stopped, then to Running".to_owned(),
             Self::PositionGivenUp(_) => "none needed: all tables are loaded anew".to_owned(),
             Self::TableRewritten(_) => "none needed: the table's snapshot starts over".to_owned(),
+            Self::ChangeVersionExpired(_) => {
+                "none needed: the table is loaded anew; keep changes longer than the longest pause of the link".to_owned()
+            }
             Self::TableNotPublished(_) => "none needed: the table's load starts over; leave the publication to the link".to_owned(),
             Self::DecodingFailed(_) => "none needed: the log is read again, large transactions only once they have ended".to_owned(),
             Self::SlotInUse(_) => "none needed if a worker was just replaced; else end the other reader of the slot".to_owned(),
@@ -185,7 +205,8 @@ pub fn open(source: &database::Source, secrets: &Secrets, link_id: &str) -> Resu
         database::Source { postgresql: Some(database), .. } => {
             Ok(Arc::new(postgresql::Postgresql::new(database.clone(), secrets.clone(), link_id)))
         }
-        database::Source { postgresql: None, .. } => {
+        database::Source { sql_server: Some(database), .. } => Ok(Arc::new(sqlserver::SqlServer::new(database.clone(), secrets.clone()))),
+        database::Source { postgresql: None, sql_server: None } => {
             Err(Error::SourceError("spec.source names no system that this version knows".to_owned()))
         }
     }
@@ -345,6 +366,15 @@ pub struct Filled {
     pub read_at: Position,
 }
 
+/// A table of the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eligible {
+    /// Its name.
+    pub table: TableName,
+    /// Why it cannot be linked, if it cannot.
+    pub fault: Option<Fault>,
+}
+
 /// An operational database whose tables are linked. Cheap to clone behind an `Arc`; opens connections as needed.
 #[async_trait]
 pub trait Source: Send + Sync {
@@ -422,6 +452,9 @@ pub trait Source: Send + Sync {
 
     /// From now on, these bound what this process asks of the source.
     fn limit(&self, limits: &ReadLimits);
+
+    /// All tables that the link's user sees, and of those that cannot be linked, why.
+    async fn discover(&self) -> Result<Vec<Eligible>, Error>;
 
     /// Removes all that the link made in the source. Idempotent.
     async fn release(&self) -> Result<(), Error>;

@@ -12,7 +12,6 @@ use super::{
     Postgresql,
     assemble::Assembler,
     catalog, chunks, fetch,
-    limits::{Kind, Permit},
     lsn::Lsn,
     pgoutput::{self, Message},
     replication::Frame,
@@ -27,7 +26,10 @@ use crate::{
         errors::{self, Class},
     },
     protection::Protection,
-    source::{Capture, CapturedTable, Cut, Error, Keep, Limits},
+    source::{
+        Capture, CapturedTable, Cut, Error, Keep, Limits,
+        limits::{Kind, Permit},
+    },
 };
 
 /// A stream of the slot's changes.

@@ -8,7 +8,6 @@ use tokio_postgres::{Client, Row};
 use super::{
     BRIEFLY, Postgresql, WireSession, catalog,
     copy::CopyReader,
-    limits::{Kind, Limits},
     lsn::Lsn,
     shape,
     wire::{Failure, Wire},
@@ -17,16 +16,14 @@ use crate::{
     data::{KeyRange, TableName, TableSchema},
     postgresql::quote,
     protection::Protection,
-    source::{Chunk, ChunkPlan, ChunkRows, Error, LargeValues},
+    source::{
+        Chunk, ChunkPlan, ChunkRows, Error, LargeValues, chunking,
+        limits::{Kind, Limits},
+    },
 };
 
 /// Rows of a batch: few enough that it stays in the processor's cache until it is encoded.
 const BATCH_ROWS: usize = 16 * 1024;
-/// A table is cut into so many chunks at least, so that all readers are busy to its end,
-const LEAST_CHUNKS: u64 = 32;
-/// but for the sake of a few more no chunk gets smaller than this: each costs a session, a file and a transaction.
-const SMALL_CHUNK_BYTES: u64 = 16 << 20;
-
 /// Cuts each relation that holds the table's rows by its blocks. Blocks that are added later belong to the relation's last
 /// chunk.
 pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Result<ChunkPlan, Error> {
@@ -45,7 +42,7 @@ pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Re
         .await
         .map_err(|error| Postgresql::table_error(&schema.name, (&error).into()))?;
     let large = |row: &Row| row.get::<_, Option<i64>>("with_large_values").unwrap_or_default() as u64;
-    let chunk_bytes = chunk_size(rows.iter().map(large).sum(), chunk_bytes);
+    let chunk_bytes = chunking::chunk_size(rows.iter().map(large).sum(), chunk_bytes);
     let mut plan = ChunkPlan { chunks: Vec::new(), rows_estimated: Some(0) };
     for row in rows {
         let file_id: u32 = row.get::<_, Option<u32>>("filenode").ok_or_else(missing)?;
@@ -69,11 +66,6 @@ pub async fn plan(client: &Client, schema: &TableSchema, chunk_bytes: u64) -> Re
         plan.rows_estimated = plan.rows_estimated.filter(|_| rows >= 0.0).map(|estimated| estimated + rows as u64);
     }
     if plan.chunks.is_empty() { Err(missing()) } else { Ok(plan) }
-}
-
-/// Bytes of a chunk of a table of so many bytes, at most `largest`.
-fn chunk_size(table: u64, largest: u64) -> u64 {
-    (table / LEAST_CHUNKS).max(SMALL_CHUNK_BYTES).min(largest)
 }
 
 /// First blocks of the chunks; at least one.
@@ -189,15 +181,6 @@ pub async fn flush(source: &Postgresql, lsn: Lsn, mut flushed: Lsn) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunks_are_many_or_small() {
-        let mib = |n: u64| n << 20;
-        assert_eq!(chunk_size(mib(1), mib(64)), mib(16));
-        assert_eq!(chunk_size(mib(1024), mib(64)), mib(32));
-        assert_eq!(chunk_size(mib(100_000), mib(64)), mib(64));
-        assert_eq!(chunk_size(mib(100_000), mib(1)), mib(1));
-    }
 
     #[test]
     fn chunks_cover_the_table_and_an_empty_one_has_a_chunk() {

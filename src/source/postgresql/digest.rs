@@ -3,11 +3,11 @@
 
 use arrow::array::RecordBatch;
 
-use super::{Postgresql, limits::Kind, rows::RowsBuilder};
+use super::{Postgresql, rows::RowsBuilder};
 use crate::{
     data::{Among, Digests, KeyRange, KeyTexts, RowDigests, TableSchema},
     postgresql::digest::Digested,
-    source::Error,
+    source::{Error, limits::Kind},
 };
 
 /// See [`crate::source::Source::cut_range`].

@@ -3,7 +3,7 @@
 //! A link has one publication and one replication slot, both named after the link's id; [`publication`] and [`slot`] make
 //! and remove them, [`settle`] waits until every transaction knows of them. [`catalog`] says how tables travel; [`chunks`]
 //! reads them by COPY and [`fetch`] by key; [`capture`] follows the slot's [`stream`], [`shape`] and [`evolve`] what becomes of the tables;
-//! [`given_up`] lets the slot go before it does harm, and [`limits`] bounds what all of them ask at once. All values end in the
+//! [`given_up`] lets the slot go before it does harm, and the limits of [`crate::source`] bound what all of them ask at once. All values end in the
 //! builders of [`rows`], but for those that are too large for memory ([`divert`]). [`wire`] is the session below the stream and
 //! COPY. [`digest`] sums up what is compared with the target.
 
@@ -18,7 +18,6 @@ mod divert;
 mod evolve;
 mod fetch;
 mod given_up;
-mod limits;
 mod lsn;
 mod pgoutput;
 mod preflight;
@@ -44,13 +43,13 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use self::{
-    limits::{Kind, Limits, Permit},
     lsn::Lsn,
     wire::{Failure, Wire},
 };
 use super::{
-    Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Keep, LargeValues, ReadLimits, RetainedLog,
-    Source,
+    Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Eligible, Error, Filled, Identity, Keep, LargeValues, ReadLimits,
+    RetainedLog, Source,
+    limits::{Kind, Limits, Permit},
 };
 use crate::{
     api::{database::PostgresqlDatabase, fault::Check},
@@ -283,6 +282,10 @@ impl Source for Postgresql {
 
     fn limit(&self, limits: &ReadLimits) {
         self.limits.set(limits);
+    }
+
+    async fn discover(&self) -> Result<Vec<Eligible>, Error> {
+        catalog::discover(&*self.session().await?).await
     }
 
     async fn release(&self) -> Result<(), Error> {

@@ -5,12 +5,14 @@ use std::{pin::pin, time::Duration};
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
-use super::{
-    Postgresql, chunks,
-    limits::{Kind, Permit},
-    lsn::Lsn,
+use super::{Postgresql, chunks, lsn::Lsn};
+use crate::{
+    protection::Protection,
+    source::{
+        Error,
+        limits::{Kind, Permit},
+    },
 };
-use crate::{protection::Protection, source::Error};
 
 /// Longest pause between two looks.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);

@@ -1,0 +1,48 @@
+//! Which tables can be linked.
+
+use std::collections::HashMap;
+
+use super::{Eligible, SqlServer, catalog};
+use crate::{
+    api::{database::CaptureMode, fault::Explain as _},
+    data::TableName,
+    source::Error,
+    sqlserver::Row,
+};
+
+/// All tables of the database that the user sees, those of the server's own left out, from three questions.
+pub async fn discover(source: &SqlServer) -> Result<Vec<Eligible>, Error> {
+    let mut session = source.session().await?;
+    let tables = session
+        .query(&format!(
+            "{} WHERE x.schema_name NOT IN (N'cdc', N'sys') AND x.table_name NOT IN (N'systranschemas', N'sysdiagrams') ORDER BY x.schema_name, x.table_name",
+            catalog::TABLES
+        ))
+        .await?;
+    let of_tables = |alias: &str| format!("{alias}.object_id IN (SELECT t.object_id FROM sys.tables AS t)");
+    let mut columns = by_table(session.query(&catalog::columns_query(&of_tables("c"))).await?);
+    let mut keys = by_table(session.query(&catalog::keys_query(&of_tables("i"))).await?);
+    let instances = match source.mode() {
+        CaptureMode::ChangeTracking => Vec::new(),
+        CaptureMode::ChangeDataCapture => catalog::instances(&mut session, None).await?,
+    };
+    let eligible = tables.iter().map(|row| {
+        let (object_id, facts) = catalog::facts(row);
+        let table = TableName::new(row.text(1).unwrap_or_default(), row.text(2).unwrap_or_default());
+        let id = Some(i64::from(object_id.cast_signed()));
+        let facets = columns.remove(&id).unwrap_or_default().iter().map(catalog::facet).collect();
+        let indexes = catalog::indexes(&keys.remove(&id).unwrap_or_default());
+        let captured: Vec<_> = instances.iter().filter(|instance| instance.object_id == object_id).cloned().collect();
+        let built = catalog::build(source.mode(), &table, object_id, &facts, facets, &indexes, &captured);
+        Eligible { table, fault: built.err().map(|error| error.fault()) }
+    });
+    Ok(eligible.collect())
+}
+
+fn by_table(rows: Vec<Row>) -> HashMap<Option<i64>, Vec<Row>> {
+    let mut tables: HashMap<Option<i64>, Vec<Row>> = HashMap::new();
+    for row in rows {
+        tables.entry(row.number(0)).or_default().push(row);
+    }
+    tables
+}
