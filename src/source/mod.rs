@@ -366,15 +366,6 @@ pub struct Filled {
     pub read_at: Position,
 }
 
-/// A table of the source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Eligible {
-    /// Its name.
-    pub table: TableName,
-    /// Why it cannot be linked, if it cannot.
-    pub fault: Option<Fault>,
-}
-
 /// An operational database whose tables are linked. Cheap to clone behind an `Arc`; opens connections as needed.
 #[async_trait]
 pub trait Source: Send + Sync {
@@ -452,9 +443,6 @@ pub trait Source: Send + Sync {
 
     /// From now on, these bound what this process asks of the source.
     fn limit(&self, limits: &ReadLimits);
-
-    /// All tables that the link's user sees, and of those that cannot be linked, why.
-    async fn discover(&self) -> Result<Vec<Eligible>, Error>;
 
     /// Removes all that the link made in the source. Idempotent.
     async fn release(&self) -> Result<(), Error>;

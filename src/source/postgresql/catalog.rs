@@ -6,10 +6,9 @@ use tokio_postgres::{Client, Row};
 
 use super::shape::{self, PartShape, Shape};
 use crate::{
-    api::fault::Explain as _,
     data::{Column, TableName, TableSchema, Travel},
     postgresql::quote,
-    source::{Eligible, Error},
+    source::Error,
 };
 
 /// Name of the system in [`TableSchema::system`].
@@ -331,29 +330,6 @@ pub fn select_from(table: &str, column: &Column) -> String {
         Travel::Text => format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END"),
         _ => name,
     }
-}
-
-/// All tables of the database, partitions with the table that they are of.
-pub async fn discover(client: &Client) -> Result<Vec<Eligible>, Error> {
-    let tables = client
-        .query(
-            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' \
-               AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' ORDER BY 1, 2",
-            &[],
-        )
-        .await?;
-    let mut eligible = Vec::with_capacity(tables.len());
-    for row in tables {
-        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        let fault = match describe(client, &table).await {
-            Ok(_) => None,
-            Err(error) if error.is_of_table() => Some(error.fault()),
-            Err(error) => return Err(error),
-        };
-        eligible.push(Eligible { table, fault });
-    }
-    Ok(eligible)
 }
 
 #[cfg(test)]

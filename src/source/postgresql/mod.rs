@@ -47,8 +47,8 @@ use self::{
     wire::{Failure, Wire},
 };
 use super::{
-    Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Eligible, Error, Filled, Identity, Keep, LargeValues, ReadLimits,
-    RetainedLog, Source,
+    Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Keep, LargeValues, ReadLimits, RetainedLog,
+    Source,
     limits::{Kind, Limits, Permit},
 };
 use crate::{
@@ -282,10 +282,6 @@ impl Source for Postgresql {
 
     fn limit(&self, limits: &ReadLimits) {
         self.limits.set(limits);
-    }
-
-    async fn discover(&self) -> Result<Vec<Eligible>, Error> {
-        catalog::discover(&*self.session().await?).await
     }
 
     async fn release(&self) -> Result<(), Error> {

@@ -2,16 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{Eligible, SqlServer, catalog};
-use crate::{
-    api::{database::CaptureMode, fault::Explain as _},
-    data::TableName,
-    source::Error,
-    sqlserver::Row,
-};
+use super::{SqlServer, catalog};
+use crate::{api::database::CaptureMode, data::TableName, source::Error, sqlserver::Row};
 
 /// All tables of the database that the user sees, those of the server's own left out, from three questions.
-pub async fn discover(source: &SqlServer) -> Result<Vec<Eligible>, Error> {
+pub async fn discover(source: &SqlServer) -> Result<Vec<(TableName, Option<Error>)>, Error> {
     let mut session = source.session().await?;
     let tables = session
         .query(&format!(
@@ -34,7 +29,7 @@ pub async fn discover(source: &SqlServer) -> Result<Vec<Eligible>, Error> {
         let indexes = catalog::indexes(&keys.remove(&id).unwrap_or_default());
         let captured: Vec<_> = instances.iter().filter(|instance| instance.object_id == object_id).cloned().collect();
         let built = catalog::build(source.mode(), &table, object_id, &facts, facets, &indexes, &captured);
-        Eligible { table, fault: built.err().map(|error| error.fault()) }
+        (table, built.err())
     });
     Ok(eligible.collect())
 }

@@ -29,8 +29,8 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
 use super::{
-    Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Eligible, Error, Filled, Identity, Keep, LargeValues, ReadLimits,
-    RetainedLog, Source,
+    Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Keep, LargeValues, ReadLimits, RetainedLog,
+    Source,
     limits::{Kind, Limits, Permit},
 };
 use crate::{
@@ -238,7 +238,7 @@ impl Source for SqlServer {
         self.limits.set(limits);
     }
 
-    async fn discover(&self) -> Result<Vec<Eligible>, Error> {
+    async fn discover(&self) -> Result<Vec<(TableName, Option<Error>)>, Error> {
         discover::discover(self).await
     }
 
