@@ -110,7 +110,7 @@ pub fn moment_at(units: i128, offset: i16, digits: u8) -> String {
 }
 
 /// The moment of [`moment_at`]'s text.
-fn read_moment_at(text: &str) -> Option<i128> {
+pub fn read_moment_at(text: &str) -> Option<i128> {
     let (moment, offset) = text.rsplit_once(' ')?;
     let (hours, minutes) = offset.get(1..)?.split_once(':')?;
     let minutes = hours.parse::<i128>().ok()? * 60 + minutes.parse::<i128>().ok()?;

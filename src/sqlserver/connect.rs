@@ -230,6 +230,11 @@ impl Session {
         Ok(self.client.close_query().await?)
     }
 
+    /// Whether the driver still believes in the connection.
+    pub fn is_open(&self) -> bool {
+        !self.client.is_connection_dead()
+    }
+
     /// The driver's own session, for a bulk load.
     pub fn client(&mut self) -> &mut TdsClient {
         &mut self.client

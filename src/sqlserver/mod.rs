@@ -4,6 +4,7 @@
 //! Knows neither sources nor targets. Everything that touches the driver's own interface is here: it still changes from version
 //! to version.
 
+pub mod bulk;
 mod certificate;
 mod connect;
 pub mod errors;
@@ -12,6 +13,7 @@ pub mod quote;
 pub mod rows;
 mod token;
 pub mod types;
+pub mod wire;
 
 pub use connect::{ConnectError, Row, Session, connect};
 pub use errors::{Class, Failure};

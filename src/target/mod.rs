@@ -3,14 +3,17 @@
 //! A target loads chunks and applies netted changes, exactly once, and keeps its own progress beside the rows. It knows
 //! nothing of sources, of the landing zone or of Kubernetes.
 
+mod aside;
+mod kept;
 pub mod postgresql;
+pub mod sqlserver;
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -21,7 +24,7 @@ use crate::{
         database,
         fault::{Check, Explain, Fault},
     },
-    data::{Among, Digests, KeyRange, LargeValue, RowDigests, Step, TableName, TableSchema},
+    data::{Among, Besides, Digests, KeyRange, LINK_COLUMN, LargeValue, LinkCell, RowDigests, Step, TableName, TableSchema},
     secrets::Secrets,
 };
 
@@ -167,10 +170,31 @@ pub fn open(
         database::Target { postgresql: Some(target), .. } => {
             Ok(Arc::new(postgresql::Postgresql::new(target.clone(), secrets.clone(), link_id, values)))
         }
-        database::Target { postgresql: None, .. } => {
+        database::Target { sql_server: Some(target), .. } => {
+            Ok(Arc::new(sqlserver::SqlServer::new(target.clone(), secrets.clone(), link_id, values)))
+        }
+        database::Target { postgresql: None, sql_server: None } => {
             Err(Error::TargetError("spec.target names no system that this version knows".to_owned()))
         }
     }
+}
+
+/// The values beside a batch whose last column is [`LINK_COLUMN`].
+fn besides(batch: &RecordBatch) -> Result<Besides, Error> {
+    let mut beside = Besides::new();
+    // By position: a table may have a column of that name.
+    let Some(link) = batch.columns().last().and_then(|array| array.as_string_opt::<i32>()) else {
+        return Err(Error::InputFailed(format!("a batch does not end in a column {LINK_COLUMN}")));
+    };
+    if link.null_count() == link.len() {
+        return Ok(beside);
+    }
+    for (row, cell) in link.iter().enumerate() {
+        let Some(cell) = cell else { continue };
+        let cell: LinkCell = serde_json::from_str(cell).map_err(|error| Error::InputFailed(format!("{LINK_COLUMN}: {error}")))?;
+        beside.extend(cell.beside.into_iter().map(|(column, value)| ((column, row as u32), value)));
+    }
+    Ok(beside)
 }
 
 /// A table of the target and whose copy it is.

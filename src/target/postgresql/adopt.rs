@@ -14,7 +14,7 @@ use crate::{
     api::database::OnExistingTable,
     data::TableSchema,
     postgresql::quote::{self, identifier, literal},
-    target::{Error, Incarnation, TargetTable},
+    target::{Error, Incarnation, TargetTable, aside},
 };
 
 /// So many differences are named at once.
@@ -264,7 +264,7 @@ pub(super) async fn begin(
     check(transaction, table, schema, &existing).await?;
     progress::drop_aside(transaction, table).await?;
     relax(transaction, table, schema, existing.oid).await?;
-    let comment = format!("COMMENT ON TABLE {} IS {}", quote::table(&table.name), literal(&ddl::mark(table)));
+    let comment = format!("COMMENT ON TABLE {} IS {}", quote::table(&table.name), literal(&aside::mark(table)));
     transaction.batch_execute(&comment).await?;
     progress::begin(transaction, table, incarnation).await?;
     progress::set_placed(transaction, table, existing.oid).await?;

@@ -1,11 +1,9 @@
 //! Names and shapes of what a link makes in the target database. Pure: SQL text in, SQL text out.
 
-use sha2::{Digest as _, Sha256};
-
 use crate::{
-    data::{Column, TableName, TableSchema, Travel},
+    data::{Column, TableSchema, Travel},
     postgresql::quote::{identifier, literal},
-    target::{Error, Incarnation, TargetTable},
+    target::{Error, TargetTable, aside::build_prefix},
 };
 
 /// The column's type as the target spells it.
@@ -56,31 +54,9 @@ pub(super) fn key_columns(schema: &TableSchema) -> Vec<String> {
     schema.key.iter().map(|&column| identifier(&schema.columns[column].name)).collect()
 }
 
-/// What all tables that are built aside for a table are called, whatever their incarnation. 16 hex digits of a hash stand
-/// for link and source table, so that any names fit PostgreSQL's 63 bytes.
-fn build_prefix(table: &TargetTable) -> String {
-    let mut hash = Sha256::new();
-    for part in [&table.link_id, &table.source.schema_name, &table.source.table_name] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    format!("link_{}", hex::encode(&hash.finalize()[..8]))
-}
-
-/// The table that an incarnation is built in, in the target table's own schema: the swap is a rename.
-pub(super) fn build_name(table: &TargetTable, incarnation: Incarnation) -> TableName {
-    let name = format!("{}_{}_{}", build_prefix(table), incarnation.run, incarnation.record);
-    TableName::new(&table.name.schema_name, name)
-}
-
-/// A regular expression for the names that [`build_name`] gives.
+/// A regular expression for the names of all tables that are built aside for a table.
 pub(super) fn build_pattern(table: &TargetTable) -> String {
     format!("^{}_[0-9]+_[0-9]+$", build_prefix(table))
-}
-
-/// The comment by which a link knows a table as its own, also after the link forgot its progress.
-pub(super) fn mark(table: &TargetTable) -> String {
-    format!("Copy of {} by link {} (link-operator)", table.source, table.link_id)
 }
 
 /// The definitions of all columns. Only the key refuses NULL: the copy must hold whatever the source holds, now and later.
@@ -125,17 +101,5 @@ mod tests {
         key(fixtures::column(1, "at", Travel::Timestamp)).unwrap();
         // Beside the key it does no harm.
         check_key(&fixtures::table("t", vec![fixtures::column(1, "id", Travel::Int32), collated(Some("x"))], &[0])).unwrap();
-    }
-
-    #[test]
-    fn build_names_fit_and_differ() {
-        let table = |link: &str, schema: &str| TargetTable {
-            link_id: link.to_owned(),
-            source: TableName::new(schema, "t".repeat(63)),
-            name: TableName::new("dw", "t"),
-        };
-        let longest = Incarnation { run: u32::MAX, record: u64::MAX };
-        assert!(build_name(&table("a", "b"), longest).table_name.len() <= 63);
-        assert_ne!(build_name(&table("a", "bc"), longest), build_name(&table("ab", "c"), longest));
     }
 }

@@ -9,16 +9,11 @@ use arrow::array::{Int32Array, RecordBatch};
 use futures::TryStreamExt;
 use tokio_postgres::{SimpleQueryMessage, Transaction};
 
-use super::{
-    copy::Copy,
-    ddl,
-    encode::{Rows, besides},
-    error::is_duplicate_column,
-};
+use super::{copy::Copy, ddl, encode::Rows, error::is_duplicate_column};
 use crate::{
     data::{Besides, NetChanges, Step, TableName, TableSchema},
     postgresql::quote,
-    target::{Error, LargeValues, Steps},
+    target::{Error, LargeValues, Steps, besides},
 };
 
 /// What the table is.

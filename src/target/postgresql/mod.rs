@@ -29,7 +29,9 @@ use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
-use super::{Advance, Apart, Claim, Error, Incarnation, LargeValues, Progress, Steps, Stride, Target, TargetTable, Together, Untouched};
+use super::{
+    Advance, Apart, Claim, Error, Incarnation, LargeValues, Progress, Steps, Stride, Target, TargetTable, Together, Untouched, aside,
+};
 use crate::{
     api::{
         database::{OnExistingTable, PostgresqlTarget},
@@ -142,7 +144,7 @@ impl Target for Postgresql {
     async fn catch_up(&self, table: &TargetTable, schema: &TableSchema, advance: Advance, steps: Steps<'_>) -> Result<u64, Error> {
         Ok(transaction!(self, |transaction| {
             progress::advance(&transaction, table, &advance, false, false).await?;
-            let build = ddl::build_name(table, advance.incarnation);
+            let build = aside::build_name(table, advance.incarnation);
             let rows = merge::apply(&transaction, &build, schema, steps, Place::Aside, self.values.as_deref()).await?;
             progress::count(&transaction, table, rows).await?;
             rows

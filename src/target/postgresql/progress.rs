@@ -18,7 +18,7 @@ use crate::{
     failpoint::{self, Moment, Point},
     postgresql::quote,
     protection::Protection,
-    target::{Advance, Claim, Error, Incarnation, Progress, TargetTable},
+    target::{Advance, Claim, Error, Incarnation, Progress, TargetTable, aside},
 };
 
 /// Schema of our own tables.
@@ -76,7 +76,7 @@ pub(super) struct Existing {
 impl Existing {
     /// Whether the link made it: by its object id, or by its comment where progress was forgotten or the database restored.
     pub(super) fn made_by(&self, table: &TargetTable, placed: Option<u32>) -> bool {
-        placed == Some(self.oid) || self.comment.as_ref() == Some(&ddl::mark(table))
+        placed == Some(self.oid) || self.comment.as_ref() == Some(&aside::mark(table))
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_postgres::Transaction;
 use super::{
     copy::Copy,
     ddl,
-    encode::{Rows, besides},
+    encode::Rows,
     error::is_duplicate,
     progress::{self, Claimed},
 };
@@ -17,7 +17,7 @@ use crate::{
     api::database::OnExistingTable,
     data::{TableName, TableSchema},
     postgresql::quote::{self, identifier, literal},
-    target::{Advance, Error, Incarnation, LargeValues, Progress, TargetTable},
+    target::{Advance, Error, Incarnation, LargeValues, Progress, TargetTable, aside, besides},
 };
 
 /// Makes the table of this incarnation, see [`crate::target::Target::begin_snapshot`].
@@ -35,7 +35,7 @@ pub(super) async fn begin(
     if let Some(chunks) = begun(transaction, table, incarnation, progress).await? {
         return Ok(chunks);
     }
-    let build = ddl::build_name(table, incarnation);
+    let build = aside::build_name(table, incarnation);
     progress::drop_aside(transaction, table).await?;
     let create = format!("CREATE TABLE {} ({})", quote::table(&build), ddl::column_definitions(schema));
     transaction.batch_execute(&create).await?;
@@ -58,7 +58,7 @@ async fn begun(
         return Ok(None);
     }
     // A table aside that somebody dropped is begun again.
-    if !progress.exact && progress::existing(transaction, &ddl::build_name(table, incarnation)).await?.is_none() {
+    if !progress.exact && progress::existing(transaction, &aside::build_name(table, incarnation)).await?.is_none() {
         return Ok(None);
     }
     progress::chunks(transaction, table, incarnation).await.map(Some)
@@ -75,7 +75,7 @@ pub(super) async fn load(
     values: Option<&dyn LargeValues>,
 ) -> Result<u64, Error> {
     progress::add_chunk(transaction, table, incarnation, chunk).await?;
-    let build = ddl::build_name(table, incarnation);
+    let build = aside::build_name(table, incarnation);
     let columns: Vec<usize> = (0..schema.columns.len()).collect();
     let mut copy = Copy::into(transaction, &quote::table(&build), &ddl::columns(schema), values);
     while let Some(batch) = rows.next().await {
@@ -95,7 +95,7 @@ pub(super) async fn seal(transaction: &Transaction<'_>, table: &TargetTable, sch
     if !progress.is_some_and(|p| p.incarnation == advance.incarnation && p.record == advance.from && !p.exact) {
         return Err(progress::moved(table, &format!("it is not at record {} of {:?}", advance.from, advance.incarnation)));
     }
-    let build = ddl::build_name(table, advance.incarnation);
+    let build = aside::build_name(table, advance.incarnation);
     let quoted = quote::table(&build);
     let sealed = "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = $1 AND indisprimary)";
     let oid = oid_of(transaction, &build).await?;
@@ -110,7 +110,7 @@ pub(super) async fn seal(transaction: &Transaction<'_>, table: &TargetTable, sch
             }
         })?;
     }
-    transaction.batch_execute(&format!("ANALYZE {quoted}; COMMENT ON TABLE {quoted} IS {}", literal(&ddl::mark(table)))).await?;
+    transaction.batch_execute(&format!("ANALYZE {quoted}; COMMENT ON TABLE {quoted} IS {}", literal(&aside::mark(table)))).await?;
     Ok(())
 }
 
@@ -123,7 +123,7 @@ pub(super) async fn swap(
 ) -> Result<(), Error> {
     progress::advance(transaction, table, advance, false, true).await?;
     progress::count_chunks(transaction, table).await?;
-    let build = ddl::build_name(table, advance.incarnation);
+    let build = aside::build_name(table, advance.incarnation);
     let oid = oid_of(transaction, &build).await?;
     if let Some(before) = progress::existing(transaction, &table.name).await? {
         let placed = claim_of(transaction, table).await?.placed;

@@ -18,7 +18,7 @@ use arrow::datatypes::{
 
 use super::ddl::column_type;
 use crate::{
-    data::{Beside, Besides, Column, LINK_COLUMN, LargeValue, LinkCell, TableSchema, Travel},
+    data::{Beside, Besides, Column, LargeValue, TableSchema, Travel},
     target::Error,
 };
 
@@ -148,24 +148,6 @@ pub(super) fn trailer(format: Format) -> &'static [u8] {
         Format::Binary => &[0xff, 0xff],
         Format::Text => b"",
     }
-}
-
-/// The values beside a batch whose last column is [`LINK_COLUMN`].
-pub(super) fn besides(batch: &RecordBatch) -> Result<Besides, Error> {
-    let mut beside = Besides::new();
-    // By position: a table may have a column of that name.
-    let Some(link) = batch.columns().last().and_then(|array| array.as_string_opt::<i32>()) else {
-        return Err(Error::InputFailed(format!("a batch does not end in a column {LINK_COLUMN}")));
-    };
-    if link.null_count() == link.len() {
-        return Ok(beside);
-    }
-    for (row, cell) in link.iter().enumerate() {
-        let Some(cell) = cell else { continue };
-        let cell: LinkCell = serde_json::from_str(cell).map_err(|error| Error::InputFailed(format!("{LINK_COLUMN}: {error}")))?;
-        beside.extend(cell.beside.into_iter().map(|(column, value)| ((column, row as u32), value)));
-    }
-    Ok(beside)
 }
 
 /// The type without its modifiers: `timestamp(3) without time zone` is `timestamp without time zone`.
