@@ -97,12 +97,11 @@ async fn verify(database: &SqlServerDatabase, authorities: Option<&str>) -> Resu
     let answer = timeout(CONNECT_TIMEOUT, greet).await;
     let answer = answer.unwrap_or_else(|_| Err(Trouble::Lost(format!("no TLS answer within {} s", CONNECT_TIMEOUT.as_secs()))));
     answer.map_err(|trouble| match trouble {
-        Trouble::Unreachable(what) => ConnectError::Unreachable(format!("{place}: {what}")),
         // What a server does that does not know TDS 8.0.
         Trouble::Lost(what) if strict => failed(format!(
             "{what}; Strict needs SQL Server 2022 or newer, Azure SQL Database or SQL Managed Instance: else set VerifyFull"
         )),
-        Trouble::Lost(what) => ConnectError::Unreachable(format!("{place}: {what}")),
+        Trouble::Unreachable(what) | Trouble::Lost(what) => ConnectError::Unreachable(format!("{place}: {what}")),
         Trouble::Refused(what) => failed(what),
     })
 }

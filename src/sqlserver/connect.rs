@@ -132,7 +132,7 @@ async fn attempt(
 async fn login(context: &mut ClientContext, database: &SqlServerDatabase, secrets: &Secrets) -> Result<String, ConnectError> {
     if let Some(auth) = &database.auth.password {
         let user = secrets.read(&auth.secret_ref.name, &auth.username_key).await?.expose().to_owned();
-        context.password = secrets.read(&auth.secret_ref.name, &auth.password_key).await?.expose().to_owned();
+        secrets.read(&auth.secret_ref.name, &auth.password_key).await?.expose().clone_into(&mut context.password);
         context.user_name.clone_from(&user);
         return Ok(format!("user {user}"));
     }

@@ -13,18 +13,20 @@ use crate::{api::database::CaptureMode, data::TableName};
 const OWN_SCHEMA: &str = "link_operator";
 
 /// Lets sessions read a snapshot.
-pub fn allow_snapshot(database: &str) -> String {
-    format!("ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON;", identifier(database))
-}
+pub const ALLOW_SNAPSHOT: &str = "ALTER DATABASE CURRENT SET ALLOW_SNAPSHOT_ISOLATION ON;";
 
 /// Begins Change Tracking in a database. A link may be paused for as long as changes are kept.
-pub fn track_database(database: &str) -> String {
-    format!(
-        "IF NOT EXISTS (SELECT 1 FROM sys.change_tracking_databases WHERE database_id = DB_ID())\n    \
-         ALTER DATABASE {} SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 7 DAYS, AUTO_CLEANUP = ON);",
-        identifier(database)
-    )
-}
+pub const TRACK_DATABASE: &str = "\
+IF NOT EXISTS (SELECT 1 FROM sys.change_tracking_databases WHERE database_id = DB_ID())
+    ALTER DATABASE CURRENT SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 7 DAYS, AUTO_CLEANUP = ON);";
+
+/// Begins change data capture in a database; a `sysadmin` may, or in Azure SQL a `db_owner`. SQL Server Agent must run.
+pub const CAPTURE_DATABASE: &str = "\
+IF NOT EXISTS (SELECT 1 FROM sys.databases WHERE database_id = DB_ID() AND is_cdc_enabled = 1)
+    EXEC sys.sp_cdc_enable_db;";
+
+/// Keeps changes for seven days instead of three: a link may be paused for as long.
+pub const KEEP_CAPTURED: &str = "EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 10080;";
 
 /// Begins Change Tracking of a table.
 pub fn track_table(table: &TableName) -> String {
@@ -36,37 +38,27 @@ pub fn track_table(table: &TableName) -> String {
     )
 }
 
-/// Begins change data capture in a database; a `sysadmin` may, or in Azure SQL a `db_owner`. SQL Server Agent must run.
-pub fn capture_database() -> String {
-    "IF NOT EXISTS (SELECT 1 FROM sys.databases WHERE database_id = DB_ID() AND is_cdc_enabled = 1)\n    EXEC sys.sp_cdc_enable_db;"
-        .to_owned()
-}
-
-/// Keeps changes for seven days instead of three: a link may be paused for as long.
-pub fn keep_captured() -> String {
-    "EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 10080;".to_owned()
-}
-
-/// Begins change data capture of a table.
+/// Begins change data capture of a table, of all its columns.
 pub fn capture_table(table: &TableName) -> String {
     let TableName { schema_name, table_name } = table;
     format!(
         "IF NOT EXISTS (SELECT 1 FROM sys.tables WHERE object_id = OBJECT_ID({}) AND is_tracked_by_cdc = 1)\n    \
-         EXEC sys.sp_cdc_enable_table @source_schema = {}, @source_name = {}, @role_name = NULL, @supports_net_changes = 0;",
+         EXEC sys.sp_cdc_enable_table @source_schema = {}, @source_name = {}, @capture_instance = {}, @role_name = NULL;",
         literal(&quoted(table)),
         literal(schema_name),
-        literal(table_name)
+        literal(table_name),
+        literal(&format!("{schema_name}_{table_name}_1"))
     )
 }
 
-/// Lets a user read a table.
+/// Lets a user read a table, and see how its computed columns are made.
 pub fn read_table(table: &TableName, user: &str) -> String {
-    format!("GRANT SELECT, VIEW DEFINITION ON OBJECT::{} TO {};", quoted(table), identifier(user))
+    format!("GRANT SELECT, VIEW DEFINITION ON {} TO {};", quoted(table), identifier(user))
 }
 
 /// Lets a user read the changes of a table, by Change Tracking.
 pub fn read_changes(table: &TableName, user: &str) -> String {
-    format!("GRANT VIEW CHANGE TRACKING ON OBJECT::{} TO {};", quoted(table), identifier(user))
+    format!("GRANT VIEW CHANGE TRACKING ON {} TO {};", quoted(table), identifier(user))
 }
 
 /// Lets a user read what change data capture wrote.
@@ -93,21 +85,21 @@ pub fn create_tables(user: &str) -> String {
 
 /// Lets a user make, replace and write tables of a schema.
 pub fn write_schema(schema: &str, user: &str) -> String {
-    format!("GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::{} TO {};", identifier(schema), identifier(user))
+    format!("GRANT SELECT, INSERT, UPDATE, DELETE, ALTER ON SCHEMA::{} TO {};", identifier(schema), identifier(user))
 }
 
 /// All that a source needs.
-pub fn source(database: &str, mode: CaptureMode, tables: &[TableName], user: &str) -> Vec<String> {
-    let mut script = vec![allow_snapshot(database)];
+pub fn source(mode: CaptureMode, tables: &[TableName], user: &str) -> Vec<String> {
+    let mut script = vec![ALLOW_SNAPSHOT.to_owned()];
     match mode {
         CaptureMode::ChangeTracking => {
-            script.push(track_database(database));
+            script.push(TRACK_DATABASE.to_owned());
             script.extend(tables.iter().map(track_table));
         }
         CaptureMode::ChangeDataCapture => {
-            script.push(capture_database());
+            script.push(CAPTURE_DATABASE.to_owned());
             script.extend(tables.iter().map(capture_table));
-            script.push(keep_captured());
+            script.push(KEEP_CAPTURED.to_owned());
         }
     }
     script.extend(tables.iter().map(|table| read_table(table, user)));
@@ -116,6 +108,7 @@ pub fn source(database: &str, mode: CaptureMode, tables: &[TableName], user: &st
         CaptureMode::ChangeDataCapture => script.push(read_captured(user)),
     }
     script.push(view_state(user));
+    script.push(format!("-- If columns are masked: GRANT UNMASK TO {};", identifier(user)));
     script
 }
 
@@ -126,5 +119,9 @@ pub fn target(tables: &[TableName], user: &str) -> Vec<String> {
     for schema in schemas {
         script.extend([create_schema(schema, None), write_schema(schema, user)]);
     }
+    script.push(
+        "-- If others have rights on single tables, which a table that is loaded anew is to pass on: GRANT CONTROL on its schema as well."
+            .to_owned(),
+    );
     script
 }

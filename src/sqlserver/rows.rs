@@ -38,7 +38,7 @@ const DAY_UNITS: i64 = 864_000_000_000;
 pub struct Rows {
     columns: Vec<Builder>,
     travels: Vec<Travel>,
-    rows: usize,
+    count: usize,
     bytes: usize,
     /// Text in the encoding that it is stored in, on its way to UTF-8.
     text: String,
@@ -70,17 +70,17 @@ impl Rows {
     /// For a result whose columns travel so.
     pub fn new(travels: Vec<Travel>) -> Self {
         let columns = travels.iter().map(|travel| Builder::new(*travel)).collect();
-        Self { columns, travels, rows: 0, bytes: 0, text: String::new(), fault: None }
+        Self { columns, travels, count: 0, bytes: 0, text: String::new(), fault: None }
     }
 
     /// Rows that are held.
     pub fn len(&self) -> usize {
-        self.rows
+        self.count
     }
 
     /// Whether none is held.
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.count == 0
     }
 
     /// About so many bytes are held.
@@ -95,10 +95,10 @@ impl Rows {
 
     /// What is held, as columns in the order of the result; holds nothing any more.
     pub fn take(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
-        (self.rows, self.bytes) = (0, 0);
+        (self.count, self.bytes) = (0, 0);
         let mut arrays = Vec::with_capacity(self.columns.len());
         for (builder, travel) in self.columns.iter_mut().zip(&self.travels) {
-            let array = builder.finish(*travel)?;
+            let array = builder.finish(*travel);
             *builder = Builder::new(*travel);
             arrays.push(array);
         }
@@ -134,8 +134,8 @@ impl Builder {
         }
     }
 
-    fn finish(&mut self, travel: Travel) -> Result<ArrayRef, ArrowError> {
-        Ok(match self {
+    fn finish(&mut self, travel: Travel) -> ArrayRef {
+        match self {
             Self::Bool(b) => Arc::new(b.finish()),
             Self::Int16(b) => Arc::new(b.finish()),
             Self::Int32(b) => Arc::new(b.finish()),
@@ -149,7 +149,7 @@ impl Builder {
             Self::TimestampOffset(b) | Self::Text(b) => Arc::new(b.finish()),
             Self::Binary(b) => Arc::new(b.finish()),
             Self::Uuid(b) => Arc::new(b.finish()),
-        })
+        }
     }
 }
 
@@ -385,6 +385,6 @@ impl RowWriter for Rows {
     }
 
     fn end_row(&mut self) {
-        self.rows += 1;
+        self.count += 1;
     }
 }

@@ -196,7 +196,7 @@ fn explained(codes: &[u32]) -> String {
         700_024 => ": the ServiceAccount's token has expired: compare the clocks of cluster and directory",
         _ => "",
     };
-    codes.iter().map(|code| format!(", AADSTS{code}{}", cure(code))).collect()
+    codes.iter().fold(String::new(), |text, code| text + ", AADSTS" + &code.to_string() + cure(code))
 }
 
 /// The token that was kept, or a new one.

@@ -70,11 +70,10 @@ pub fn select(column: &Column, alias: &str) -> String {
         "geometry" | "geography" => {
             format!("CASE WHEN {name} IS NOT NULL THEN CONCAT(N'SRID=', {name}.STSrid, N';', {name}.AsTextZM()) END")
         }
-        "xml" | "json" | "vector" => format!("CONVERT(nvarchar(max), {name})"),
+        "xml" | "json" | "vector" | "ntext" => format!("CONVERT(nvarchar(max), {name})"),
         "sql_variant" => variant(&name),
         "rowversion" => format!("CONVERT(binary(8), {name})"),
         "text" => format!("CONVERT(varchar(max), {name})"),
-        "ntext" => format!("CONVERT(nvarchar(max), {name})"),
         "image" => format!("CONVERT(varbinary(max), {name})"),
         _ if is_user_type(column) => format!("CONVERT(varbinary(max), {name})"),
         _ => name,

@@ -47,7 +47,7 @@ pub fn script(link: &LinkConnection, tables: &[(TableName, TableName)], secrets:
         let SqlServerDatabase { host, port, database, auth, .. } = &source.database;
         let user = login(auth.password.as_ref(), READER);
         let mut statements = sql_server_user(auth, &user);
-        statements.extend(sqlserver::grants::source(database, source.capture_mode, &sources, &user));
+        statements.extend(sqlserver::grants::source(source.capture_mode, &sources, &user));
         section("source", "SQL Server", &place(host, *port, database), statements);
     }
     if let Some(target) = &link.spec.target.postgresql {

@@ -77,7 +77,7 @@ const PAST_GRACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
 pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Result<Action, Error> {
     let link = context.memory.newest.newest(&link);
     if link.metadata.deletion_timestamp.is_some() {
-        return release::delete(&link, &context).await;
+        return Box::pin(release::delete(&link, &context)).await;
     }
     if shared::set_finalizer(&context.client, link.as_ref(), RELEASE_FINALIZER, true).await? {
         return Ok(Action::await_change());
