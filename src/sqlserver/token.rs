@@ -134,13 +134,15 @@ impl Directory {
     /// Asks the directory.
     async fn credentials(&self, tenant: &str, client: &str, proof: &[(&str, &str)]) -> Result<Token, ConnectError> {
         let place = self.authority.trim_end_matches('/');
-        let mut body = form_urlencoded::Serializer::new(String::new());
-        body.append_pair("grant_type", "client_credentials").append_pair("client_id", client);
-        body.append_pair("scope", &format!("{}.default", self.resource())).extend_pairs(proof);
+        let scope = format!("{}.default", self.resource());
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("grant_type", "client_credentials"), ("client_id", client), ("scope", &scope)])
+            .extend_pairs(proof)
+            .finish();
         let request = http(Client::builder())?
             .post(format!("{place}/{tenant}/oauth2/v2.0/token"))
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(body.finish());
+            .body(body);
         ask(request, &format!("Entra ID at {place}, directory {tenant}, application {client}")).await
     }
 
