@@ -4,6 +4,7 @@ IF USER_ID(N'link_writer') IS NULL CREATE USER [link_writer] FOR LOGIN [link_wri
 IF SCHEMA_ID(N'link_operator') IS NULL EXEC(N'CREATE SCHEMA [link_operator] AUTHORIZATION [link_writer]');
 GRANT CREATE TABLE, CREATE VIEW TO [link_writer];
 IF SCHEMA_ID(N'public') IS NULL EXEC(N'CREATE SCHEMA [public]');
-GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::[public] TO [link_writer];
+GRANT SELECT, INSERT, UPDATE, DELETE, ALTER ON SCHEMA::[public] TO [link_writer];
 IF SCHEMA_ID(N'shop') IS NULL EXEC(N'CREATE SCHEMA [shop]');
-GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::[shop] TO [link_writer];
+GRANT SELECT, INSERT, UPDATE, DELETE, ALTER ON SCHEMA::[shop] TO [link_writer];
+-- If others have rights on single tables, which a table that is loaded anew is to pass on: GRANT CONTROL on its schema as well.

@@ -4,8 +4,9 @@ IF USER_ID(N'link_writer') IS NULL CREATE USER [link_writer] FROM EXTERNAL PROVI
 IF SCHEMA_ID(N'link_operator') IS NULL EXEC(N'CREATE SCHEMA [link_operator] AUTHORIZATION [link_writer]');
 GRANT CREATE TABLE, CREATE VIEW TO [link_writer];
 IF SCHEMA_ID(N'dbo') IS NULL EXEC(N'CREATE SCHEMA [dbo]');
-GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::[dbo] TO [link_writer];
+GRANT SELECT, INSERT, UPDATE, DELETE, ALTER ON SCHEMA::[dbo] TO [link_writer];
 IF SCHEMA_ID(N'erp') IS NULL EXEC(N'CREATE SCHEMA [erp]');
-GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::[erp] TO [link_writer];
+GRANT SELECT, INSERT, UPDATE, DELETE, ALTER ON SCHEMA::[erp] TO [link_writer];
 IF SCHEMA_ID(N'sales') IS NULL EXEC(N'CREATE SCHEMA [sales]');
-GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::[sales] TO [link_writer];
+GRANT SELECT, INSERT, UPDATE, DELETE, ALTER ON SCHEMA::[sales] TO [link_writer];
+-- If others have rights on single tables, which a table that is loaded anew is to pass on: GRANT CONTROL on its schema as well.
