@@ -24,6 +24,9 @@ use crate::{
     sqlserver::{self, Database},
 };
 
+/// Rows that are made at once.
+const SLICE: u64 = 100_000;
+
 /// The table and its rows. In slices: a server may keep a transaction's log in memory.
 async fn fill(database: &Database, rows: u64) {
     database
@@ -33,7 +36,6 @@ async fn fill(database: &Database, rows: u64) {
         )
         .await;
     let digits = "(SELECT n FROM (VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)) v(n))";
-    const SLICE: u64 = 100_000;
     for first in (0..rows).step_by(SLICE as usize) {
         database
             .run(&format!(

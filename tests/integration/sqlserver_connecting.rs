@@ -99,7 +99,7 @@ async fn certificates_are_verified_as_the_mode_says() {
         assert!(place.server.logins().iter().all(|login| login.encrypted), "{:?}", place.server.logins());
     }
     let place = Place::new(Encryption::Required);
-    assert_eq!(place.outcome(json!({"mode": "VerifyCA", "ca": secret("ca.crt")})).await, "");
+    assert_eq!(place.outcome(json!({"mode": "VerifyCA", "ca": secret("ca.crt"), "serverName": "elsewhere"})).await, "");
     assert!(place.outcome(json!({"mode": "VerifyCA", "ca": secret("other.crt")})).await.starts_with("TlsFailed: "));
     assert_eq!(place.outcome(json!({"mode": "Require"})).await, "");
 }
