@@ -13,6 +13,7 @@ mod grants;
 mod landing;
 mod process;
 mod source_postgresql;
+mod source_sqlserver;
 mod sqlserver_connecting;
 mod target_postgresql;
 mod tds_server;
