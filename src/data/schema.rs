@@ -180,7 +180,8 @@ pub struct Part {
     pub object_id: u32,
     /// The file that holds the rows: another one after the table was rewritten (PostgreSQL: `relfilenode`).
     pub file_id: u32,
-    /// Another one after a partition was detached and attached again; empty of the table itself.
+    /// Another one after a partition was detached and attached again, or after the changes of a table were not kept for a while (SQL
+    /// Server: the version since when they are tracked); empty of a PostgreSQL table itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub attached: String,
 }

@@ -87,7 +87,9 @@ pub enum Error {
     #[error("{0}")]
     PositionGivenUp(String),
     /// Somebody took the table out of the stream: what changed since is not known.
-    #[error("table {0} was taken out of the link's publication, and its changes since are not known")]
+    #[error(
+        "the changes of table {0} were not kept for a while (it was taken out of the publication, or is not tracked), and are not known"
+    )]
     TableNotPublished(TableName),
     /// The rows of a table were moved while its chunks were read: the plan is void, the table starts over.
     #[error("{0}")]
@@ -167,7 +169,7 @@ impl Explain for Error {
             Self::ChangeVersionExpired(_) => {
                 "none needed: the table is loaded anew; keep changes longer than the longest pause of the link".to_owned()
             }
-            Self::TableNotPublished(_) => "none needed: the table's load starts over; leave the publication to the link".to_owned(),
+            Self::TableNotPublished(_) => "none needed: the table's load starts over; leave the publication to the link, and change tracking or capture on".to_owned(),
             Self::DecodingFailed(_) => "none needed: the log is read again, large transactions only once they have ended".to_owned(),
             Self::SlotInUse(_) => "none needed if a worker was just replaced; else end the other reader of the slot".to_owned(),
             Self::SourceError(_) => "read the message; the link goes on trying".to_owned(),

@@ -74,17 +74,22 @@ pub struct Facet {
     pub column_set: bool,
 }
 
-/// Columns that older versions of the server do not have are found where they are, and else read as 0: a name in the inner query
-/// that its tables do not know is that of the outer one.
-pub const TABLES: &str = "SELECT x.* FROM (VALUES (CAST(0 AS tinyint), CAST(0 AS bit), CAST(0 AS bit))) AS former (ledger_type, is_node, is_edge) \
-     CROSS APPLY (SELECT t.object_id, s.name AS schema_name, t.name AS table_name, is_memory_optimized, \
-       CASE WHEN temporal_type = 1 OR ledger_type = 1 THEN 1 ELSE 0 END AS is_history, is_external, is_filetable, \
-       CASE WHEN is_node = 1 OR is_edge = 1 THEN 1 ELSE 0 END AS is_graph, \
-       HAS_PERMS_BY_NAME(QUOTENAME(s.name) + N'.' + QUOTENAME(t.name), 'OBJECT', 'SELECT') AS may_select, \
-       HAS_PERMS_BY_NAME(QUOTENAME(s.name) + N'.' + QUOTENAME(t.name), 'OBJECT', 'VIEW CHANGE TRACKING') AS may_view_tracking, \
-       HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'UNMASK') AS may_unmask, c.begin_version \
-     FROM sys.tables AS t JOIN sys.schemas AS s ON s.schema_id = t.schema_id \
-     LEFT JOIN sys.change_tracking_tables AS c ON c.object_id = t.object_id) AS x";
+/// The question for tables, `condition` of `t` and their schemas `s`. Columns that older versions of the server do not have are found
+/// where they are, and else read as 0: a name in the inner query that its tables do not know is that of the outer one.
+pub fn tables_query(condition: &str) -> String {
+    let may = |right: &str| format!("HAS_PERMS_BY_NAME(QUOTENAME(s.name) + N'.' + QUOTENAME(t.name), 'OBJECT', '{right}')");
+    format!(
+        "SELECT x.* FROM (VALUES (CAST(0 AS tinyint), CAST(0 AS bit), CAST(0 AS bit))) AS former (ledger_type, is_node, is_edge) \
+         CROSS APPLY (SELECT t.object_id, s.name AS schema_name, t.name AS table_name, is_memory_optimized, \
+           CASE WHEN temporal_type = 1 OR ledger_type = 1 THEN 1 ELSE 0 END AS is_history, is_external, is_filetable, \
+           CASE WHEN is_node = 1 OR is_edge = 1 THEN 1 ELSE 0 END AS is_graph, {} AS may_select, {} AS may_view_tracking, \
+           HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'UNMASK') AS may_unmask, c.begin_version \
+         FROM sys.tables AS t JOIN sys.schemas AS s ON s.schema_id = t.schema_id \
+         LEFT JOIN sys.change_tracking_tables AS c ON c.object_id = t.object_id WHERE {condition}) AS x",
+        may("SELECT"),
+        may("VIEW CHANGE TRACKING")
+    )
+}
 
 /// The question for the columns of tables, `condition` of `c`.
 pub fn columns_query(condition: &str) -> String {
@@ -114,7 +119,7 @@ pub fn keys_query(condition: &str) -> String {
 /// How a table is now; refuses one that cannot be linked.
 pub async fn describe(session: &mut Session, mode: CaptureMode, table: &TableName) -> Result<Table, Error> {
     let (schema_name, table_name) = (quote::literal(&table.schema_name), quote::literal(&table.table_name));
-    let found = session.query(&format!("{TABLES} WHERE x.schema_name = {schema_name} AND x.table_name = {table_name}")).await?;
+    let found = session.query(&tables_query(&format!("s.name = {schema_name} AND t.name = {table_name}"))).await?;
     // The database's collation may take other spellings for the same name.
     let found =
         found.iter().find(|row| row.text(1).as_ref() == Some(&table.schema_name) && row.text(2).as_ref() == Some(&table.table_name));
@@ -131,7 +136,7 @@ pub async fn describe(session: &mut Session, mode: CaptureMode, table: &TableNam
     build(mode, table, object_id, &facts, columns, &indexes, &instances)
 }
 
-/// What a row of [`TABLES`] says.
+/// What a row of [`tables_query`] says.
 pub fn facts(row: &Row) -> (u32, Facts) {
     let facts = Facts {
         memory_optimized: row.flag(3),

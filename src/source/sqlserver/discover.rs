@@ -5,15 +5,13 @@ use std::collections::HashMap;
 use super::{SqlServer, catalog};
 use crate::{api::database::CaptureMode, data::TableName, source::Error, sqlserver::Row};
 
+/// Tables that are not the server's own.
+pub const LISTED: &str = "s.name NOT IN (N'cdc', N'sys') AND t.is_ms_shipped = 0 AND t.name NOT IN (N'systranschemas', N'sysdiagrams')";
+
 /// All tables of the database that the user sees, those of the server's own left out, from three questions.
 pub async fn discover(source: &SqlServer) -> Result<Vec<(TableName, Option<Error>)>, Error> {
     let mut session = source.session().await?;
-    let tables = session
-        .query(&format!(
-            "{} WHERE x.schema_name NOT IN (N'cdc', N'sys') AND x.table_name NOT IN (N'systranschemas', N'sysdiagrams') ORDER BY x.schema_name, x.table_name",
-            catalog::TABLES
-        ))
-        .await?;
+    let tables = session.query(&catalog::tables_query(LISTED)).await?;
     let of_tables = |alias: &str| format!("{alias}.object_id IN (SELECT t.object_id FROM sys.tables AS t)");
     let mut columns = by_table(session.query(&catalog::columns_query(&of_tables("c"))).await?);
     let mut keys = by_table(session.query(&catalog::keys_query(&of_tables("i"))).await?);

@@ -18,6 +18,8 @@ mod keys;
 mod position;
 mod preflight;
 mod rows;
+#[cfg(test)]
+mod statements;
 mod tracking;
 
 use std::{

@@ -5,7 +5,7 @@ use link_operator::{
     source::{Error, Source as _},
 };
 
-use super::{captured, cut, keep, name, of, read, source};
+use super::{captured, cut, keep, limits, name, of, read, source};
 use crate::support::sqlserver::{Database, given};
 
 /// The functions and procedures of a Babelfish server that act change data capture out.
@@ -76,14 +76,14 @@ async fn changes_come_in_the_order_of_the_log_and_together() {
     assert_eq!(of(&all, 1, &schemas[0]), expected);
     assert_eq!(of(&all, 2, &schemas[1]), ["update 1 b"]);
     // Nothing comes twice.
-    let quiet = capture.next_cut(super::limits(1)).await.unwrap();
+    let quiet = capture.next_cut(limits(1)).await.unwrap();
     assert!(quiet.tables.is_empty() && quiet.to == all.to);
     // The same from the same place, in pieces of which only the last ends the batch.
     drop(capture);
     let mut again = source.capture(&begun, true, tables, keep()).await.unwrap();
     let mut pieces = Vec::new();
     loop {
-        let piece = cut(&mut *again, 1).await.unwrap();
+        let piece = again.next_cut(limits(1)).await.unwrap();
         pieces.extend(of(&piece, 1, &schemas[0]));
         if piece.whole {
             assert_eq!(piece.to, all.to);

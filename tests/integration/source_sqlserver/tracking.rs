@@ -209,7 +209,7 @@ async fn a_large_poll_comes_in_pieces_of_one_transaction() {
     }
     let (mut pieces, mut rows) = (0, Vec::new());
     loop {
-        let piece = cut(&mut *capture, 1).await.unwrap();
+        let piece = capture.next_cut(limits(1)).await.unwrap();
         pieces += 1;
         rows.extend(of(&piece, 1, &schema));
         rows.extend(of(&piece, 2, &schema));
