@@ -16,6 +16,7 @@ mod source_postgresql;
 mod source_sqlserver;
 mod sqlserver_connecting;
 mod target_postgresql;
+mod target_sqlserver;
 mod tds_server;
 mod tsql;
 mod worker;

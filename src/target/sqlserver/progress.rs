@@ -24,9 +24,6 @@ use crate::{
     target::{Advance, Claim, Error, Incarnation, Progress, TargetTable, aside},
 };
 
-/// Schema of our own tables.
-pub(super) const OWN_SCHEMA: &str = "link_operator";
-
 /// The lock under which tables are claimed, and ours are made.
 const CLAIMS: &str = "claims";
 
