@@ -26,10 +26,13 @@ pub(super) struct Types {
     pub(super) hierarchyid: bool,
     pub(super) geometry: bool,
     pub(super) geography: bool,
+    /// It is Babelfish, which tells the driver only the last column of a table that is loaded, unless that is a temporary one.
+    pub(super) babelfish: bool,
 }
 
 /// Asks for [`Types`]: a name a row.
-pub(super) const TYPES: &str = "SELECT [name] FROM sys.types WHERE [name] IN (N'xml', N'hierarchyid', N'geometry', N'geography')";
+pub(super) const TYPES: &str = "SELECT [name] FROM sys.types WHERE [name] IN (N'xml', N'hierarchyid', N'geometry', N'geography') \
+     UNION ALL SELECT N'babelfish' WHERE SERVERPROPERTY('BabelfishVersion') IS NOT NULL";
 
 /// How a column stands in the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub(super) struct Kind {
     pub(super) spelled: String,
     /// Of a text: how it compares, if not as the database does.
     pub(super) collation: Option<String>,
-    /// How its values are sent, and so the type of a column that they are staged in.
+    /// How its values are sent.
     pub(super) wire: Wire,
     /// What makes a value of a staged one, for which `{}` stands.
     convert: Option<String>,
@@ -70,12 +73,21 @@ impl Kind {
         matches!(self.wire, Wire::Text(_) | Wire::TextMax)
     }
 
+    /// How its values are sent to be staged: numbers as the widest, for Babelfish misreads others.
+    pub(super) fn staged_wire(&self) -> Wire {
+        match self.wire {
+            Wire::Decimal { scale, .. } => Wire::Decimal { precision: 38, scale },
+            wire => wire,
+        }
+    }
+
     /// The type of a column that its values are staged in. There, the database's collation must be asked for: it is another
     /// database's table.
     pub(super) fn staged(&self) -> String {
         let spelled = match self.wire {
             Wire::Text(most) => format!("nvarchar({most})"),
             Wire::TextMax => "nvarchar(max)".to_owned(),
+            Wire::Decimal { scale, .. } => return format!("decimal(38,{scale})"),
             _ => return self.spelled.clone(),
         };
         format!("{spelled} COLLATE {}", self.collation.as_deref().unwrap_or("DATABASE_DEFAULT"))
@@ -83,7 +95,11 @@ impl Kind {
 
     /// The value as the column has it, of `staged`, an expression.
     pub(super) fn value(&self, staged: &str) -> String {
-        self.convert.as_ref().map_or_else(|| staged.to_owned(), |convert| convert.replace("{}", staged))
+        match (&self.convert, self.wire) {
+            (Some(convert), _) => convert.replace("{}", staged),
+            (None, Wire::Decimal { .. }) => format!("CONVERT({}, {staged})", self.spelled),
+            (None, _) => staged.to_owned(),
+        }
     }
 
     /// Whether values can be loaded into the column as they are sent.
@@ -366,4 +382,108 @@ pub(super) fn give(right: &Right, name: &TableName) -> Option<String> {
     let column = right.column.as_ref().map(|column| format!(" ({})", identifier(column))).unwrap_or_default();
     let option = if right.state.trim() == "W" { " WITH GRANT OPTION" } else { "" };
     Some(format!("{verb} {} ON OBJECT::{}{column} TO {}{option}", right.permission, quoted(name), identifier(&right.grantee)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::fixtures;
+
+    const ALL: Types = Types { xml: true, hierarchyid: true, geometry: true, geography: true, babelfish: false };
+
+    fn of(system: &str, source_type: &str, travel: Travel, is_key: bool, types: Types) -> (String, Wire, String) {
+        let collation = (travel == Travel::Utf8 && system == "sqlserver").then(|| "Greek_CI_AS".to_owned());
+        let column = Column { source_type: source_type.to_owned(), collation, ..fixtures::column(1, "c", travel) };
+        let other = fixtures::column(2, "id", Travel::Int32);
+        let mut schema = fixtures::table("t", vec![column, other], &[usize::from(!is_key)]);
+        schema.system = system.to_owned();
+        let kind = Kind::of(&schema, 0, types);
+        (kind.spelled.clone(), kind.wire, kind.value("x"))
+    }
+
+    #[test]
+    fn a_type_of_sql_server_stays_what_it_is_if_the_target_has_it() {
+        let decimal = Travel::Decimal { precision: 18, scale: 4 };
+        for (name, travel, spelled, wire, value) in [
+            ("bit", Travel::Bool, "bit", Wire::Bit, "x"),
+            ("tinyint", Travel::Int16, "tinyint", Wire::TinyInt, "x"),
+            ("decimal(18,4)", decimal, "decimal(18,4)", Wire::Decimal { precision: 18, scale: 4 }, "CONVERT(decimal(18,4), x)"),
+            ("money", decimal, "money", Wire::Money, "x"),
+            ("time(7)", Travel::Time7, "time(7)", Wire::Time(7), "x"),
+            ("datetime2(3)", Travel::Timestamp, "datetime2(3)", Wire::DateTime2(3), "x"),
+            ("datetime", Travel::Timestamp, "datetime", Wire::DateTime, "x"),
+            ("datetimeoffset(0)", Travel::TimestampOffset, "datetimeoffset(0)", Wire::DateTimeOffset(0), "x"),
+            ("nvarchar(50)", Travel::Utf8, "nvarchar(50)", Wire::Text(50), "x"),
+            ("nvarchar(max)", Travel::Utf8, "nvarchar(max)", Wire::TextMax, "x"),
+            ("nchar(3)", Travel::Utf8, "nchar(3)", Wire::Text(3), "x"),
+            ("varchar(20)", Travel::Utf8, "varchar(20)", Wire::Text(20), "CONVERT(varchar(20), x)"),
+            ("varchar(8000)", Travel::Utf8, "varchar(8000)", Wire::TextMax, "CONVERT(varchar(8000), x)"),
+            ("text", Travel::Utf8, "varchar(max)", Wire::TextMax, "CONVERT(varchar(max), x)"),
+            ("ntext", Travel::Utf8, "nvarchar(max)", Wire::TextMax, "x"),
+            ("binary(3)", Travel::Binary, "binary(3)", Wire::Binary(3), "x"),
+            ("varbinary(max)", Travel::Binary, "varbinary(max)", Wire::VarBinaryMax, "x"),
+            ("image", Travel::Binary, "varbinary(max)", Wire::VarBinaryMax, "x"),
+            ("rowversion", Travel::Binary, "binary(8)", Wire::Binary(8), "x"),
+            ("point3d", Travel::Binary, "varbinary(max)", Wire::VarBinaryMax, "x"),
+            ("xml", Travel::Text, "xml", Wire::TextMax, "CONVERT(xml, x, 1)"),
+            ("hierarchyid", Travel::Text, "hierarchyid", Wire::TextMax, "hierarchyid::Parse(x)"),
+            ("sql_variant", Travel::Text, "nvarchar(max)", Wire::TextMax, "x"),
+            ("json", Travel::Text, "nvarchar(max)", Wire::TextMax, "x"),
+            ("vector", Travel::Text, "nvarchar(max)", Wire::TextMax, "x"),
+        ] {
+            assert_eq!(of("sqlserver", name, travel, false, ALL), (spelled.to_owned(), wire, value.to_owned()), "{name}");
+        }
+        for name in ["xml", "hierarchyid", "geometry", "geography"] {
+            let without = of("sqlserver", name, Travel::Text, false, Types::default());
+            assert_eq!(without, ("nvarchar(max)".to_owned(), Wire::TextMax, "x".to_owned()), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_of_postgresql_have_a_type_that_holds_them() {
+        for (travel, is_key, spelled, wire) in [
+            (Travel::Bool, false, "bit", Wire::Bit),
+            (Travel::Float32, false, "real", Wire::Real),
+            (Travel::Time, false, "time(6)", Wire::Time(6)),
+            (Travel::Timestamp, true, "datetime2(6)", Wire::DateTime2(6)),
+            (Travel::TimestampTz, false, "datetimeoffset(6)", Wire::DateTimeOffset(6)),
+            (Travel::Utf8, false, "nvarchar(max)", Wire::TextMax),
+            (Travel::Text, true, "nvarchar(450)", Wire::Text(450)),
+            (Travel::Binary, true, "varbinary(900)", Wire::VarBinary(900)),
+            (Travel::Uuid, true, "uniqueidentifier", Wire::Uuid),
+        ] {
+            let (found, sent, _) = of("postgresql", "any", travel, is_key, ALL);
+            assert_eq!((found.as_str(), sent), (spelled, wire));
+        }
+    }
+
+    #[test]
+    fn keys_that_are_compared_otherwise_are_refused() {
+        let check = |system: &str, source_type: &str, travel, collation: Option<&str>| {
+            let collation = collation.map(str::to_owned);
+            let column = Column { source_type: source_type.to_owned(), collation, ..fixtures::column(1, "c", travel) };
+            let mut schema = fixtures::table("t", vec![column], &[0]);
+            schema.system = system.to_owned();
+            check_key(&schema, ALL).is_ok()
+        };
+        assert!(check("sqlserver", "nvarchar(50)", Travel::Utf8, Some("Greek_CI_AS")));
+        assert!(check("sqlserver", "hierarchyid", Travel::Text, None));
+        for kind in ["sql_variant", "geometry", "xml"] {
+            assert!(!check("sqlserver", kind, Travel::Text, None), "{kind}");
+        }
+        assert!(!check("sqlserver", "point3d", Travel::Binary, None));
+        assert!(check("postgresql", "text", Travel::Utf8, None));
+        assert!(!check("postgresql", "text", Travel::Utf8, Some("und-x-icu")));
+    }
+
+    #[test]
+    fn a_key_too_wide_for_the_rows_order_has_an_index_of_its_own() {
+        let key = |columns: Vec<Column>, key: &[usize]| {
+            let schema = fixtures::table("t", columns, key);
+            primary_key(&TableName::new("dw", "b"), &schema, &Kind::all(&schema, ALL))
+        };
+        let text = |number, name| fixtures::column(number, name, Travel::Utf8);
+        assert!(key(vec![text(1, "a")], &[0]).ends_with("PRIMARY KEY CLUSTERED ([a])"));
+        assert!(key(vec![text(1, "a"), text(2, "b")], &[1, 0]).ends_with("PRIMARY KEY NONCLUSTERED ([b], [a])"));
+    }
 }

@@ -32,10 +32,15 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// A column of the table's schema under a name of our own.
-    pub(super) fn of(schema: &TableSchema, at: usize, kind: &Kind, sent_as: String) -> Self {
+    /// A column of the target's table.
+    pub(super) fn of(schema: &TableSchema, at: usize, kind: &Kind) -> Self {
         let column = &schema.columns[at];
-        Self { sent: Sent { name: sent_as, wire: kind.wire }, name: column.name.clone(), travel: column.travel }
+        Self { sent: Sent { name: column.name.clone(), wire: kind.wire }, name: column.name.clone(), travel: column.travel }
+    }
+
+    /// The same, staged under a name of our own.
+    pub(super) fn staged(schema: &TableSchema, at: usize, kind: &Kind, name: String) -> Self {
+        Self { sent: Sent { name, wire: kind.staged_wire() }, ..Self::of(schema, at, kind) }
     }
 
     /// A whole number of ours.

@@ -135,7 +135,7 @@ impl Merge<'_> {
         let (names, numbers): (Vec<&str>, Vec<ArrayRef>) = numbers.into_iter().unzip();
         self.transaction.run(&self.sql.create_staged(staged, letter, columns, &names)).await?;
         let Sql { schema, kinds, .. } = &self.sql;
-        let sent = columns.iter().enumerate().map(|(place, &at)| Column::of(schema, at, &kinds[at], format!("{letter}{place}")));
+        let sent = columns.iter().enumerate().map(|(place, &at)| Column::staged(schema, at, &kinds[at], format!("{letter}{place}")));
         let sent = sent.chain(names.iter().map(|name| Column::number(name))).collect();
         let batch = load::only(Batch::new(batch, columns.len(), beside, numbers)?);
         load::load(self.transaction, staged, sent, false, batch, &self.name.to_string(), self.values).await?;

@@ -69,7 +69,13 @@ impl SqlServer {
         let ask = async || -> Result<Types, Error> {
             let names: Vec<String> = transaction.query(ddl::TYPES).await?.iter().filter_map(|row| row.text(0)).collect();
             let has = |name: &str| names.iter().any(|other| other == name);
-            Ok(Types { xml: has("xml"), hierarchyid: has("hierarchyid"), geometry: has("geometry"), geography: has("geography") })
+            Ok(Types {
+                xml: has("xml"),
+                hierarchyid: has("hierarchyid"),
+                geometry: has("geometry"),
+                geography: has("geography"),
+                babelfish: has("babelfish"),
+            })
         };
         self.types.get_or_try_init(ask).await.copied()
     }

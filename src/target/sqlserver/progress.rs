@@ -28,7 +28,7 @@ use crate::{
 const CLAIMS: &str = "claims";
 
 /// Names in the source are compared byte by byte, those of the target as the database compares the names of tables.
-const CREATE: [&str; 4] = [
+pub(super) const CREATE: [&str; 4] = [
     "EXEC(N'CREATE SCHEMA [link_operator]')",
     "CREATE TABLE [link_operator].[link_progress] (
         [link_id] nvarchar(128) COLLATE Latin1_General_100_BIN2 NOT NULL,
@@ -59,7 +59,7 @@ const CREATE: [&str; 4] = [
 ];
 
 /// Whether our schema and tables are there: one number each.
-const EXIST: &str = "SELECT CASE WHEN SCHEMA_ID(N'link_operator') IS NULL THEN 0 ELSE 1 END,
+pub(super) const EXIST: &str = "SELECT CASE WHEN SCHEMA_ID(N'link_operator') IS NULL THEN 0 ELSE 1 END,
     CASE WHEN OBJECT_ID(N'[link_operator].[link_progress]') IS NULL THEN 0 ELSE 1 END,
     CASE WHEN OBJECT_ID(N'[link_operator].[link_chunks]') IS NULL THEN 0 ELSE 1 END,
     CASE WHEN OBJECT_ID(N'[link_operator].[link_status]') IS NULL THEN 0 ELSE 1 END";

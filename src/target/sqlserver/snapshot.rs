@@ -88,14 +88,14 @@ pub(super) async fn load(
     let count = kinds.len();
     let batches = chunk.rows.map(move |batch| batch.and_then(|batch| Batch::new(&batch, count, besides(&batch)?, Vec::new()))).boxed();
     let people = table.name.to_string();
-    let rows = if kinds.iter().all(Kind::is_direct) {
-        let sent = (0..count).map(|at| Column::of(schema, at, &kinds[at], schema.columns[at].name.clone())).collect();
+    let rows = if !types.babelfish && kinds.iter().all(Kind::is_direct) {
+        let sent = (0..count).map(|at| Column::of(schema, at, &kinds[at])).collect();
         load::load(transaction, &quote::table(&build), sent, true, batches, &people, values).await?
     } else {
         let sql = Sql::new(&build, schema.clone(), types, Place::Aside);
         let all: Vec<usize> = (0..count).collect();
         transaction.run(&sql.create_staged(STAGED, 'c', &all, &[])).await?;
-        let sent = (0..count).map(|at| Column::of(schema, at, &kinds[at], format!("c{at}"))).collect();
+        let sent = (0..count).map(|at| Column::staged(schema, at, &kinds[at], format!("c{at}"))).collect();
         let rows = load::load(transaction, STAGED, sent, false, batches, &people, values).await?;
         transaction.run(&format!("{}; DROP TABLE {STAGED}", sql.insert(false))).await?;
         rows

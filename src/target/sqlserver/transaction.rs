@@ -5,8 +5,8 @@ use crate::{
     target::Error,
 };
 
-/// Longest wait for a lock, in milliseconds; as long as sessions wait for those of rows and tables.
-const WAIT: u32 = 5_000;
+/// Longest wait for a lock of ours, in milliseconds. Readers do not queue behind it, as they do behind those of tables.
+const WAIT: u32 = 30_000;
 
 /// Begins a transaction. Said each time: the level stays with the session.
 pub(super) const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; BEGIN TRANSACTION";

@@ -12,6 +12,7 @@ mod partitions;
 mod schema;
 mod sharing;
 mod sweeping;
+mod to_sqlserver;
 mod verifying;
 
 use std::{

@@ -33,7 +33,7 @@ struct Link {
 }
 
 /// A new database with a schema `dw`, if a server is given.
-async fn database(what: &str) -> Option<Database> {
+pub async fn database(what: &str) -> Option<Database> {
     let database = sqlserver::given(what)?.create().await;
     database.run("EXEC(N'CREATE SCHEMA [dw]')").await;
     // The driver asks for the collations of a temporary table in a way that Babelfish does not know.
