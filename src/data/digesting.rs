@@ -148,7 +148,7 @@ mod tests {
 
         let bucket = hash("=1")[..2].to_owned();
         let mut some = RowDigests::new();
-        list_rows(&schema, &rows, Some(&[bucket.clone()]), &mut some);
+        list_rows(&schema, &rows, Some(std::slice::from_ref(&bucket)), &mut some);
         assert_eq!(some.keys().collect::<Vec<_>>(), [&["1".to_owned()]]);
 
         let mut digesting = Digesting::new(&schema);

@@ -46,6 +46,7 @@ pub struct Instance {
 
 /// What may be of a table that cannot be linked.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a column of the catalog")]
 pub struct Facts {
     pub memory_optimized: bool,
     pub history: bool,
@@ -60,6 +61,7 @@ pub struct Facts {
 
 /// A column as the catalog has it.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a column of the catalog")]
 pub struct Facet {
     pub number: i32,
     pub name: String,
@@ -124,7 +126,7 @@ pub async fn describe(session: &mut Session, mode: CaptureMode, table: &TableNam
     let found =
         found.iter().find(|row| row.text(1).as_ref() == Some(&table.schema_name) && row.text(2).as_ref() == Some(&table.table_name));
     let Some(row) = found else { return Err(Error::SourceTableMissing(table.clone())) };
-    let (object_id, facts) = facts(row);
+    let (object_id, about) = facts(row);
     let columns = session.query(&columns_query(&format!("c.object_id = {}", object_id.cast_signed()))).await?;
     let columns: Vec<Facet> = columns.iter().map(facet).collect();
     let keys = session.query(&keys_query(&format!("i.object_id = {}", object_id.cast_signed()))).await?;
@@ -133,12 +135,12 @@ pub async fn describe(session: &mut Session, mode: CaptureMode, table: &TableNam
         CaptureMode::ChangeTracking => Vec::new(),
         CaptureMode::ChangeDataCapture => instances(session, Some(object_id)).await?,
     };
-    build(mode, table, object_id, &facts, columns, &indexes, &instances)
+    build(mode, table, object_id, &about, columns, &indexes, &instances)
 }
 
 /// What a row of [`tables_query`] says.
 pub fn facts(row: &Row) -> (u32, Facts) {
-    let facts = Facts {
+    let about = Facts {
         memory_optimized: row.flag(3),
         history: row.flag(4),
         external: row.flag(5),
@@ -149,7 +151,7 @@ pub fn facts(row: &Row) -> (u32, Facts) {
         may_unmask: row.flag(10),
         tracked_since: row.number(11),
     };
-    (number(row, 0), facts)
+    (number(row, 0), about)
 }
 
 fn number(row: &Row, column: usize) -> u32 {
@@ -202,12 +204,11 @@ pub async fn instances(session: &mut Session, object_id: Option<u32>) -> Result<
     for row in rows.map_err(cdc_denied)? {
         let (object_id, name) = (number(&row, 0), row.text(1).unwrap_or_default());
         let column = row.text(4).unwrap_or_default();
-        match instances.last_mut().filter(|last| last.name == name) {
-            Some(last) => last.columns.push(column),
-            None => {
-                let from = row.bytes(2).map(Lsn::from_bytes).transpose()?.filter(|lsn| *lsn != Lsn::default());
-                instances.push(Instance { object_id, name, from, has_command_id: row.flag(3), columns: vec![column] });
-            }
+        if let Some(last) = instances.last_mut().filter(|last| last.name == name) {
+            last.columns.push(column);
+        } else {
+            let from = row.bytes(2).map(Lsn::from_bytes).transpose()?.filter(|lsn| *lsn != Lsn::default());
+            instances.push(Instance { object_id, name, from, has_command_id: row.flag(3), columns: vec![column] });
         }
     }
     Ok(instances)
@@ -230,7 +231,7 @@ pub fn build(
     mode: CaptureMode,
     name: &TableName,
     object_id: u32,
-    facts: &Facts,
+    about: &Facts,
     mut facets: Vec<Facet>,
     indexes: &[(bool, Vec<i32>)],
     instances: &[Instance],
@@ -241,18 +242,8 @@ pub fn build(
         message: format!("the link's user has no {right} on {name}"),
         remedy,
     };
-    for (is, why) in [
-        (facts.external, "is an external table"),
-        (facts.file_table, "is a FileTable"),
-        (facts.graph, "is a node or edge table of a graph"),
-        (facts.history, "is the history of another table"),
-        (facts.memory_optimized, "is memory-optimized: its changes are not kept"),
-    ] {
-        if is {
-            return Err(unfit(why, "leave the table out of the link, or copy its rows into an ordinary table and link that"));
-        }
-    }
-    if !facts.may_select {
+    refuse_sort(name, about)?;
+    if !about.may_select {
         return Err(denied("SELECT", format!("GRANT SELECT ON {quoted} TO the link's user")));
     }
     // It is another form of the sparse columns, which travel each by itself.
@@ -264,7 +255,7 @@ pub fn build(
             "leave the table out of the link, or decrypt the column",
         ));
     }
-    if let Some(column) = named(&|facet| facet.masked && !facts.may_unmask) {
+    if let Some(column) = named(&|facet| facet.masked && !about.may_unmask) {
         let message = format!("the link's user reads the column {column} of {name} only masked");
         return Err(Error::SourcePermissionDenied { message, remedy: "GRANT UNMASK TO the link's user".to_owned() });
     }
@@ -276,10 +267,10 @@ pub fn build(
                     "leave the table out of the link, or drop the column",
                 ));
             }
-            if !facts.may_view_tracking {
+            if !about.may_view_tracking {
                 return Err(denied("VIEW CHANGE TRACKING", format!("GRANT VIEW CHANGE TRACKING ON {quoted} TO the link's user")));
             }
-            let Some(since) = facts.tracked_since else {
+            let Some(since) = about.tracked_since else {
                 // Change Tracking needs it, too.
                 primary_key(name, indexes)?;
                 return Err(unfit(
@@ -340,6 +331,23 @@ pub fn build(
     let columns = facets.into_iter().map(column).collect();
     let schema = TableSchema { name: name.clone(), object_id, system: "sqlserver".to_owned(), columns, key, last_number };
     Ok(Table { schema, keys, filled, tracked_since, changes_from })
+}
+
+/// Refuses tables of sorts whose changes are not kept, or that are not an application's own.
+fn refuse_sort(name: &TableName, about: &Facts) -> Result<(), Error> {
+    for (is, why) in [
+        (about.external, "is an external table"),
+        (about.file_table, "is a FileTable"),
+        (about.graph, "is a node or edge table of a graph"),
+        (about.history, "is the history of another table"),
+        (about.memory_optimized, "is memory-optimized: its changes are not kept"),
+    ] {
+        if is {
+            let remedy = "leave the table out of the link, or copy its rows into an ordinary table and link that".to_owned();
+            return Err(Error::TableNotSupported { message: format!("table {name} {why}"), remedy });
+        }
+    }
+    Ok(())
 }
 
 fn primary_key<'a>(name: &TableName, indexes: &'a [(bool, Vec<i32>)]) -> Result<&'a [i32], Error> {
@@ -427,14 +435,14 @@ pub mod tests {
         Facts { may_select: true, may_view_tracking: true, tracked_since: Some(7), ..Facts::default() }
     }
 
-    pub fn build_tracked(facts: &Facts, facets: Vec<Facet>, indexes: &[(bool, Vec<i32>)]) -> Result<Table, Error> {
-        build(CaptureMode::ChangeTracking, &TableName::new("dbo", "t"), 9, facts, facets, indexes, &[])
+    pub fn build_tracked(about: &Facts, facets: Vec<Facet>, indexes: &[(bool, Vec<i32>)]) -> Result<Table, Error> {
+        build(CaptureMode::ChangeTracking, &TableName::new("dbo", "t"), 9, about, facets, indexes, &[])
     }
 
-    fn refusal(facts: &Facts, change: impl Fn(&mut Facet)) -> (&'static str, String) {
+    fn refusal(about: &Facts, change: impl Fn(&mut Facet)) -> (&'static str, String) {
         let mut facets = facets();
         change(&mut facets[1]);
-        let error = build_tracked(facts, facets, &[(true, vec![1])]).unwrap_err();
+        let error = build_tracked(about, facets, &[(true, vec![1])]).unwrap_err();
         ((&error).into(), error.remedy())
     }
 
@@ -450,7 +458,7 @@ pub mod tests {
 
     #[test]
     fn what_cannot_be_linked_says_why_and_what_to_do() {
-        for (facts, reason, remedy) in [
+        for (about, reason, remedy) in [
             (Facts { may_select: false, ..open() }, "SourcePermissionDenied", "GRANT SELECT ON [dbo].[t]"),
             (Facts { may_view_tracking: false, ..open() }, "SourcePermissionDenied", "GRANT VIEW CHANGE TRACKING ON [dbo].[t]"),
             (Facts { tracked_since: None, ..open() }, "TableNotSupported", "ALTER TABLE [dbo].[t] ENABLE CHANGE_TRACKING"),
@@ -459,7 +467,7 @@ pub mod tests {
             (Facts { graph: true, ..open() }, "TableNotSupported", "ordinary table"),
             (Facts { external: true, ..open() }, "TableNotSupported", "ordinary table"),
         ] {
-            let found = refusal(&facts, |_| {});
+            let found = refusal(&about, |_| {});
             assert!(found.0 == reason && found.1.contains(remedy), "{found:?}");
         }
         assert_eq!(refusal(&open(), |facet| facet.encrypted = true).0, "TableNotSupported");
@@ -475,7 +483,7 @@ pub mod tests {
 
     #[test]
     fn a_captured_table_needs_an_instance_of_all_columns_and_may_have_another_key() {
-        let facts = Facts { may_select: true, ..Facts::default() };
+        let about = Facts { may_select: true, ..Facts::default() };
         let instance = |columns: &[&str]| Instance {
             object_id: 9,
             name: "dbo_t_1".into(),
@@ -484,7 +492,7 @@ pub mod tests {
             columns: columns.iter().map(|column| (*column).to_owned()).collect(),
         };
         let build = |facets, indexes: &[(bool, Vec<i32>)], instances: &[Instance]| {
-            build(CaptureMode::ChangeDataCapture, &TableName::new("dbo", "t"), 9, &facts, facets, indexes, instances)
+            build(CaptureMode::ChangeDataCapture, &TableName::new("dbo", "t"), 9, &about, facets, indexes, instances)
         };
         let all = [instance(&["id", "note"])];
         assert_eq!(build(facets(), &[(false, vec![1, 2]), (false, vec![1])], &all).unwrap().schema.key, [0]);

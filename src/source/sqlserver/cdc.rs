@@ -121,7 +121,7 @@ fn before(lsn: Lsn) -> Lsn {
 /// The changes of a batch of operations and columns: 1 a deleted row, 2 a new one, 3 a row before its update and 4 after. A change
 /// may come twice, so a new row is not sure to be new. Holds back a last row that stands before an update whose other half has yet
 /// to come; `ended`: nothing comes. Pure.
-fn changes(schema: &TableSchema, arrays: Vec<ArrayRef>, ended: bool) -> Result<(Option<RecordBatch>, Option<Vec<ArrayRef>>), Error> {
+fn changes(schema: &TableSchema, arrays: &[ArrayRef], ended: bool) -> Result<(Option<RecordBatch>, Option<Vec<ArrayRef>>), Error> {
     let failed = |error: arrow::error::ArrowError| Error::SourceError(error.to_string());
     let ops = arrays[0].as_primitive::<Int16Type>().clone();
     let mut count = ops.len();
@@ -296,7 +296,7 @@ impl CdcCapture {
                 let joined = carried.iter().zip(&arrays).map(|(one, other)| concat(&[one.as_ref(), other.as_ref()]));
                 arrays = joined.collect::<Result<_, _>>().map_err(|error| Error::SourceError(error.to_string()))?;
             }
-            let (batch, held_back) = changes(schema, arrays, ended)?;
+            let (batch, held_back) = changes(schema, &arrays, ended)?;
             *carry = held_back;
             if let Some(batch) = batch {
                 tables.entry(*id).or_default().push(Segment::Rows(batch));
@@ -430,12 +430,12 @@ mod tests {
             })
         };
         let (old, new) = (instance("old", 5), instance("new", 20));
-        assert_eq!(of(&[old.clone()], 4, 30).unwrap(), [("old".to_owned(), 4, 30)]);
+        assert_eq!(of(std::slice::from_ref(&old), 4, 30).unwrap(), [("old".to_owned(), 4, 30)]);
         assert_eq!(of(&[new.clone(), old.clone()], 10, 30).unwrap(), [("old".to_owned(), 10, 19), ("new".to_owned(), 19, 30)]);
         assert_eq!(of(&[new.clone(), old.clone()], 19, 30).unwrap(), [("new".to_owned(), 19, 30)]);
         assert_eq!(of(&[new.clone(), old.clone()], 25, 30).unwrap(), [("new".to_owned(), 25, 30)]);
         assert_eq!(of(&[new.clone(), old.clone()], 10, 15).unwrap(), [("old".to_owned(), 10, 15)]);
-        assert_eq!(of(&[old.clone()], 30, 30).unwrap(), []);
+        assert_eq!(of(std::slice::from_ref(&old), 30, 30).unwrap(), []);
         // What is not there any more is never passed over.
         for instances in [&[new.clone()][..], &[]] {
             let error = of(instances, 10, 30).unwrap_err();
@@ -465,12 +465,12 @@ mod tests {
     #[test]
     fn an_update_that_moves_a_row_deletes_it_where_it_was() {
         let rows = [(2, 1, "a"), (3, 1, "a"), (4, 1, "b"), (3, 1, "b"), (4, 7, "b"), (1, 7, "b")];
-        let (batch, carry) = changes(&schema(), arrays(&rows), true).unwrap();
+        let (batch, carry) = changes(&schema(), &arrays(&rows), true).unwrap();
         let value = |text: &str| Some(text.to_owned());
         assert_eq!(told(&batch.unwrap()), [(2, 1, value("a")), (2, 1, value("b")), (3, 1, None), (2, 7, value("b")), (3, 7, None)]);
         assert!(carry.is_none());
         // Its second half is in the next batch.
-        let (batch, carry) = changes(&schema(), arrays(&rows[..4]), false).unwrap();
+        let (batch, carry) = changes(&schema(), &arrays(&rows[..4]), false).unwrap();
         assert_eq!((told(&batch.unwrap()).len(), carry.unwrap()[0].len()), (2, 1));
     }
 

@@ -20,13 +20,13 @@ pub async fn discover(source: &SqlServer) -> Result<Vec<(TableName, Option<Error
         CaptureMode::ChangeDataCapture => catalog::instances(&mut session, None).await?,
     };
     let eligible = tables.iter().map(|row| {
-        let (object_id, facts) = catalog::facts(row);
+        let (object_id, about) = catalog::facts(row);
         let table = TableName::new(row.text(1).unwrap_or_default(), row.text(2).unwrap_or_default());
         let id = Some(i64::from(object_id.cast_signed()));
         let facets = columns.remove(&id).unwrap_or_default().iter().map(catalog::facet).collect();
         let indexes = catalog::indexes(&keys.remove(&id).unwrap_or_default());
         let captured: Vec<_> = instances.iter().filter(|instance| instance.object_id == object_id).cloned().collect();
-        let built = catalog::build(source.mode(), &table, object_id, &facts, facets, &indexes, &captured);
+        let built = catalog::build(source.mode(), &table, object_id, &about, facets, &indexes, &captured);
         (table, built.err())
     });
     Ok(eligible.collect())

@@ -73,10 +73,10 @@ mod tests {
     };
 
     fn table(change: impl Fn(&mut Vec<Facet>)) -> Table {
-        let facts = Facts { may_select: true, may_view_tracking: true, tracked_since: Some(7), ..Facts::default() };
+        let about = Facts { may_select: true, may_view_tracking: true, tracked_since: Some(7), ..Facts::default() };
         let mut facets = facets();
         change(&mut facets);
-        build_tracked(&facts, facets, &[(true, vec![1])]).unwrap()
+        build_tracked(&about, facets, &[(true, vec![1])]).unwrap()
     }
 
     fn known() -> TableVersion {

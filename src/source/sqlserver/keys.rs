@@ -149,12 +149,13 @@ pub fn read(schema: &TableSchema, keys: &[KeyTexts]) -> Result<RecordBatch, Erro
     RecordBatch::try_new(schema.arrow_keys(), arrays).map_err(|error| Error::SourceError(error.to_string()))
 }
 
+/// All texts by one parser.
+fn all<T>(texts: &[&str], parse: impl Fn(&str) -> Option<T>, wrong: impl Fn(&str) -> Error) -> Result<Vec<T>, Error> {
+    texts.iter().map(|text| parse(text).ok_or_else(|| wrong(text))).collect()
+}
+
 fn column_of(column: &Column, texts: &[&str]) -> Result<ArrayRef, Error> {
     let wrong = |text: &str| Error::SourceError(format!("{text:?} is no value of key column {}", column.name));
-    /// All texts by one parser.
-    fn all<T>(texts: &[&str], parse: impl Fn(&str) -> Option<T>, wrong: impl Fn(&str) -> Error) -> Result<Vec<T>, Error> {
-        texts.iter().map(|text| parse(text).ok_or_else(|| wrong(text))).collect()
-    }
     Ok(match column.travel {
         Travel::Bool => {
             let flag = |text: &str| match text {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array as _, ArrayRef, AsArray as _, RecordBatch, UInt8Array, new_null_array},
+    array::{ArrayRef, AsArray as _, RecordBatch, UInt8Array, new_null_array},
     datatypes::{DataType, Int16Type},
+    error::ArrowError,
 };
 
 use super::{Error, keys::KeyColumn};
@@ -64,19 +65,19 @@ pub fn take(schema: &TableSchema, rows: &mut Rows) -> Result<Vec<ArrayRef>, Erro
     if let Some(fault) = rows.fault() {
         return Err(Error::SourceError(format!("{}: {fault}", schema.name)));
     }
-    rows.take().map_err(failed)
+    rows.take().map_err(|error| failed(&error))
 }
 
-fn failed(error: arrow::error::ArrowError) -> Error {
+fn failed(error: &ArrowError) -> Error {
     Error::SourceError(error.to_string())
 }
 
 /// A batch of `TableSchema::arrow_rows`.
 pub fn table_batch(schema: &TableSchema, rows: &mut Rows) -> Result<RecordBatch, Error> {
     let mut arrays = take(schema, rows)?;
-    let count = arrays.first().map_or(0, |array| array.len());
+    let count = arrays.first().map_or(0, arrow::array::Array::len);
     arrays.push(new_null_array(&DataType::Utf8, count));
-    RecordBatch::try_new(schema.arrow_rows(), arrays).map_err(failed)
+    RecordBatch::try_new(schema.arrow_rows(), arrays).map_err(|error| failed(&error))
 }
 
 /// A batch of `TableSchema::arrow_changes` from an operation and all columns.
@@ -86,12 +87,12 @@ pub fn change_batch(schema: &TableSchema, mut arrays: Vec<ArrayRef>) -> Result<R
     let count = ops.len();
     arrays.push(Arc::new(ops));
     arrays.push(new_null_array(&DataType::Utf8, count));
-    RecordBatch::try_new(schema.arrow_changes(), arrays).map_err(failed)
+    RecordBatch::try_new(schema.arrow_changes(), arrays).map_err(|error| failed(&error))
 }
 
 /// A batch of `TableSchema::arrow_changes` that deletes the rows with these keys.
 pub fn delete_batch(schema: &TableSchema, keys: &[ArrayRef]) -> Result<RecordBatch, Error> {
-    let count = keys.first().map_or(0, |array| array.len());
+    let count = keys.first().map_or(0, arrow::array::Array::len);
     let mut arrays: Vec<ArrayRef> = Vec::with_capacity(schema.columns.len() + 2);
     for (at, column) in schema.columns.iter().enumerate() {
         arrays.push(match schema.key.iter().position(|&key| key == at) {
@@ -101,7 +102,7 @@ pub fn delete_batch(schema: &TableSchema, keys: &[ArrayRef]) -> Result<RecordBat
     }
     arrays.push(Arc::new(UInt8Array::from_value(Op::Delete as u8, count)));
     arrays.push(new_null_array(&DataType::Utf8, count));
-    RecordBatch::try_new(schema.arrow_changes(), arrays).map_err(failed)
+    RecordBatch::try_new(schema.arrow_changes(), arrays).map_err(|error| failed(&error))
 }
 
 /// About how many bytes a row of the columns has, where the server does not say.
