@@ -18,8 +18,6 @@ mod keys;
 mod position;
 mod preflight;
 mod rows;
-#[cfg(test)]
-mod statements;
 mod tracking;
 
 use std::{
