@@ -299,6 +299,8 @@ pub(super) fn add_column(schema: &TableSchema, at: usize, kind: &Kind, table: &s
                 schema.name, column.name, kind.spelled
             ))
         })?;
+        // Said as the type: not every server makes it of a text by itself.
+        let value = if kind.is_direct() { format!("CONVERT({}, {value})", kind.spelled) } else { value };
         statements.push(format!("UPDATE {table} SET {name} = {value}"));
     }
     Ok(statements)
