@@ -62,7 +62,7 @@ pub async fn load<F: Feed>(
     }
     let whole = Whole { columns: columns.len(), rows: Mutex::new((first, feed)), failed: Mutex::new(None) };
     let mut load = BulkCopy::new(session.client(), table).timeout(Duration::ZERO).keep_nulls(true).table_lock(lock);
-    let described = load.retrieve_destination_metadata().await.map_err(|error| LoadError::Server(error.into()))?;
+    let described = Box::pin(load.retrieve_destination_metadata()).await.map_err(|error| LoadError::Server(error.into()))?;
     let differs = columns.iter().zip(&described).find(|(column, described)| !takes(described, column.wire));
     if described.len() != columns.len() || differs.is_some() {
         let what = differs
@@ -70,7 +70,7 @@ pub async fn load<F: Feed>(
         let message = format!("table {table} is not as it was made{}", what.unwrap_or_default());
         return Err(LoadError::Server(Failure { number: 0, class: Class::Other, message }));
     }
-    let loaded = load.write_to_server_zerocopy([&whole]).await;
+    let loaded = Box::pin(load.write_to_server_zerocopy([&whole])).await;
     match (whole.failed.into_inner(), loaded) {
         (Some(error), _) => Err(LoadError::Feed(error)),
         (None, Err(error)) => Err(LoadError::Server(error.into())),

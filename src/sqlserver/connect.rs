@@ -182,14 +182,15 @@ impl Session {
     /// Runs statements to their end. Returns the rows that they changed.
     pub async fn run(&mut self, sql: &str) -> Result<u64, Failure> {
         let mut changed = 0;
-        let mut result = self.client.execute(sql.to_owned(), ()).await?;
+        // The driver's futures are large: boxed here, those of who calls are not.
+        let mut result = Box::pin(self.client.execute(sql.to_owned(), ())).await?;
         while result != StatementResult::End {
             if let StatementResult::NoRows { rows_affected: Some(rows) } = result {
                 changed += rows;
             }
-            result = self.client.advance().await?;
+            result = Box::pin(self.client.advance()).await?;
         }
-        self.client.close_query().await?;
+        Box::pin(self.client.close_query()).await?;
         Ok(changed)
     }
 
@@ -208,9 +209,9 @@ impl Session {
 
     /// Runs statements up to the first result that has columns; says whether there is one. Its rows come by [`Self::next`].
     pub async fn open(&mut self, sql: &str) -> Result<bool, Failure> {
-        match self.client.execute(sql.to_owned(), ()).await? {
+        match Box::pin(self.client.execute(sql.to_owned(), ())).await? {
             StatementResult::Rows => Ok(true),
-            StatementResult::NoRows { .. } => Ok(self.client.advance_to_rows().await?),
+            StatementResult::NoRows { .. } => Ok(Box::pin(self.client.advance_to_rows()).await?),
             StatementResult::End => Ok(false),
         }
     }
@@ -222,12 +223,12 @@ impl Session {
 
     /// Goes on to the next result that has columns; says whether there is one.
     pub async fn next_result(&mut self) -> Result<bool, Failure> {
-        Ok(self.client.advance_to_rows().await?)
+        Ok(Box::pin(self.client.advance_to_rows()).await?)
     }
 
     /// Reads what is left of the statements under way.
     pub async fn close(&mut self) -> Result<(), Failure> {
-        Ok(self.client.close_query().await?)
+        Ok(Box::pin(self.client.close_query()).await?)
     }
 
     /// Whether the driver still believes in the connection.

@@ -20,6 +20,7 @@ const CLUSTERED_BYTES: usize = 900;
 pub(super) const PROPERTY: &str = "link-operator";
 
 /// Which types the server has that not every one has.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Types {
     pub(super) xml: bool,
@@ -201,7 +202,8 @@ fn of_sqlserver(column: &Column, is_key: bool, types: Types) -> Kind {
         "hierarchyid" if types.hierarchyid => kind(Wire::TextMax).converted("hierarchyid::Parse({})"),
         "geometry" if types.geometry => kind(Wire::TextMax).converted(shape("geometry")),
         "geography" if types.geography => kind(Wire::TextMax).converted(shape("geography")),
-        _ => of_travel(column.travel, is_key),
+        // Of a type of a user's, as many bytes as there are.
+        _ => of_travel(column.travel, is_key && column.travel != Travel::Binary),
     };
     let collation = column.collation.clone().filter(|name| kind.is_text() && is_token(name));
     Kind { collation: collation.or(kind.collation), ..kind }

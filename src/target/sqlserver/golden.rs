@@ -152,7 +152,7 @@ fn files() -> Vec<(&'static str, Vec<String>)> {
 fn statements_are_those_that_a_grammar_reads() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/tsql/target");
     for (name, statements) in files() {
-        let text = statements.iter().map(|sql| format!("{sql};\nGO\n")).collect::<String>();
+        let text = statements.join(";\nGO\n") + ";\nGO\n";
         let path = folder.join(format!("{name}.sql"));
         if std::env::var("LINK_GOLDEN").is_ok_and(|value| value == "write") {
             std::fs::create_dir_all(&folder).unwrap();

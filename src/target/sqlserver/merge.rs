@@ -75,8 +75,8 @@ impl Merge<'_> {
     /// their own values.
     async fn add_columns(&mut self, next: &TableSchema) -> Result<(), Error> {
         let kinds = Kind::all(next, self.types);
-        for at in self.sql.schema.columns.len()..next.columns.len() {
-            for statement in ddl::add_column(next, at, &kinds[at], &self.sql.table)? {
+        for (at, kind) in kinds.iter().enumerate().skip(self.sql.schema.columns.len()) {
+            for statement in ddl::add_column(next, at, kind, &self.sql.table)? {
                 self.transaction.run(&statement).await.map_err(|failure| match failure.class {
                     Class::ObjectExists => Error::TargetColumnExists { table: self.name.clone(), column: next.columns[at].name.clone() },
                     _ => failure.into(),
@@ -181,6 +181,17 @@ impl Merge<'_> {
     }
 
     async fn upsert(&mut self, rows: u64) -> Result<u64, Error> {
+        if let Some(twice) = self.sql.alike()
+            && let Some(row) = self.transaction.query(&twice).await?.first()
+        {
+            let key: Vec<String> = (0..self.sql.key.len()).map(|at| row.text(at).unwrap_or_default()).collect();
+            return Err(Error::TargetInconsistent(format!(
+                "rows of {} with key ({}) = ({}) and another spelling of it came at once: which is the newer one cannot be told",
+                self.name,
+                self.sql.key.join(", "),
+                key.join(", ")
+            )));
+        }
         if self.sql.place == Place::Aside {
             let key = self.sql.schema.key.clone();
             self.transaction.run(&self.sql.delete(UPSERTS, |place| format!("[c{}]", key[place]))).await?;
@@ -259,6 +270,17 @@ impl Sql {
             key.join(", "),
             self.table
         )
+    }
+
+    /// Asks for a key that several staged rows have, where texts that differ are one key: a source tells such rows apart.
+    pub(super) fn alike(&self) -> Option<String> {
+        let loose = |&at: &usize| self.schema.system == "sqlserver" && self.schema.columns[at].collation.is_some();
+        if !self.schema.key.iter().any(loose) {
+            return None;
+        }
+        let group: Vec<String> = self.schema.key.iter().map(|&at| self.kinds[at].value(&format!("u.[c{at}]"))).collect();
+        let shown: Vec<String> = self.schema.key.iter().map(|at| format!("MAX(CONVERT(nvarchar(4000), u.[c{at}]))")).collect();
+        Some(format!("SELECT TOP (1) {} FROM {UPSERTS} u GROUP BY {} HAVING COUNT(*) > 1", shown.join(", "), group.join(", ")))
     }
 
     fn upserts_key(&self) -> String {

@@ -148,7 +148,8 @@ async fn values_of_all_types_come_as_they_are() {
         ("s", "image", "0x01", "\\x01"),
         ("t", "sysname", "N'n'", "n"),
     ];
-    let list = |of: &dyn Fn(&(&str, &str, &str, &str)) -> String| columns.iter().map(of).collect::<Vec<_>>().join(", ");
+    type Case = (&'static str, &'static str, &'static str, &'static str);
+    let list = |of: &dyn Fn(&Case) -> String| columns.iter().map(of).collect::<Vec<_>>().join(", ");
     database.run(&format!("CREATE TABLE dbo.v (id int PRIMARY KEY, {})", list(&|c| format!("[{}] {} NULL", c.0, c.1)))).await;
     database.run(&format!("INSERT INTO dbo.v VALUES (1, {}), (2, {})", list(&|c| c.2.to_owned()), list(&|_| "NULL".to_owned()))).await;
     enable(&database, mode, "v").await;
@@ -203,8 +204,8 @@ async fn tables_that_cannot_be_linked_say_why() {
     let mut reasons = Vec::new();
     for (table, error) in &found {
         let described = source.describe(table).await.map(|_| ()).map_err(|error| error.fault());
-        assert_eq!(described.err(), error.as_ref().map(|error| error.fault()), "{table}");
-        reasons.push((table.table_name.as_str(), error.as_ref().map_or("", |error| error.into())));
+        assert_eq!(described.err(), error.as_ref().map(link_operator::api::fault::Explain::fault), "{table}");
+        reasons.push((table.table_name.as_str(), error.as_ref().map_or("", Into::into)));
     }
     assert_eq!(reasons, [("fit", ""), ("keyless", "NoPrimaryKey"), ("loose", "TableNotSupported"), ("silent", "TableNotSupported")]);
     let missing = source.describe(&name("none")).await.unwrap_err();

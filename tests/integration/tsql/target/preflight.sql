@@ -1,0 +1,11 @@
+SELECT CONVERT(nvarchar(128), SERVERPROPERTY('ProductVersion')), CONVERT(int, SERVERPROPERTY('EngineEdition')),
+    CASE WHEN SERVERPROPERTY('BabelfishVersion') IS NULL THEN 0 ELSE 1 END, CONVERT(nvarchar(128), DATABASEPROPERTYEX(DB_NAME(), 'Updateability')),
+    USER_NAME(), DB_NAME(), HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CREATE TABLE'), HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CREATE SCHEMA'),
+    HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CREATE VIEW'), CASE WHEN SCHEMA_ID(N'link_operator') IS NULL THEN 0 ELSE 1 END,
+    CASE WHEN HAS_PERMS_BY_NAME(N'link_operator', 'SCHEMA', 'ALTER') = 1 AND HAS_PERMS_BY_NAME(N'link_operator', 'SCHEMA', 'SELECT') = 1
+          AND HAS_PERMS_BY_NAME(N'link_operator', 'SCHEMA', 'INSERT') = 1 AND HAS_PERMS_BY_NAME(N'link_operator', 'SCHEMA', 'UPDATE') = 1
+          AND HAS_PERMS_BY_NAME(N'link_operator', 'SCHEMA', 'DELETE') = 1 THEN 1 ELSE 0 END,
+    (SELECT CONVERT(int, [is_read_committed_snapshot_on]) FROM sys.databases WHERE [name] = DB_NAME());
+GO
+SELECT USER_NAME(), CASE WHEN HAS_PERMS_BY_NAME(N'[d''w]]]', 'SCHEMA', 'ALTER') = 1 AND HAS_PERMS_BY_NAME(N'[d''w]]]', 'SCHEMA', 'SELECT') = 1 AND HAS_PERMS_BY_NAME(N'[d''w]]]', 'SCHEMA', 'INSERT') = 1 AND HAS_PERMS_BY_NAME(N'[d''w]]]', 'SCHEMA', 'UPDATE') = 1 AND HAS_PERMS_BY_NAME(N'[d''w]]]', 'SCHEMA', 'DELETE') = 1 THEN 1 ELSE 0 END FROM sys.schemas WHERE [name] = N'd''w]';
+GO
