@@ -16,6 +16,8 @@ databases() {
     [[ -n $(field $missing) ]] || { echo "SQLSERVER has no $missing: make demo SOURCE=sqlserver SQLSERVER='host=…;port=1433;user=…;password=…'" >&2; return 1; }
   done
   command -v tsql >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends freetds-bin; }
+  # Each link's worker asks for a core.
+  [[ $CLUSTER != local ]] || deploy/local/cluster node-add
   address=$(getent ahostsv4 "$(field host)" | awk 'NR == 1 { print $1 }')
   port=$(field port)
   port=${port:-1433}
@@ -65,7 +67,7 @@ t() {
   local said
   said=$(mktemp)
   { printf 'USE %s\nGO\n' "$1"; cat; printf '\nGO\n'; } |
-    tsql -H "$address" -p "$port" -U "$(field user)" -P "$(field password)" -o fhq 2>"$said" || { cat "$said" >&2; rm -f "$said"; return 1; }
+    tsql -H "$address" -p "$port" -U "$(field user)" -P "$(field password)" -J UTF-8 -o fhq 2>"$said" || { cat "$said" >&2; rm -f "$said"; return 1; }
   if grep -q '^Msg' "$said"; then
     grep -v '^Changed database context' "$said" >&2
     rm -f "$said"

@@ -32,7 +32,7 @@ CREATE TABLE dbo.every_type (
   a_datetimeoffset datetimeoffset(6),
   a_char char(5), a_varchar varchar(20), a_nchar nchar(5), a_nvarchar nvarchar(20), a_text nvarchar(max),
   a_binary binary(4), a_varbinary varbinary(20), some_bytes varbinary(max), a_guid uniqueidentifier, an_xml xml,
-  [Mixed Case] nvarchar(10), [a ]] bracket] nvarchar(10), [select] nvarchar(10)
+  [Mixed Case] nvarchar(10), [a "quoted" name] nvarchar(10), [select] nvarchar(10)
 )
 GO
 IF NOT EXISTS (SELECT 1 FROM dbo.customers)

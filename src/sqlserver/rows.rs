@@ -155,12 +155,12 @@ impl Builder {
 
 /// Microseconds of a day.
 fn micros(time: &SqlTime) -> i64 {
-    (time.time_nanoseconds / 1_000) as i64
+    units(time) / 10
 }
 
-/// Units of 100 nanoseconds of a day.
+/// Units of 100 nanoseconds of a day: the driver counts in these, whatever the field's name says and the type's digits are.
 fn units(time: &SqlTime) -> i64 {
-    (time.time_nanoseconds / 100) as i64
+    time.time_nanoseconds as i64
 }
 
 impl RowWriter for Rows {
@@ -386,5 +386,37 @@ impl RowWriter for Rows {
 
     fn end_row(&mut self) {
         self.count += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray as _;
+    use arrow::datatypes::{Int64Type, Time64MicrosecondType, TimestampMicrosecondType};
+
+    use super::*;
+
+    #[test]
+    fn times_of_any_number_of_digits_are_what_they_say() {
+        let time = |scale: u8, units: u64| SqlTime { time_nanoseconds: units, scale };
+        let mut rows = Rows::new(vec![Travel::Time, Travel::Time7, Travel::Timestamp, Travel::Timestamp7, Travel::TimestampOffset]);
+        // 12:00:00.001 and 12:00:00.0000001.
+        let (millisecond, shortest) = (432_000_000_000 + 10_000, 432_000_000_000 + 1);
+        rows.write_time(0, time(3, millisecond));
+        rows.write_time(1, time(7, shortest));
+        rows.write_datetime2(2, SqlDateTime2 { days: 719_163, time: time(3, millisecond) });
+        rows.write_datetime2(3, SqlDateTime2 { days: 719_161, time: time(7, shortest) });
+        rows.write_datetimeoffset(
+            4,
+            SqlDateTimeOffset { datetime2: SqlDateTime2 { days: 719_162, time: time(6, millisecond) }, offset: 90 },
+        );
+        rows.end_row();
+        let columns = rows.take().unwrap();
+        assert_eq!(columns[0].as_primitive::<Time64MicrosecondType>().value(0), 43_200_001_000);
+        assert_eq!(columns[1].as_primitive::<Int64Type>().value(0), shortest as i64);
+        assert_eq!(columns[2].as_primitive::<TimestampMicrosecondType>().value(0), DAY_MICROS + 43_200_001_000);
+        assert_eq!(columns[3].as_primitive::<Int64Type>().value(0), shortest as i64 - DAY_UNITS);
+        assert_eq!(columns[4].as_string::<i32>().value(0), "1970-01-01 13:30:00.001000 +01:30");
+        assert!(rows.fault().is_none());
     }
 }

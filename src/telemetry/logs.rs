@@ -4,10 +4,11 @@ use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// What is logged when `LOG` does not say: ours at info, libraries only when something is wrong.
-const DEFAULT_FILTER: &str = "warn,link_operator=info";
+/// What is logged when `LOG` does not say: ours at info, libraries only when something is wrong. The driver of SQL Server logs each
+/// error of the server, with values of rows in it, and returns it too.
+const DEFAULT_FILTER: &str = "warn,link_operator=info,mssql_tds=off";
 /// The same, where somebody is told by other means.
-const QUIET_FILTER: &str = "error";
+const QUIET_FILTER: &str = "error,mssql_tds=off";
 
 /// Begins to log to standard error. The environment variable `LOG` holds a filter (`debug`, `link_operator::landing=trace`),
 /// `LOG_FORMAT` is `json` or `text`; by default text on a terminal, else JSON. Returns the problem with a filter that

@@ -44,9 +44,9 @@ async fn a_table_arrives_in_sql_server_row_by_row() {
         .await;
     let here = link.source.connect().await;
     let ours = "SELECT concat_ws('|', id, code, coalesce(note, '-'), coalesce(amount::text, '-'),
-                       coalesce(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), '-'), coalesce(later, '-')) FROM parts";
+                       coalesce(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), '-'), coalesce(later, '-')) FROM parts";
     let theirs = "SELECT CONCAT([id], N'|', [code], N'|', COALESCE([note], N'-'), N'|', COALESCE(CONVERT(nvarchar(20), [amount]), N'-'), N'|',
-                         COALESCE(CONVERT(nvarchar(26), SWITCHOFFSET([at], '+00:00'), 121), N'-'), N'|', COALESCE([later], N'-')) FROM [dw].[parts]";
+                         COALESCE(LEFT(CONVERT(nvarchar(40), SWITCHOFFSET([at], '+00:00'), 121), 19), N'-'), N'|', COALESCE([later], N'-')) FROM [dw].[parts]";
     let mut wanted: Vec<String> = here.query(ours, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     wanted.sort();
     let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -122,6 +122,9 @@ async fn ranges_cover_the_table_and_digests_add_up() {
     assert_eq!(before.iter().filter(|(bucket, digest)| after.get(*bucket) != Some(*digest)).count(), 1);
 }
 
+/// Name, type, value in SQL, and as it prints.
+type Case = (&'static str, &'static str, &'static str, &'static str);
+
 #[tokio::test]
 async fn values_of_all_types_come_as_they_are() {
     let Some((database, mode)) = database("values of all types").await else { return };
@@ -148,7 +151,6 @@ async fn values_of_all_types_come_as_they_are() {
         ("s", "image", "0x01", "\\x01"),
         ("t", "sysname", "N'n'", "n"),
     ];
-    type Case = (&'static str, &'static str, &'static str, &'static str);
     let list = |of: &dyn Fn(&Case) -> String| columns.iter().map(of).collect::<Vec<_>>().join(", ");
     database.run(&format!("CREATE TABLE dbo.v (id int PRIMARY KEY, {})", list(&|c| format!("[{}] {} NULL", c.0, c.1)))).await;
     database.run(&format!("INSERT INTO dbo.v VALUES (1, {}), (2, {})", list(&|c| c.2.to_owned()), list(&|_| "NULL".to_owned()))).await;

@@ -239,9 +239,9 @@ async fn columns_are_added_with_what_older_rows_read() {
         column(9, "none", "integer", Travel::Int32),
     ]);
     link.target.apply(&link.table, &link.schema, at(10, 11), super::steps(vec![Step::Version(wider.clone())])).await.unwrap();
-    let sql = "SELECT CONCAT([word], N' ', [yes], N' ', CONVERT(nvarchar(26), [at], 121), N' ', CONVERT(nvarchar(20), [bytes], 1), N' ',
+    let sql = "SELECT CONCAT([word], N' ', [yes], N' ', LEFT(CONVERT(nvarchar(40), [at], 121), 19), N' ', CASE WHEN [bytes] = 0x00FF THEN N'bytes' END, N' ',
                              COALESCE([none], -1)) FROM [dw].[orders]";
-    assert_eq!(link.column(sql).await, ["it's 1 2024-02-29 12:00:00.000000 0x00FF -1"]);
+    assert_eq!(link.column(sql).await, ["it's 1 2024-02-29 12:00:00 bytes -1"]);
     // A row that comes brings its own.
     let mut arrays = arrays(&[(2, Some("b"), None)]);
     arrays.extend(wider.columns[3..].iter().map(|column| new_null_array(&column.travel.arrow(), 1)));
