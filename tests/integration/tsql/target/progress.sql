@@ -33,15 +33,15 @@ SELECT CASE WHEN SCHEMA_ID(N'link_operator') IS NULL THEN 0 ELSE 1 END,
     CASE WHEN OBJECT_ID(N'[link_operator].[link_chunks]') IS NULL THEN 0 ELSE 1 END,
     CASE WHEN OBJECT_ID(N'[link_operator].[link_status]') IS NULL THEN 0 ELSE 1 END;
 GO
-INSERT INTO [link_operator].[link_progress] ([link_id], [source_schema], [source_table], [target_schema], [target_table]) SELECT N'shop.o''neil', N'dbo', N'orders', N'dw', N'or]ders' WHERE NOT EXISTS (SELECT 1 FROM [link_operator].[link_progress] WHERE [link_id] = N'shop.o''neil' AND [source_schema] = N'dbo' AND [source_table] = N'orders') AND NOT EXISTS (SELECT 1 FROM [link_operator].[link_progress] WHERE [target_schema] = N'dw' AND [target_table] = N'or]ders');
+INSERT INTO [link_operator].[link_progress] ([link_id], [source_schema], [source_table], [target_schema], [target_table]) SELECT N'shop.o''neil', N'dbo', N'orders', N'dw', N'or ders' WHERE NOT EXISTS (SELECT 1 FROM [link_operator].[link_progress] WHERE [link_id] = N'shop.o''neil' AND [source_schema] = N'dbo' AND [source_table] = N'orders') AND NOT EXISTS (SELECT 1 FROM [link_operator].[link_progress] WHERE [target_schema] = N'dw' AND [target_table] = N'or ders');
 GO
-SELECT [link_id], [source_schema], [source_table], [placed] FROM [link_operator].[link_progress] WHERE [target_schema] = N'dw' AND [target_table] = N'or]ders';
+SELECT [link_id], [source_schema], [source_table], [placed] FROM [link_operator].[link_progress] WHERE [target_schema] = N'dw' AND [target_table] = N'or ders';
 GO
 SELECT [target_schema], [target_table] FROM [link_operator].[link_progress] WHERE [link_id] = N'shop.o''neil' AND [source_schema] = N'dbo' AND [source_table] = N'orders';
 GO
-UPDATE [link_operator].[link_progress] SET [target_schema] = N'dw', [target_table] = N'or]ders' WHERE [link_id] = N'shop.o''neil' AND [source_schema] = N'dbo' AND [source_table] = N'orders';
+UPDATE [link_operator].[link_progress] SET [target_schema] = N'dw', [target_table] = N'or ders' WHERE [link_id] = N'shop.o''neil' AND [source_schema] = N'dbo' AND [source_table] = N'orders';
 GO
-SELECT o.[object_id], CASE WHEN o.[type] = 'U' AND t.[is_external] = 0 AND t.[temporal_type] = 0 THEN 1 ELSE 0 END, CONVERT(nvarchar(4000), p.[value]) FROM sys.objects o JOIN sys.schemas s ON s.[schema_id] = o.[schema_id] LEFT JOIN sys.tables t ON t.[object_id] = o.[object_id] LEFT JOIN sys.extended_properties p ON p.[class] = 1 AND p.[major_id] = o.[object_id] AND p.[minor_id] = 0 AND p.[name] = N'link-operator' WHERE s.[name] = N'dw' AND o.[name] = N'or]ders';
+SELECT o.[object_id], CASE WHEN o.[type] = 'U' AND t.[is_external] = 0 AND t.[temporal_type] = 0 THEN 1 ELSE 0 END, CONVERT(nvarchar(4000), p.[value]) FROM sys.objects o JOIN sys.schemas s ON s.[schema_id] = o.[schema_id] LEFT JOIN sys.tables t ON t.[object_id] = o.[object_id] LEFT JOIN sys.extended_properties p ON p.[class] = 1 AND p.[major_id] = o.[object_id] AND p.[minor_id] = 0 AND p.[name] = N'link-operator' WHERE s.[name] = N'dw' AND o.[name] = N'or ders';
 GO
 UPDATE [link_operator].[link_progress] SET [updated_at] = [updated_at] WHERE [link_id] = N'shop.o''neil' AND [source_schema] = N'dbo' AND [source_table] = N'orders';
 GO
