@@ -29,7 +29,7 @@ const LENGTH_UNKNOWN: u64 = u64::MAX - 1;
 /// How the values of a column go over the wire: the type that the load declares for it. Texts go in UTF-16 whatever the column
 /// is: the server knows its collation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // the types' own names
+#[expect(missing_docs, reason = "the types' own names")]
 pub enum Wire {
     Bit,
     TinyInt,
@@ -63,38 +63,25 @@ pub enum Wire {
 }
 
 /// The values of a column, told apart once a batch.
+#[expect(missing_docs, reason = "the arrays' own names")]
 pub enum Cells {
-    #[allow(missing_docs)]
     Bool(BooleanArray),
-    #[allow(missing_docs)]
     Int16(Int16Array),
-    #[allow(missing_docs)]
     Int32(Int32Array),
-    #[allow(missing_docs)]
     Int64(Int64Array),
-    #[allow(missing_docs)]
     Float32(Float32Array),
-    #[allow(missing_docs)]
     Float64(Float64Array),
-    #[allow(missing_docs)]
     Decimal(Decimal128Array),
-    #[allow(missing_docs)]
     Date(Date32Array),
-    #[allow(missing_docs)]
     Time(Time64MicrosecondArray),
     /// With a zone or without.
     Timestamp(TimestampMicrosecondArray),
     /// Units of 100 nanoseconds, here and in the next.
     Time7(Int64Array),
-    #[allow(missing_docs)]
     Timestamp7(Int64Array),
-    #[allow(missing_docs)]
     TimestampOffset(StringArray),
-    #[allow(missing_docs)]
     Text(StringArray),
-    #[allow(missing_docs)]
     Binary(BinaryArray),
-    #[allow(missing_docs)]
     Uuid(FixedSizeBinaryArray),
 }
 

@@ -52,7 +52,7 @@ pub(super) const ASK: &str = "SELECT CONVERT(nvarchar(128), SERVERPROPERTY('Prod
 
 /// What the database says of itself.
 #[derive(Clone, Debug, Default)]
-#[allow(clippy::struct_excessive_bools)] // answers to questions
+#[expect(clippy::struct_excessive_bools, reason = "each is the answer to a question")]
 struct Found {
     version: String,
     edition: i64,
