@@ -7,6 +7,7 @@
 //! and the controller never opens a database.
 
 pub mod api;
+pub mod connect;
 pub mod controller;
 pub mod data;
 pub mod failpoint;

@@ -105,7 +105,11 @@ impl<'a> Texts<'a> {
     }
 
     fn key(&self, row: usize) -> KeyTexts {
-        self.schema.key.iter().map(|column| self.value(*column, row).unwrap_or_default()).collect()
+        let text = |&column: &usize| match self.beside.get(&(column as u16, row as u32)) {
+            Some(beside) => beside.text().to_owned(),
+            None => print::key(self.schema.columns[column].travel, self.rows.column(column), row),
+        };
+        self.schema.key.iter().map(text).collect()
     }
 }
 

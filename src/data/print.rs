@@ -46,6 +46,28 @@ pub fn value(travel: Travel, array: &dyn Array, row: usize) -> String {
     }
 }
 
+/// A value of a key's column: with all digits of a second's fraction, since another digit is another key. A moment with an offset is
+/// told in UTC, as the system compares it.
+pub fn key(travel: Travel, array: &dyn Array, row: usize) -> String {
+    let units = || i128::from(array.as_primitive::<Int64Type>().value(row));
+    match travel {
+        Travel::Time7 => moment7(units()).split_off("1970-01-01 ".len()),
+        Travel::Timestamp7 => moment7(units()),
+        Travel::TimestampOffset => {
+            let text = array.as_string::<i32>().value(row);
+            read_moment_at(text).map_or_else(|| text.to_owned(), |units| moment_at(units, 0, 7))
+        }
+        _ => value(travel, array, row),
+    }
+}
+
+/// A moment with seven digits of the second's fraction. `units`: of 100 nanoseconds since 1970-01-01.
+fn moment7(units: i128) -> String {
+    let mut text = moment_at(units, 0, 7);
+    text.truncate(text.len() - " +00:00".len());
+    text
+}
+
 /// The fewest digits that tell a number apart, given as Rust's `{:e}` has them: without an exponent from 0.0001 to below
 /// 10^`widest`.
 fn float(class: f64, shortest: &str, widest: i32) -> String {
@@ -168,6 +190,18 @@ fn days_of(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Another digit is another key, and another offset is none.
+    #[test]
+    fn keys_have_all_their_digits() {
+        let units = arrow::array::Int64Array::from(vec![123_456_789, -1]);
+        assert_eq!(key(Travel::Time7, &units, 0), "00:00:12.3456789");
+        assert_eq!(key(Travel::Timestamp7, &units, 1), "1969-12-31 23:59:59.9999999");
+        assert_eq!(read_moment("1969-12-31 23:59:59.9999999"), Some(-1));
+        let offsets = arrow::array::StringArray::from(vec!["2024-03-01 01:30:00.1234567 +02:00", "2024-02-29 23:30:00.1234567 +00:00"]);
+        assert_eq!(key(Travel::TimestampOffset, &offsets, 0), "2024-02-29 23:30:00.1234567 +00:00");
+        assert_eq!(key(Travel::TimestampOffset, &offsets, 0), key(Travel::TimestampOffset, &offsets, 1));
+    }
 
     #[test]
     fn floats_print_as_postgresql_does() {

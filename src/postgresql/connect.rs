@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     api::database::PostgresqlDatabase,
-    secrets::{self, SecretValue, Secrets},
+    connect::ConnectError,
+    secrets::{SecretValue, Secrets},
 };
 
 /// Settings that fix how values look as text and that nothing ends or filters what we run, whatever the server, database
@@ -21,57 +22,14 @@ pub const SESSION_SETTINGS: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyl
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET search_path = pg_catalog; SET row_security = off; SET jit = off";
 
-/// Why there is no session. Messages name host, database and user, never the password.
-#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
-pub enum ConnectError {
-    /// Nobody answers, or the server is starting or stopping.
-    #[error("{0}")]
-    Unreachable(String),
-    /// Wrong user or password, or no line of `pg_hba.conf` allows them.
-    #[error("{0}")]
-    AuthenticationFailed(String),
-    /// A Secret is not there.
-    #[error("{0}")]
-    SecretMissing(String),
-    /// A Secret lacks a key.
-    #[error("{0}")]
-    SecretKeyMissing(String),
-    /// The server offers no TLS, or its certificate is not trusted.
-    #[error("{0}")]
-    TlsFailed(String),
-    /// The server has no such database.
-    #[error("{0}")]
-    DatabaseMissing(String),
-    /// The server has no connection left.
-    #[error("{0}")]
-    TooManyConnections(String),
-    /// Anything else.
-    #[error("{0}")]
-    Other(String),
-}
-
-impl From<secrets::Error> for ConnectError {
-    fn from(error: secrets::Error) -> Self {
-        let message = error.to_string();
-        match error {
-            secrets::Error::SecretMissing(_) => Self::SecretMissing(message),
-            secrets::Error::SecretKeyMissing { .. } => Self::SecretKeyMissing(message),
-            secrets::Error::SecretUnreadable { .. } => Self::Other(message),
-            secrets::Error::AuthoritiesMissing(_) => Self::TlsFailed(message),
-        }
-    }
-}
-
-impl ConnectError {
-    /// The error for a server's answer to a login.
-    pub(crate) fn refused(class: Class, message: String) -> Self {
-        match class {
-            Class::ConnectionLost => Self::Unreachable(message),
-            Class::AuthenticationFailed => Self::AuthenticationFailed(message),
-            Class::DatabaseMissing => Self::DatabaseMissing(message),
-            Class::ResourcesExhausted => Self::TooManyConnections(message),
-            _ => Self::Other(message),
-        }
+/// The error for a server's answer to a login.
+pub(crate) fn refused(class: Class, message: String) -> ConnectError {
+    match class {
+        Class::ConnectionLost => ConnectError::Unreachable(message),
+        Class::AuthenticationFailed => ConnectError::AuthenticationFailed(message),
+        Class::DatabaseMissing => ConnectError::DatabaseMissing(message),
+        Class::ResourcesExhausted => ConnectError::TooManyConnections(message),
+        _ => ConnectError::Other(message),
     }
 }
 
@@ -133,8 +91,7 @@ pub async fn connect(database: &PostgresqlDatabase, secrets: &Secrets, applicati
     config.user(&login.user).password(login.password.expose()).dbname(&database.database).application_name(application);
 
     let place = format!("{} as user {}", login.place, login.user);
-    let refused =
-        |error: &tokio_postgres::Error| ConnectError::refused(errors::class(error), format!("{place}: {}", errors::message(error)));
+    let refuse = |error: &tokio_postgres::Error| refused(errors::class(error), format!("{place}: {}", errors::message(error)));
     let start = async {
         let (client, connection) = config.connect_raw(stream, NoTls).await?;
         let connection = tokio::spawn(async move {
@@ -149,7 +106,7 @@ pub async fn connect(database: &PostgresqlDatabase, secrets: &Secrets, applicati
     };
     match timeout(CONNECT_TIMEOUT, start).await {
         Ok(Ok(connected)) => Ok(connected),
-        Ok(Err(error)) => Err(refused(&error)),
+        Ok(Err(error)) => Err(refuse(&error)),
         Err(_) => Err(ConnectError::Unreachable(format!("{place}: no answer to the login within {} s", CONNECT_TIMEOUT.as_secs()))),
     }
 }

@@ -13,12 +13,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{
-    connect::{ConnectError, Login},
-    errors,
-};
+use super::connect::Login;
 use crate::{
     api::database::{PostgresqlDatabase, TlsMode},
+    connect::{ConnectError, chain},
     secrets::Secrets,
     tls,
 };
@@ -74,6 +72,6 @@ async fn encrypt(
     if socket.read_u8().await.map_err(io)? != b'S' {
         return Err(failed("the server does not offer TLS; set tls.mode to Disable if the network is trusted".to_owned()));
     }
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(|error| failed(errors::chain(&error)))?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(|error| failed(chain(&error)))?;
     Ok(Box::new(stream))
 }

@@ -4,6 +4,8 @@ use std::error::Error as _;
 
 use tokio_postgres::error::SqlState;
 
+use crate::connect::chain;
+
 /// Kinds of errors that call for different answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -82,19 +84,4 @@ pub fn message(error: &tokio_postgres::Error) -> String {
         return text.replace('\n', " ");
     }
     chain(error)
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let next = source.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = source.source();
-    }
-    text.replace('\n', " ")
 }

@@ -11,4 +11,4 @@ pub mod errors;
 pub mod grants;
 pub mod quote;
 
-pub use connect::{ConnectError, Connected, connect};
+pub use connect::{Connected, connect};

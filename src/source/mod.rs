@@ -20,6 +20,7 @@ use crate::{
         database,
         fault::{Check, Explain, Fault},
     },
+    connect::{CORRECT_DATABASE, CORRECT_TLS, ConnectError},
     data::{Among, Digests, KeyRange, KeyTexts, Part, Position, RowDigests, TableName, TableSchema, TableVersion},
     secrets::Secrets,
 };
@@ -136,6 +137,22 @@ impl Error {
                 | Self::ChangeVersionExpired(_)
                 | Self::SourceError(_)
         )
+    }
+}
+
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        let message = error.to_string();
+        match error {
+            ConnectError::Unreachable(_) => Self::SourceUnreachable(message),
+            ConnectError::AuthenticationFailed(_) => Self::SourceAuthenticationFailed(message),
+            ConnectError::SecretMissing(_) => Self::SecretMissing(message),
+            ConnectError::SecretKeyMissing(_) => Self::SecretKeyMissing(message),
+            ConnectError::TlsFailed(_) => Self::SourceNotPrepared { message, remedy: CORRECT_TLS.to_owned() },
+            ConnectError::DatabaseMissing(_) => Self::SourceNotPrepared { message, remedy: CORRECT_DATABASE.to_owned() },
+            ConnectError::TooManyConnections(_) => Self::TooManyConnections(message),
+            ConnectError::Other(_) => Self::SourceError(message),
+        }
     }
 }
 

@@ -19,10 +19,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ConnectError, connect::CONNECT_TIMEOUT};
+use super::connect::CONNECT_TIMEOUT;
 use crate::{
     api::database::{SqlServerDatabase, TlsMode},
-    postgresql::errors::chain,
+    connect::{ConnectError, chain},
     secrets::Secrets,
     tls,
 };

@@ -20,7 +20,8 @@ use tokio::time::timeout;
 use super::{Class, Failure, certificate, token};
 use crate::{
     api::database::{SqlServerDatabase, TlsMode},
-    secrets::{self, Secrets},
+    connect::ConnectError,
+    secrets::Secrets,
 };
 
 /// Longest time for a login, TCP and TLS with it.
@@ -31,47 +32,6 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const SESSION_SETTINGS: &str = "SET ANSI_NULLS, ANSI_PADDING, ANSI_WARNINGS, ARITHABORT, CONCAT_NULL_YIELDS_NULL, QUOTED_IDENTIFIER ON; \
      SET NUMERIC_ROUNDABORT OFF; SET XACT_ABORT ON; SET NOCOUNT OFF; SET IMPLICIT_TRANSACTIONS OFF; SET LANGUAGE us_english; \
      SET DATEFORMAT ymd; SET LOCK_TIMEOUT 5000; SET TEXTSIZE 2147483647";
-
-/// Why there is no session. Messages name host, database and user, never the password.
-#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
-pub enum ConnectError {
-    /// Nobody answers, or the database is starting, moving or paused.
-    #[error("{0}")]
-    Unreachable(String),
-    /// Wrong user, password or token.
-    #[error("{0}")]
-    AuthenticationFailed(String),
-    /// A Secret is not there.
-    #[error("{0}")]
-    SecretMissing(String),
-    /// A Secret lacks a key.
-    #[error("{0}")]
-    SecretKeyMissing(String),
-    /// The server's certificate is not trusted, or it does not encrypt.
-    #[error("{0}")]
-    TlsFailed(String),
-    /// The server has no such database.
-    #[error("{0}")]
-    DatabaseMissing(String),
-    /// The server has no connection left.
-    #[error("{0}")]
-    TooManyConnections(String),
-    /// Anything else.
-    #[error("{0}")]
-    Other(String),
-}
-
-impl From<secrets::Error> for ConnectError {
-    fn from(error: secrets::Error) -> Self {
-        let message = error.to_string();
-        match error {
-            secrets::Error::SecretMissing(_) => Self::SecretMissing(message),
-            secrets::Error::SecretKeyMissing { .. } => Self::SecretKeyMissing(message),
-            secrets::Error::SecretUnreadable { .. } => Self::Other(message),
-            secrets::Error::AuthoritiesMissing(_) => Self::TlsFailed(message),
-        }
-    }
-}
 
 /// A session. Dropping it closes the socket at once, and so rolls back what it has not committed.
 pub struct Session {

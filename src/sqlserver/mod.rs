@@ -8,6 +8,8 @@ pub mod bulk;
 mod certificate;
 mod connect;
 pub mod errors;
+#[cfg(test)]
+pub mod golden;
 pub mod grants;
 pub mod quote;
 pub mod rows;
@@ -15,5 +17,5 @@ mod token;
 pub mod types;
 pub mod wire;
 
-pub use connect::{ConnectError, Row, Session, connect};
+pub use connect::{Row, Session, connect};
 pub use errors::{Class, Failure};

@@ -18,13 +18,12 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use url::form_urlencoded;
 
-use super::ConnectError;
 use crate::{
     api::{
         database::SqlServerAuth,
         plan::{IDENTITY_DIR, IDENTITY_FILE},
     },
-    postgresql::errors::chain,
+    connect::{ConnectError, chain},
     secrets::Secrets,
 };
 

@@ -24,6 +24,7 @@ use crate::{
         database,
         fault::{Check, Explain, Fault},
     },
+    connect::{CORRECT_DATABASE, CORRECT_TLS, ConnectError},
     data::{Among, Besides, Digests, KeyRange, LINK_COLUMN, LargeValue, LinkCell, RowDigests, Step, TableName, TableSchema},
     secrets::Secrets,
 };
@@ -109,6 +110,21 @@ pub enum Error {
     /// Any other error that the target reports.
     #[error("{0}")]
     TargetError(String),
+}
+
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        let message = error.to_string();
+        match error {
+            ConnectError::Unreachable(_) | ConnectError::TooManyConnections(_) => Self::TargetUnreachable(message),
+            ConnectError::AuthenticationFailed(_) => Self::TargetAuthenticationFailed(message),
+            ConnectError::SecretMissing(_) => Self::SecretMissing(message),
+            ConnectError::SecretKeyMissing(_) => Self::SecretKeyMissing(message),
+            ConnectError::TlsFailed(_) => Self::TargetNotPrepared { message, remedy: CORRECT_TLS.to_owned() },
+            ConnectError::DatabaseMissing(_) => Self::TargetNotPrepared { message, remedy: CORRECT_DATABASE.to_owned() },
+            ConnectError::Other(_) => Self::TargetError(message),
+        }
+    }
 }
 
 impl Explain for Error {

@@ -7,8 +7,9 @@ use std::{
 
 use link_operator::{
     api::database::SqlServerDatabase,
+    connect::ConnectError,
     secrets::Secrets,
-    sqlserver::{ConnectError, Session, connect},
+    sqlserver::{Session, connect},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;

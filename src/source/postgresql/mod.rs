@@ -54,7 +54,7 @@ use super::{
 use crate::{
     api::{database::PostgresqlDatabase, fault::Check},
     data::{Among, Digests, KeyRange, KeyTexts, Position, RowDigests, TableName, TableSchema},
-    postgresql::{ConnectError, Connected, connect, errors, errors::Class, quote},
+    postgresql::{Connected, connect, errors, errors::Class, quote},
     secrets::Secrets,
 };
 
@@ -297,26 +297,6 @@ impl Source for Postgresql {
             format!("psql -h {host} -p {port} -d {database} -c \"SELECT pg_drop_replication_slot('{name}')\""),
             format!("psql -h {host} -p {port} -d {database} -c 'DROP PUBLICATION IF EXISTS {name}'"),
         ]
-    }
-}
-
-impl From<ConnectError> for Error {
-    fn from(error: ConnectError) -> Self {
-        let message = error.to_string();
-        match error {
-            ConnectError::Unreachable(_) => Self::SourceUnreachable(message),
-            ConnectError::AuthenticationFailed(_) => Self::SourceAuthenticationFailed(message),
-            ConnectError::SecretMissing(_) => Self::SecretMissing(message),
-            ConnectError::SecretKeyMissing(_) => Self::SecretKeyMissing(message),
-            ConnectError::TlsFailed(_) => {
-                Self::SourceNotPrepared { message, remedy: "correct tls.mode, tls.ca or tls.serverName".to_owned() }
-            }
-            ConnectError::DatabaseMissing(_) => {
-                Self::SourceNotPrepared { message, remedy: "create the database, or correct its name in spec.source".to_owned() }
-            }
-            ConnectError::TooManyConnections(_) => Self::TooManyConnections(message),
-            ConnectError::Other(_) => Self::SourceError(message),
-        }
     }
 }
 

@@ -24,8 +24,7 @@ use super::APPLICATION;
 use crate::{
     api::database::PostgresqlDatabase,
     postgresql::{
-        ConnectError,
-        connect::{Login, SESSION_SETTINGS},
+        connect::{Login, SESSION_SETTINGS, refused},
         dial::{Transport, dial},
         errors::{self, Class},
     },
@@ -160,7 +159,7 @@ impl Wire {
                 Message::ReadyForQuery(_) => return Ok(()),
                 Message::ErrorResponse(body) => {
                     let (class, message) = self.incoming.refusal(&body);
-                    return Err(ConnectError::refused(class, message).into());
+                    return Err(refused(class, message).into());
                 }
                 Message::AuthenticationOk | Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
                 _ => return Err(self.incoming.unexpected()),

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::{Session, SqlServer, catalog, catalog::Table, evolve, keys, keys::KeyColumn, position, rows, table_error};
 use crate::{
     api::database::CaptureMode,
-    data::{KeyRange, KeyTexts, TableName, TableSchema},
+    data::{KeyRange, KeyTexts, TableName, TableSchema, print},
     protection::Protection,
     source::{
         Chunk, ChunkPlan, ChunkRows, Error, chunking,
@@ -29,6 +29,11 @@ pub fn size_query(object_id: u32) -> String {
          FROM sys.partitions AS p WHERE p.object_id = {id} AND p.index_id IN (0, 1)",
         id = object_id.cast_signed()
     )
+}
+
+/// How many rows a table has, where the server does not say.
+pub fn count_query(table: &TableName) -> String {
+    format!("SELECT COUNT_BIG(*) FROM {}", quote::table(table))
 }
 
 /// Every `step`th key of a table, in order: the server compares, so the ranges between them are in its own order.
@@ -70,7 +75,7 @@ pub async fn plan(source: &SqlServer, schema: &TableSchema, chunk_bytes: u64) ->
         // A failed statement has ended the transaction. The place is free before another is asked for.
         drop(session);
         session = source.snapshot(Kind::Question).await?;
-        let counted = session.query(&format!("SELECT COUNT_BIG(*) FROM {}", quote::table(&schema.name))).await.map_err(failed)?;
+        let counted = session.query(&count_query(&schema.name)).await.map_err(failed)?;
         count = counted.first().and_then(|row| row.number(0)).and_then(|number| u64::try_from(number).ok());
     }
     let rows_estimated = count.unwrap_or_default();
@@ -94,7 +99,7 @@ async fn cuts(session: &mut Session, schema: &TableSchema, keys: &[KeyColumn], s
     session.close().await.map_err(failed)?;
     let count = rows.len();
     let arrays = rows::take(schema, &mut rows)?;
-    let text = |row| keys.iter().zip(&arrays).map(|(key, array)| keys::exact(key.travel, array, row)).collect();
+    let text = |row| keys.iter().zip(&arrays).map(|(key, array)| print::key(key.travel, array, row)).collect();
     Ok((0..count).map(text).collect())
 }
 

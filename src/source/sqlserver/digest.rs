@@ -45,7 +45,7 @@ pub async fn cut(source: &SqlServer, schema: &TableSchema, after: Option<&KeyTex
         return Ok(None);
     }
     let arrays = rows::take(schema, &mut found)?;
-    Ok(Some(keys.iter().zip(&arrays).map(|(key, array)| print::value(key.travel, array, 0)).collect()))
+    Ok(Some(keys.iter().zip(&arrays).map(|(key, array)| print::key(key.travel, array, 0)).collect()))
 }
 
 /// See [`crate::source::Source::digest`].

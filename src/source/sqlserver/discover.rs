@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{SqlServer, catalog};
+use super::{SqlServer, catalog, eligible};
 use crate::{api::database::CaptureMode, data::TableName, source::Error, sqlserver::Row};
 
 /// Tables that are not the server's own.
@@ -26,7 +26,7 @@ pub async fn discover(source: &SqlServer) -> Result<Vec<(TableName, Option<Error
         let facets = columns.remove(&id).unwrap_or_default().iter().map(catalog::facet).collect();
         let indexes = catalog::indexes(&keys.remove(&id).unwrap_or_default());
         let captured: Vec<_> = instances.iter().filter(|instance| instance.object_id == object_id).cloned().collect();
-        let built = catalog::build(source.mode(), &table, object_id, &about, facets, &indexes, &captured);
+        let built = eligible::build(source.mode(), &table, object_id, &about, facets, &indexes, &captured);
         (table, built.err())
     });
     Ok(eligible.collect())

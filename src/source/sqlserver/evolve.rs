@@ -67,9 +67,9 @@ fn defined(column: &Column) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::sqlserver::catalog::{
-        Facet, Facts,
-        tests::{build_tracked, facets},
+    use crate::source::sqlserver::{
+        catalog::{Facet, Facts},
+        eligible::tests::{build_tracked, facets},
     };
 
     fn table(change: impl Fn(&mut Vec<Facet>)) -> Table {

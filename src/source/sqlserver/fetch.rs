@@ -5,13 +5,9 @@ use arrow::{
     compute::concat_batches,
 };
 
-use super::{
-    SqlServer, chunks,
-    keys::{self, KeyColumn},
-    position, rows, table_error,
-};
+use super::{SqlServer, chunks, keys::KeyColumn, position, rows, table_error};
 use crate::{
-    data::{KeyTexts, TableSchema},
+    data::{KeyTexts, TableSchema, print},
     source::{Error, Filled, limits::Kind},
     sqlserver::quote,
 };
@@ -63,6 +59,6 @@ fn texts(columns: &[KeyColumn], batch: &RecordBatch) -> Result<Vec<KeyTexts>, Er
             return Err(Error::SourceError(format!("keys hold no value of column {}", column.name)));
         }
     }
-    let text = |row| columns.iter().zip(batch.columns()).map(|(column, array)| keys::exact(column.travel, array, row)).collect();
+    let text = |row| columns.iter().zip(batch.columns()).map(|(column, array)| print::key(column.travel, array, row)).collect();
     Ok((0..batch.num_rows()).map(text).collect())
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray as _, BinaryArray, BooleanArray, Date32Array, Decimal128Array, FixedSizeBinaryArray, Int16Array,
-        Int32Array, Int64Array, RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray, new_null_array,
+        ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, FixedSizeBinaryArray, Int16Array, Int32Array, Int64Array,
+        RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray, new_null_array,
     },
-    datatypes::{DataType, Int64Type},
+    datatypes::DataType,
 };
 
 use super::Error;
@@ -121,21 +121,6 @@ fn beyond(keys: &[KeyColumn], values: &[String], upto: bool) -> String {
         };
     }
     format!("({condition})")
-}
-
-/// A value of a key's column with all its digits, as [`KeyColumn::literal`] takes it.
-pub fn exact(travel: Travel, array: &dyn Array, row: usize) -> String {
-    match travel {
-        Travel::TimestampOffset => array.as_string::<i32>().value(row).to_owned(),
-        Travel::Time7 | Travel::Timestamp7 => {
-            let units = array.as_primitive::<Int64Type>().value(row);
-            // Without an offset and in front of it.
-            let text = print::moment_at(units.into(), 0, 7);
-            let text = text.trim_end_matches(" +00:00");
-            if travel == Travel::Time7 { text.split(' ').nth(1).unwrap_or_default().to_owned() } else { text.to_owned() }
-        }
-        _ => print::value(travel, array, row),
-    }
 }
 
 /// Keys of which the texts are known, as a batch of [`TableSchema::arrow_keys`].
@@ -272,13 +257,5 @@ mod tests {
         }
         let schema = fixtures::table("t", vec![fixtures::column(1, "k", Travel::Int32)], &[0]);
         assert!(read(&schema, &[texts(&["x"])]).is_err());
-    }
-
-    #[test]
-    fn seven_digits_are_kept() {
-        let array = Int64Array::from(vec![123_456_789, -1]);
-        assert_eq!(exact(Travel::Time7, &array, 0), "00:00:12.3456789");
-        assert_eq!(exact(Travel::Timestamp7, &array, 1), "1969-12-31 23:59:59.9999999");
-        assert_eq!(print::read_moment("1969-12-31 23:59:59.9999999"), Some(-1));
     }
 }

@@ -2,9 +2,10 @@
 //! capture.
 //!
 //! A link makes nothing in the source: a person switches on what keeps the changes, the link reads it. [`catalog`] says how tables
-//! travel and [`evolve`] what became of them; [`chunks`] reads them by ranges of [`keys`] and [`fetch`] by key, [`digest`] sums up
-//! what is compared with the target. [`tracking`] and [`cdc`] follow the changes. Whatever belongs together is read in one SNAPSHOT
-//! transaction, in which nothing waits for a lock and no writer waits for us. [`position`] says where changes are.
+//! are, [`eligible`] which can be linked and how they travel, [`evolve`] what became of them; [`chunks`] reads them by ranges of
+//! [`keys`] and [`fetch`] by key, [`digest`] sums up what is compared with the target. [`tracking`] and [`cdc`] follow the changes;
+//! [`kept`] says whether Change Tracking still has them. Whatever belongs together is read in one SNAPSHOT transaction, in which
+//! nothing waits for a lock and no writer waits for us. [`position`] says where changes are.
 
 mod catalog;
 mod cdc;
@@ -12,8 +13,12 @@ mod chunks;
 mod continuity;
 mod digest;
 mod discover;
+mod eligible;
 mod evolve;
 mod fetch;
+#[cfg(test)]
+mod golden;
+mod kept;
 mod keys;
 mod position;
 mod preflight;
@@ -40,7 +45,7 @@ use crate::{
     },
     data::{Among, Digests, KeyRange, KeyTexts, Position, RowDigests, TableName, TableSchema},
     secrets::Secrets,
-    sqlserver::{self, Class, ConnectError, Failure, quote},
+    sqlserver::{self, Class, Failure, quote},
 };
 
 /// Name of our sessions in `sys.dm_exec_sessions`.
@@ -248,28 +253,6 @@ impl Source for SqlServer {
 
     fn release_commands(&self) -> Vec<String> {
         Vec::new()
-    }
-}
-
-impl From<ConnectError> for Error {
-    fn from(error: ConnectError) -> Self {
-        let message = error.to_string();
-        match error {
-            ConnectError::Unreachable(_) => Self::SourceUnreachable(message),
-            ConnectError::AuthenticationFailed(_) => Self::SourceAuthenticationFailed(message),
-            ConnectError::SecretMissing(_) => Self::SecretMissing(message),
-            ConnectError::SecretKeyMissing(_) => Self::SecretKeyMissing(message),
-            ConnectError::TlsFailed(_) => {
-                Self::SourceNotPrepared { message, remedy: "correct tls.mode, tls.ca or tls.serverName".to_owned() }
-            }
-            ConnectError::DatabaseMissing(_) => Self::SourceNotPrepared {
-                message,
-                remedy: "create the database or correct its name in spec.source; CREATE USER … FOR LOGIN … lets the login enter it"
-                    .to_owned(),
-            },
-            ConnectError::TooManyConnections(_) => Self::TooManyConnections(message),
-            ConnectError::Other(_) => Self::SourceError(message),
-        }
     }
 }
 

@@ -16,117 +16,20 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Kind, SNAPSHOT, Session, SqlServer, catalog, evolve,
-    position::{self, CLOCK, CLOCK_TEXT, VERSION},
-    rows, table_error, unexpected,
+    kept::{self, State},
+    position, rows, table_error, unexpected,
 };
 use crate::{
     api::database::CaptureMode,
-    data::{Op, Position, TableName, TableSchema, TableVersion},
+    data::{Position, TableName, TableVersion},
     source::{Capture, CapturedTable, Cut, CutTable, Error, Limits, Segment},
-    sqlserver::{Class, Failure, Row, quote, rows::Rows},
+    sqlserver::{Class, Failure, rows::Rows},
 };
 
 /// Pause between two looks at the version.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A poll that a change of a table broke off is tried so often.
 const TRIES: u32 = 5;
-
-/// The question for the version. The clock first: what was committed by then has at most this version.
-pub fn version_query() -> String {
-    format!("{CLOCK} SELECT {VERSION}, {CLOCK_TEXT}")
-}
-
-/// The question how the tables are and how far back their changes go.
-pub fn state_query(tables: &[u32]) -> String {
-    let ids: Vec<String> = tables.iter().map(|id| id.cast_signed().to_string()).collect();
-    format!(
-        "SELECT o.object_id, CHANGE_TRACKING_MIN_VALID_VERSION(o.object_id), k.begin_version, \
-           CONCAT(SCHEMA_NAME(o.schema_id), N'.', o.name, N' ', CONVERT(nvarchar(30), o.modify_date, 126), N' ', \
-             (SELECT SUM(CAST(CHECKSUM(c.column_id, c.name, c.user_type_id, c.max_length, c.precision, c.scale, c.is_nullable, \
-               c.collation_name, c.is_computed) AS bigint)) FROM sys.columns AS c WHERE c.object_id = o.object_id)) \
-         FROM sys.objects AS o LEFT JOIN sys.change_tracking_tables AS k ON k.object_id = o.object_id \
-         WHERE o.object_id IN ({})",
-        ids.join(", ")
-    )
-}
-
-/// The keys whose rows are gone since `last`.
-pub fn deletes_query(schema: &TableSchema, last: i64) -> String {
-    let keys: Vec<String> = rows::key_columns(schema).iter().map(|key| format!("c.{key}")).collect();
-    format!(
-        "SELECT {} FROM CHANGETABLE(CHANGES {}, {last}) AS c WHERE c.SYS_CHANGE_OPERATION = N'D'",
-        keys.join(", "),
-        quote::table(&schema.name)
-    )
-}
-
-/// The rows that are new or changed since `last`, as they are; of one that is not there its key, to be deleted.
-pub fn upserts_query(schema: &TableSchema, last: i64) -> String {
-    let keys = rows::key_columns(schema);
-    let same: Vec<String> = keys.iter().map(|key| format!("t.{key} = c.{key}")).collect();
-    let columns: Vec<String> = (0..schema.columns.len())
-        .map(|at| {
-            let column = &schema.columns[at];
-            if schema.key.contains(&at) {
-                let name = quote::identifier(&column.name);
-                format!("COALESCE(t.{name}, c.{name})")
-            } else if column.dropped {
-                "NULL".to_owned()
-            } else {
-                crate::sqlserver::types::select(column, "t")
-            }
-        })
-        .collect();
-    format!(
-        "SELECT CAST(CASE WHEN t.{} IS NULL THEN {} ELSE {} END AS smallint), {} FROM CHANGETABLE(CHANGES {table}, {last}) AS c \
-         LEFT JOIN {table} AS t ON {} WHERE c.SYS_CHANGE_OPERATION <> N'D'",
-        keys[0],
-        Op::Delete as u8,
-        Op::Update as u8,
-        columns.join(", "),
-        same.join(" AND "),
-        table = quote::table(&schema.name)
-    )
-}
-
-/// What [`state_query`] says of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Changes after this version are there. None: none are kept, or the user may not see them.
-    min_valid: Option<i64>,
-    /// The version at which tracking was switched on.
-    since: Option<i64>,
-    /// Another text with every change of the table's definition.
-    signature: String,
-}
-
-impl State {
-    fn of(row: &Row) -> (u32, Self) {
-        let id = row.number(0).and_then(|id| i32::try_from(id).ok()).unwrap_or_default().cast_unsigned();
-        (id, Self { min_valid: row.number(1), since: row.number(2), signature: row.text(3).unwrap_or_default() })
-    }
-}
-
-/// Whether the server still has all changes of a table after `last`. Pure.
-fn verdict(table: &TableVersion, last: i64, state: &State) -> Result<(), Error> {
-    let name = &table.schema.name;
-    let expired = |why: String| Err(Error::ChangeVersionExpired(format!("{name} {why}")));
-    let Some(min_valid) = state.min_valid else {
-        return expired("is not tracked any more, or the link's user lost VIEW CHANGE TRACKING on it".to_owned());
-    };
-    let recorded = table.parts.first().and_then(|part| part.attached.parse::<i64>().ok());
-    if let (Some(recorded), Some(since)) = (recorded, state.since)
-        && recorded != since
-    {
-        return expired(format!("had its tracking switched off and on again at version {since}: its changes in between are not known"));
-    }
-    if last < min_valid {
-        return expired(format!(
-            "was read up to version {last}, but its changes are kept only from version {min_valid} on: it was truncated, or they were cleaned up"
-        ));
-    }
-    Ok(())
-}
 
 /// A table that is followed.
 struct Followed {
@@ -188,7 +91,7 @@ pub async fn start(source: &SqlServer, from: &Position, tables: Vec<CapturedTabl
 impl TrackingCapture {
     /// The server's clock and version.
     async fn version(&mut self) -> Result<(Option<Timestamp>, i64), Error> {
-        let row = self.session.query(&version_query()).await?.pop().ok_or_else(|| unexpected("its version"))?;
+        let row = self.session.query(&kept::version_query()).await?.pop().ok_or_else(|| unexpected("its version"))?;
         let version = row.number(0).ok_or_else(position::tracking_off)?;
         if version < self.at {
             return Err(Error::PositionLost(format!("the database is at version {version}, before {}, where the link left off", self.at)));
@@ -226,7 +129,7 @@ impl TrackingCapture {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
-        Ok(self.session.query(&state_query(&ids)).await?.iter().map(State::of).collect())
+        Ok(self.session.query(&kept::state_query(&ids)).await?.iter().map(State::of).collect())
     }
 
     /// Compares tables whose definition is another one than when they were compared last.
@@ -278,7 +181,7 @@ impl TrackingCapture {
                 expired.push((*id, Error::SourceTableMissing(table.version.schema.name.clone())));
                 continue;
             };
-            match verdict(&table.version, table.last, state) {
+            match kept::verdict(&table.version, table.last, state) {
                 Ok(()) if table.last < version => left.extend([(*id, Part::Deletes), (*id, Part::Upserts)]),
                 Ok(()) => {}
                 Err(error) => expired.push((*id, error)),
@@ -307,8 +210,8 @@ impl TrackingCapture {
                 rows
             } else {
                 let (sql, rows) = match part {
-                    Part::Deletes => (deletes_query(schema, table.last), rows::of_keys(schema)),
-                    Part::Upserts => (upserts_query(schema, table.last), rows::of_changes(schema)),
+                    Part::Deletes => (kept::deletes_query(schema, table.last), rows::of_keys(schema)),
+                    Part::Upserts => (kept::upserts_query(schema, table.last), rows::of_changes(schema)),
                 };
                 self.session.open(&sql).await.map_err(failed)?;
                 poll.open.insert(rows)
@@ -460,51 +363,5 @@ impl Capture for TrackingCapture {
     /// The server keeps changes for a time, whoever read them.
     async fn acknowledge(&mut self, _position: &Position) -> Result<(), Error> {
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        api::fault::Explain as _,
-        data::{Part, Travel, fixtures},
-    };
-
-    fn table() -> TableVersion {
-        let columns = vec![fixtures::column(1, "id", Travel::Int32), fixtures::column(2, "b]", Travel::Utf8)];
-        let schema = TableSchema { system: "sqlserver".into(), ..fixtures::table("t", columns, &[0]) };
-        TableVersion { schema, parts: vec![Part { object_id: 1, file_id: 0, attached: "20".into() }] }
-    }
-
-    #[test]
-    fn changes_that_are_not_there_are_never_passed_over() {
-        let state = |min_valid, since| State { min_valid, since, signature: String::new() };
-        assert!(verdict(&table(), 30, &state(Some(30), Some(20))).is_ok());
-        for (state, why) in [
-            (state(Some(31), Some(20)), "kept only from version 31"),
-            (state(None, None), "not tracked"),
-            // Also if no version was given since.
-            (state(Some(30), Some(30)), "switched off and on"),
-        ] {
-            let error = verdict(&table(), 30, &state).unwrap_err();
-            assert!(error.to_string().contains(why), "{error}");
-            assert!(matches!(error, Error::ChangeVersionExpired(_)) && error.heals() && error.is_of_table());
-        }
-    }
-
-    #[test]
-    fn a_row_that_is_gone_is_deleted_whatever_its_change_was() {
-        let table = table();
-        assert_eq!(
-            deletes_query(&table.schema, 7),
-            "SELECT c.[id] FROM CHANGETABLE(CHANGES [public].[t], 7) AS c WHERE c.SYS_CHANGE_OPERATION = N'D'"
-        );
-        assert_eq!(
-            upserts_query(&table.schema, 7),
-            "SELECT CAST(CASE WHEN t.[id] IS NULL THEN 3 ELSE 2 END AS smallint), COALESCE(t.[id], c.[id]), t.[b]]] \
-             FROM CHANGETABLE(CHANGES [public].[t], 7) AS c LEFT JOIN [public].[t] AS t ON t.[id] = c.[id] \
-             WHERE c.SYS_CHANGE_OPERATION <> N'D'"
-        );
     }
 }

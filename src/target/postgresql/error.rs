@@ -1,25 +1,9 @@
 //! What an error of the server or of connecting means for a link.
 
 use crate::{
-    postgresql::{
-        ConnectError,
-        errors::{self, Class},
-    },
+    postgresql::errors::{self, Class},
     target::Error,
 };
-
-impl From<ConnectError> for Error {
-    fn from(error: ConnectError) -> Self {
-        let message = error.to_string();
-        match error {
-            ConnectError::AuthenticationFailed(_) => Self::TargetAuthenticationFailed(message),
-            ConnectError::SecretMissing(_) => Self::SecretMissing(message),
-            ConnectError::SecretKeyMissing(_) => Self::SecretKeyMissing(message),
-            ConnectError::Other(_) => Self::TargetError(message),
-            _ => Self::TargetUnreachable(message),
-        }
-    }
-}
 
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {

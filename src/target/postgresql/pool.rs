@@ -2,7 +2,8 @@
 
 use crate::{
     api::database::PostgresqlDatabase,
-    postgresql::{ConnectError, Connected, connect},
+    connect::ConnectError,
+    postgresql::{Connected, connect},
     secrets::Secrets,
     target::kept::Kept,
 };

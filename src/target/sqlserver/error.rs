@@ -1,22 +1,9 @@
 //! What an error of the server or of connecting means for a link.
 
 use crate::{
-    sqlserver::{Class, ConnectError, Failure, bulk::LoadError},
+    sqlserver::{Class, Failure, bulk::LoadError},
     target::Error,
 };
-
-impl From<ConnectError> for Error {
-    fn from(error: ConnectError) -> Self {
-        let message = error.to_string();
-        match error {
-            ConnectError::AuthenticationFailed(_) => Self::TargetAuthenticationFailed(message),
-            ConnectError::SecretMissing(_) => Self::SecretMissing(message),
-            ConnectError::SecretKeyMissing(_) => Self::SecretKeyMissing(message),
-            ConnectError::Other(_) => Self::TargetError(message),
-            _ => Self::TargetUnreachable(message),
-        }
-    }
-}
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {

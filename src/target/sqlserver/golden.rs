@@ -1,5 +1,4 @@
 //! Every kind of statement that the target sends, as it stands in `tests/integration/tsql/target`, where a grammar reads it.
-//! `LINK_GOLDEN=write` writes the files anew.
 
 use super::{
     ddl::{self, Kind, Right, Types},
@@ -10,6 +9,7 @@ use super::{
 };
 use crate::{
     data::{Column, KeyRange, TableName, TableSchema, Travel, fixtures},
+    sqlserver::golden::assert_golden,
     target::{Advance, Incarnation, Stride, TargetTable, Untouched, aside},
 };
 
@@ -150,14 +150,7 @@ fn files() -> Vec<(&'static str, Vec<String>)> {
 
 #[test]
 fn statements_are_those_that_a_grammar_reads() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/tsql/target");
     for (name, statements) in files() {
-        let text = statements.join(";\nGO\n") + ";\nGO\n";
-        let path = folder.join(format!("{name}.sql"));
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(&path, &text).unwrap();
-        }
-        assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "{}", path.display());
+        assert_golden(&format!("target/{name}"), &statements);
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::{
     api::database::SqlServerDatabase,
+    connect::ConnectError,
     secrets::Secrets,
-    sqlserver::{ConnectError, Session, connect},
+    sqlserver::{Session, connect},
     target::kept::Kept,
 };
 

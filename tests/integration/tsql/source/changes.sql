@@ -1,0 +1,16 @@
+DECLARE @now datetime2(3) = SYSUTCDATETIME(); SELECT CHANGE_TRACKING_CURRENT_VERSION(), CONVERT(nvarchar(30), @now, 126) + N'Z';
+GO
+SELECT o.object_id, CHANGE_TRACKING_MIN_VALID_VERSION(o.object_id), k.begin_version, CONCAT(SCHEMA_NAME(o.schema_id), N'.', o.name, N' ', CONVERT(nvarchar(30), o.modify_date, 126), N' ', (SELECT SUM(CAST(CHECKSUM(c.column_id, c.name, c.user_type_id, c.max_length, c.[precision], c.[scale], c.is_nullable, c.collation_name, c.is_computed) AS bigint)) FROM sys.columns AS c WHERE c.object_id = o.object_id)) FROM sys.objects AS o LEFT JOIN sys.change_tracking_tables AS k ON k.object_id = o.object_id WHERE o.object_id IN (9, -1);
+GO
+SELECT c.[id], c.[co de], c.[at], c.[hash] FROM CHANGETABLE(CHANGES [public].[orders], 7) AS c WHERE c.SYS_CHANGE_OPERATION = N'D';
+GO
+SELECT CAST(CASE WHEN t.[id] IS NULL THEN 3 ELSE 2 END AS smallint), COALESCE(t.[id], c.[id]), COALESCE(t.[co de], c.[co de]), COALESCE(t.[at], c.[at]), COALESCE(t.[hash], c.[hash]), CONVERT(nvarchar(max), t.[doc]), t.[node].ToString(), CASE WHEN t.[shape] IS NOT NULL THEN CONCAT(N'SRID=', t.[shape].STSrid, N';', t.[shape].AsTextZM()) END, CASE WHEN t.[any] IS NOT NULL THEN CONCAT(N'{"type":"', CONVERT(nvarchar(128), SQL_VARIANT_PROPERTY(t.[any], 'BaseType')), N'","value":"', STRING_ESCAPE(CASE WHEN CONVERT(nvarchar(128), SQL_VARIANT_PROPERTY(t.[any], 'BaseType')) IN (N'float', N'real') THEN CONVERT(nvarchar(4000), CONVERT(float, t.[any]), 3) WHEN CONVERT(nvarchar(128), SQL_VARIANT_PROPERTY(t.[any], 'BaseType')) IN (N'money', N'smallmoney') THEN CONVERT(nvarchar(4000), CONVERT(money, t.[any]), 2) WHEN CONVERT(nvarchar(128), SQL_VARIANT_PROPERTY(t.[any], 'BaseType')) IN (N'binary', N'varbinary') THEN CONVERT(nvarchar(max), CONVERT(varbinary(8000), t.[any]), 1) WHEN CONVERT(nvarchar(128), SQL_VARIANT_PROPERTY(t.[any], 'BaseType')) IN (N'datetime', N'smalldatetime', N'date', N'time', N'datetime2', N'datetimeoffset') THEN CONVERT(nvarchar(4000), t.[any], 121) ELSE CONVERT(nvarchar(4000), t.[any]) END, 'json'), N'"}') END, t.[moment], NULL FROM CHANGETABLE(CHANGES [public].[orders], 7) AS c LEFT JOIN [public].[orders] AS t ON t.[id] = c.[id] AND t.[co de] = c.[co de] AND t.[at] = c.[at] AND t.[hash] = c.[hash] WHERE c.SYS_CHANGE_OPERATION <> N'D';
+GO
+DECLARE @max binary(10) = sys.fn_cdc_get_max_lsn(); SELECT @max, (SELECT MAX(CONVERT(nvarchar(30), DATEADD(MINUTE, DATEDIFF(MINUTE, GETDATE(), GETUTCDATE()), m.tran_end_time), 126)) + N'Z' FROM cdc.lsn_time_mapping AS m WHERE m.start_lsn = @max);
+GO
+SELECT DISTINCT h.source_object_id FROM cdc.ddl_history AS h WHERE h.ddl_lsn > 0x00000000000000000000;
+GO
+SELECT CAST(c.[__$operation] AS smallint), c.[id], NULL, NULL, NULL, CONVERT(nvarchar(max), c.[doc]), NULL, NULL, NULL, NULL, NULL FROM [cdc].[dbo_orders_1_CT] AS c WHERE c.[__$start_lsn] > 0x00000000000000000000 AND c.[__$start_lsn] <= 0xffffffffffffffffffff ORDER BY c.[__$start_lsn], c.[__$command_id], c.[__$seqval], c.[__$operation];
+GO
+SELECT CAST(c.[__$operation] AS smallint), c.[id], NULL, NULL, NULL, CONVERT(nvarchar(max), c.[doc]), NULL, NULL, NULL, NULL, NULL FROM [cdc].[dbo_orders_1_CT] AS c WHERE c.[__$start_lsn] > 0x00000000000000000000 AND c.[__$start_lsn] <= 0xffffffffffffffffffff ORDER BY c.[__$start_lsn], c.[__$seqval], c.[__$operation];
+GO
