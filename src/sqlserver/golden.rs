@@ -4,7 +4,7 @@
 use std::path::Path;
 
 /// Compares statements with the golden file `name`, which has `.sql` behind it.
-pub fn assert_golden(name: &str, statements: &[String]) {
+pub(crate) fn assert_golden(name: &str, statements: &[String]) {
     let text = statements.join(";\nGO\n") + ";\nGO\n";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/tsql").join(format!("{name}.sql"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

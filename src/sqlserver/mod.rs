@@ -9,7 +9,7 @@ mod certificate;
 mod connect;
 pub mod errors;
 #[cfg(test)]
-pub mod golden;
+pub(crate) mod golden;
 pub mod grants;
 pub mod quote;
 pub mod rows;
