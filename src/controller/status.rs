@@ -18,6 +18,9 @@ use crate::api::{
     fault::Fault,
 };
 
+/// How often a finalizer's removal gives way to others before it is left to the next reconciliation.
+const CONFLICTS: u32 = 5;
+
 /// What the condition `Ready` says, and whether anybody is at work on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
@@ -108,6 +111,26 @@ where
         Err(kube::Error::Api(status)) if status.code == 404 && !wanted => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Removes a finalizer, whoever else changes the object meanwhile: the garbage collector has finalizers of its own.
+pub async fn remove_finalizer<K>(client: &Client, object: &K, finalizer: &str) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let mut object = object.clone();
+    for _ in 0..CONFLICTS {
+        match set_finalizer(client, &object, finalizer, false).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            done => return done.map(|_| ()),
+        }
+        match api.get_opt(&object.name_any()).await? {
+            Some(now) if now.uid() == object.uid() => object = now,
+            _ => return Ok(()),
+        }
+    }
+    set_finalizer(client, &object, finalizer, false).await.map(|_| ())
 }
 
 #[cfg(test)]

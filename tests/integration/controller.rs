@@ -200,6 +200,33 @@ async fn stop_releases_and_the_next_start_is_a_new_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_whose_controller_died_before_it_said_so_is_paused_and_released_all_the_same() {
+    let mut stage = Stage::new().await;
+    stage.zone("staging").await;
+    for name in ["paused", "deleted"] {
+        stage.link(name, json!({})).await;
+        stage.link_where(name, |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Starting)).await;
+        stage.appears::<StatefulSet>(name).await;
+    }
+    stage.kill_controller().await;
+    for name in ["paused", "deleted"] {
+        let never = Patch::Merge(json!({"status": {"phase": "Initial", "runId": null}}));
+        stage.api::<LinkConnection>().patch_status(name, &PatchParams::default(), &never).await.unwrap();
+    }
+    stage.merge::<LinkConnection>("paused", json!({"spec": {"state": "Paused"}})).await;
+    stage.api::<LinkConnection>().delete("deleted", &DeleteParams::default()).await.unwrap();
+
+    stage.start_controller().await;
+    stage.becomes::<StatefulSet>("paused", |set| set.spec.as_ref().unwrap().replicas == Some(0)).await;
+    stage.observe_set("paused").await;
+    let link = stage.link_where("paused", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Paused)).await;
+    assert_eq!(link.status.unwrap().run_id, Some(1));
+    let release = stage.appears::<Pod>("deleted-release").await;
+    stage.ends(&release, &stage::answer(&[], true)).await;
+    stage.disappears::<LinkConnection>("deleted").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_lost_its_zone_pauses_and_stops_all_the_same() {
     let stage = Stage::new().await;
     stage.zone("staging").await;

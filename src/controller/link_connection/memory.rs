@@ -88,13 +88,7 @@ impl LinkMemory {
 
 /// Objects as we wrote them, until the watch has caught up: a stale one would be judged, and told, a second time.
 pub struct Newest<K> {
-    written: Mutex<HashMap<String, Written<K>>>,
-}
-
-struct Written<K> {
-    /// Resource versions that are older than what we wrote.
-    older: Vec<String>,
-    object: Arc<K>,
+    written: Mutex<HashMap<String, Arc<K>>>,
 }
 
 impl<K> Default for Newest<K> {
@@ -104,12 +98,13 @@ impl<K> Default for Newest<K> {
 }
 
 impl<K: Resource<DynamicType = ()>> Newest<K> {
-    /// The object as we wrote it last, if the watch shows an older one.
+    /// The object as we wrote it last, if the watch shows an older one: also one that somebody else wrote between our
+    /// reading and our writing, which lacks what we wrote.
     pub fn newest(&self, object: &Arc<K>) -> Arc<K> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let (uid, version) = (object.uid().unwrap_or_default(), object.resource_version().unwrap_or_default());
+        let uid = object.uid().unwrap_or_default();
         match written.get(&uid) {
-            Some(entry) if entry.older.contains(&version) => entry.object.clone(),
+            Some(ours) if version(object.as_ref()) < version(ours.as_ref()) => ours.clone(),
             Some(_) => {
                 written.remove(&uid);
                 object.clone()
@@ -118,22 +113,41 @@ impl<K: Resource<DynamicType = ()>> Newest<K> {
         }
     }
 
-    /// `before` became `after`.
-    pub fn wrote(&self, before: &K, after: K) {
+    /// We wrote this.
+    pub fn wrote(&self, object: K) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let uid = before.uid().unwrap_or_default();
-        let mut older = written.remove(&uid).map(|entry| entry.older).unwrap_or_default();
-        // A write that changes nothing leaves the version as it is.
-        if before.resource_version() != after.resource_version() {
-            older.push(before.resource_version().unwrap_or_default());
-        }
-        let excess = older.len().saturating_sub(8);
-        older.drain(..excess);
-        written.insert(uid, Written { older, object: Arc::new(after) });
+        written.insert(object.uid().unwrap_or_default(), Arc::new(object));
     }
 
     /// The object is gone.
     pub fn forget(&self, uid: &str) {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// Versions of one kind's objects are numbers that rise.
+fn version<K: Resource>(object: &K) -> Option<u64> {
+    object.meta().resource_version.as_ref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::link_connection::fixtures;
+
+    #[test]
+    fn whatever_was_written_before_our_own_write_is_older() {
+        let link = |version: &str| {
+            let mut link = fixtures::link();
+            link.metadata.resource_version = Some(version.to_owned());
+            link
+        };
+        let newest = Newest::default();
+        let seen = |version: &str| newest.newest(&Arc::new(link(version))).resource_version().unwrap();
+        assert_eq!(seen("99"), "99");
+        // We read 99, somebody else wrote 100, and we wrote 101 into what was 100 by then.
+        newest.wrote(link("101"));
+        assert_eq!((seen("99"), seen("100")), ("101".to_owned(), "101".to_owned()));
+        assert_eq!(seen("102"), "102");
     }
 }

@@ -194,14 +194,14 @@ async fn first_sight(link: Arc<LinkConnection>, context: &Context) -> Result<Arc
         Timestamp::now(),
     );
     let written = shared::write(&context.client, link.as_ref(), &status).await?;
-    context.memory.newest.wrote(&link, written.clone());
+    context.memory.newest.wrote(written.clone());
     Ok(Arc::new(written))
 }
 
 async fn write(link: &LinkConnection, status: &LinkConnectionStatus, context: &Context) -> Result<(), Error> {
     if link.status.as_ref() != Some(status) {
         let written = shared::write(&context.client, link, status).await?;
-        context.memory.newest.wrote(link, written);
+        context.memory.newest.wrote(written);
     }
     Ok(())
 }
@@ -277,8 +277,11 @@ async fn remove_overdue(pods: &[Arc<Pod>], context: &Context) -> Result<(), Erro
     Ok(())
 }
 
-fn phase(link: &LinkConnection) -> LinkPhase {
-    link.status.as_ref().and_then(|status| status.phase).unwrap_or_default()
+/// The phase that the link is in. A start stands in the plan first: who died before he wrote the status has begun it.
+fn phase(link: &LinkConnection, own: &Own) -> LinkPhase {
+    let phase = link.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
+    let begun = || own.plan.as_ref().is_some_and(|stored| stored.plan.begins_after(link));
+    if matches!(phase, LinkPhase::Initial | LinkPhase::Stopped) && begun() { LinkPhase::Starting } else { phase }
 }
 
 /// What follows from what is reported of the run's position.
@@ -287,10 +290,10 @@ fn heed<'a>(link: &LinkConnection, reports: impl IntoIterator<Item = &'a Report>
     loss::heed(before, loss::reported(reports, run), Timestamp::now())
 }
 
-/// The run that the link is in. It is raised in the plan first: who died before he wrote the status has raised it.
+/// The run that the link is in. It too stands in the plan first.
 fn run(link: &LinkConnection, own: &Own) -> u32 {
     let known = link.status.as_ref().and_then(|status| status.run_id).unwrap_or_default();
-    match phase(link) {
+    match phase(link, own) {
         // The next start raises it, from the number in the status.
         LinkPhase::Initial | LinkPhase::Stopped => known,
         _ => own.plan.as_ref().map_or(known, |stored| stored.plan.run.max(known)),
@@ -307,7 +310,7 @@ async fn course(
     own: &mut Own,
     context: &Context,
 ) -> Result<Course, Error> {
-    let phase = phase(link);
+    let phase = phase(link, own);
     if !valid {
         // It stays as it is: workers that run go on by their last plan.
         return Ok(Course { phase, run, workers: !seen.scaled_down, intent: Intent::Run, release: false });

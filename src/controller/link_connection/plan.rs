@@ -48,6 +48,15 @@ pub struct Stored {
     pub seen: std::time::Instant,
 }
 
+impl Plan {
+    /// Whether a run of this link began by it that the link's status does not know yet.
+    pub fn begins_after(&self, link: &LinkConnection) -> bool {
+        let known = link.status.as_ref().and_then(|status| status.run_id).unwrap_or_default();
+        // A namesake's plan may still be there.
+        Some(&self.link.uid) == link.metadata.uid.as_ref() && self.run > known
+    }
+}
+
 /// What the workers are to do; its revision is set when it is stored.
 pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, tables: &[Arc<LinkTable>]) -> Plan {
     let mut planned: Vec<PlannedTable> = acceptance::winners(tables).into_values().map(|table| planned_table(&table)).collect();

@@ -179,12 +179,10 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
         return Ok(Action::await_change());
     }
     context.workers.forget(&uid);
-    // Never started: there is nothing to release.
-    let known = link.status.as_ref();
-    if known.is_none_or(|status| status.run_id.is_none()) {
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    if !has_started(link, context).await? {
         return let_go(link, context).await;
     }
-    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
     if is_terminating(&namespace, context).await? {
         return announce(link, context, "its namespace is being deleted, so nothing can run in it any more").await;
     }
@@ -236,6 +234,15 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
     }
     tell(link, context, obstacle.as_ref()).await?;
     Ok(Action::requeue(LOOK))
+}
+
+/// Whether workers may ever have made anything: their plan stood before the status said so.
+async fn has_started(link: &LinkConnection, context: &Context) -> Result<bool, Error> {
+    if link.status.as_ref().is_some_and(|status| status.run_id.is_some()) {
+        return Ok(true);
+    }
+    let stored = plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await?;
+    Ok(stored.is_some_and(|stored| stored.plan.begins_after(link)))
 }
 
 /// Plan and pods of a release: by the link's spec, or by the plan that was stored last.
@@ -301,7 +308,7 @@ async fn announce(link: &LinkConnection, context: &Context, why: &str) -> Result
 }
 
 async fn let_go(link: &LinkConnection, context: &Context) -> Result<Action, Error> {
-    shared::set_finalizer(&context.client, link, RELEASE_FINALIZER, false).await?;
+    shared::remove_finalizer(&context.client, link, RELEASE_FINALIZER).await?;
     let uid = link.uid().unwrap_or_default();
     context.workers.forget(&uid);
     context.memory.forget(&uid);
@@ -321,7 +328,7 @@ async fn tell(link: &LinkConnection, context: &Context, obstacle: Option<&Fault>
     set(&mut after.conditions, status::RELEASED, Truth::False, why, &text, generation, now);
     if after != before {
         let written = shared::write(&context.client, link, &after).await?;
-        context.memory.newest.wrote(link, written);
+        context.memory.newest.wrote(written);
     }
     Ok(())
 }

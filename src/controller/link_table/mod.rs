@@ -78,6 +78,6 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
 
 async fn write(table: &LinkTable, status: &LinkTableStatus, context: &Context) -> Result<(), Error> {
     let written = shared::write(&context.client, table, status).await?;
-    context.memory.tables.wrote(table, written);
+    context.memory.tables.wrote(written);
     Ok(())
 }

@@ -59,11 +59,16 @@ pub struct Stage {
     pub client: Client,
     pub namespace: String,
     pub operator_namespace: String,
-    stop: CancellationToken,
-    _controller: AbortOnDropHandle<()>,
+    controller: Option<Controller>,
 }
 
-impl Drop for Stage {
+/// A controller that runs.
+struct Controller {
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Drop for Controller {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -73,21 +78,36 @@ impl Stage {
     pub async fn new() -> Self {
         let server = ApiServer::shared().await;
         let (client, namespace, operator_namespace) = (server.client(), server.namespace().await, server.namespace().await);
-        let stop = CancellationToken::new();
+        let mut stage = Self { client, namespace, operator_namespace, controller: None };
+        stage.start_controller().await;
+        stage
+    }
+
+    /// Starts a controller that knows nothing.
+    pub async fn start_controller(&mut self) {
+        let (client, stop) = (ApiServer::shared().await.client(), CancellationToken::new());
         let options = Options {
             worker_image: "link-operator:test".to_owned(),
             image_pull_policy: "Never".to_owned(),
-            namespace: Some(namespace.clone()),
+            namespace: Some(self.namespace.clone()),
             health_port: 0,
             no_leader_election: true,
-            pod_namespace: Some(operator_namespace.clone()),
+            pod_namespace: Some(self.operator_namespace.clone()),
             pod_name: Some("controller".to_owned()),
         };
-        let controller = tokio::spawn({
-            let (client, stop) = (server.client(), stop.clone());
+        let task = tokio::spawn({
+            let stop = stop.clone();
             async move { Box::pin(run_with(client, options, stop)).await.expect("the controller ended") }
         });
-        Self { client, namespace, operator_namespace, stop, _controller: AbortOnDropHandle::new(controller) }
+        self.controller = Some(Controller { stop, task: AbortOnDropHandle::new(task) });
+    }
+
+    /// Ends the controller as a node that dies does, wherever it is.
+    pub async fn kill_controller(&mut self) {
+        if let Some(mut controller) = self.controller.take() {
+            controller.task.abort();
+            let _ = (&mut controller.task).await;
+        }
     }
 
     pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
