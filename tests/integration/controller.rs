@@ -1,6 +1,10 @@
 //! The controller against a real API server. Nobody makes pods for StatefulSets and nobody runs them: the tests play the
 //! StatefulSet controller and the kubelet, and a small HTTPS server plays the worker.
 
+#[path = "controller/converging.rs"]
+mod converging;
+#[path = "controller/faults.rs"]
+mod faults;
 #[path = "controller/stage.rs"]
 mod stage;
 

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::{Request, Response};
 use k8s_openapi::{
     api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -23,12 +24,14 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Config, ResourceExt,
     api::{Patch, PatchParams, PostParams},
+    client::{Body, ClientBuilder, DynBody},
     config::AuthInfo,
     runtime::{conditions::is_crd_established, wait::await_condition},
 };
 use link_operator::api::crds;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
+use tower::{BoxError, Layer, Service, util::BoxService};
 
 const TOKEN: &str = "administrator-of-a-test";
 
@@ -113,12 +116,26 @@ impl ApiServer {
 
     /// A client with all rights, for the runtime of the calling test (a client is bound to the runtime that it is made in).
     pub fn client(&self) -> Client {
+        Client::try_from(self.config()).unwrap()
+    }
+
+    /// The same, by way of `layer`.
+    pub fn client_by<L>(&self, layer: &L) -> Client
+    where
+        L: Layer<BoxService<Request<Body>, Response<Box<DynBody>>, BoxError>>,
+        L::Service: Service<Request<Body>, Response = Response<Box<DynBody>>, Error = BoxError> + Send + 'static,
+        <L::Service as Service<Request<Body>>>::Future: Send,
+    {
+        ClientBuilder::try_from(self.config()).unwrap().with_layer(layer).build()
+    }
+
+    fn config(&self) -> Config {
         let mut config = Config::new(self.url.parse().unwrap());
         config.root_cert = Some(vec![self.certificate.clone()]);
         config.auth_info = AuthInfo { token: Some(TOKEN.to_owned().into()), ..AuthInfo::default() };
         // Already installed by another test: as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        Client::try_from(config).unwrap()
+        config
     }
 
     /// Waits until the server answers and has made the namespace `default`.

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU16, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -50,9 +50,10 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use super::faults::Faults;
 use crate::support::apiserver::ApiServer;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A namespace that a controller looks after.
 pub struct Stage {
@@ -76,16 +77,30 @@ impl Drop for Controller {
 
 impl Stage {
     pub async fn new() -> Self {
+        Self::by(ApiServer::shared().await.client()).await
+    }
+
+    /// With a controller whose way to the API server has a fault.
+    pub async fn with(faults: &Faults) -> Self {
+        Self::by(ApiServer::shared().await.client_by(faults)).await
+    }
+
+    /// With a controller that has this client.
+    async fn by(controllers: Client) -> Self {
         let server = ApiServer::shared().await;
         let (client, namespace, operator_namespace) = (server.client(), server.namespace().await, server.namespace().await);
         let mut stage = Self { client, namespace, operator_namespace, controller: None };
-        stage.start_controller().await;
+        stage.start_controller_by(controllers);
         stage
     }
 
     /// Starts a controller that knows nothing.
     pub async fn start_controller(&mut self) {
-        let (client, stop) = (ApiServer::shared().await.client(), CancellationToken::new());
+        self.start_controller_by(ApiServer::shared().await.client());
+    }
+
+    fn start_controller_by(&mut self, client: Client) {
+        let stop = CancellationToken::new();
         let options = Options {
             worker_image: "link-operator:test".to_owned(),
             image_pull_policy: "Never".to_owned(),
@@ -160,13 +175,15 @@ impl Stage {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         let (api, until) = (self.api::<K>(), Instant::now() + PATIENCE);
+        let mut pause = Duration::from_millis(50);
         loop {
             let object = api.get_opt(name).await.unwrap();
             if so(object.as_ref()) {
                 return object;
             }
             assert!(Instant::now() < until, "{} {name} never {what}: {object:#?}", K::kind(&()));
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 3 / 2).min(Duration::from_millis(400));
         }
     }
 
@@ -361,9 +378,10 @@ impl Drop for Worker {
 
 impl Worker {
     async fn start(pod: String, secret: BTreeMap<String, Vec<u8>>) -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(20);
+        static NEXT: AtomicU16 = AtomicU16::new(20);
         // Pods have the same port and different addresses; so does loopback.
-        let address = SocketAddr::from((Ipv4Addr::new(127, 0, 77, NEXT.fetch_add(1, Ordering::Relaxed)), API_PORT));
+        let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let address = SocketAddr::from((Ipv4Addr::new(127, 77, high, low), API_PORT));
         let (plan, plans) = watch::channel(None);
         let (report, reports) = watch::channel(None);
         let shared = Shared { token: Arc::new(String::from_utf8(secret["token"].clone()).unwrap()), plan, report: reports };
