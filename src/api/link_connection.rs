@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     compute::Compute,
     database::{Source, Target},
+    discover::Discover,
     discovery::Discovery,
     link_table::TargetTable,
     report::{PositionReport, TablePhase},
@@ -112,6 +113,13 @@ pub struct LinkConnectionSpec {
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["schemaName", "tableName"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<InlineTable>,
+    /// Tables to link by patterns of their names, beside `tables`. While the link runs, its source is asked every minute which
+    /// tables it has; for each that is asked for and can be linked the operator makes a LinkTable. It deletes one only when this
+    /// field no longer asks for the table: one that vanished from the source stays, and is Failed (SourceTableMissing). A LinkTable of
+    /// your own for the same source and target table takes over from the operator's, and nothing is loaded again. Which tables
+    /// cannot be linked, and why, says `status.discovery`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Discover>,
 }
 
 /// What a link shall do.
@@ -280,7 +288,8 @@ pub struct LinkConnectionStatus {
     #[schemars(schema_with = "time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistent_as_of: Option<Timestamp>,
-    /// What the source has to link, and what cannot be linked and why. Asked when a worker or probe starts, and every ten minutes.
+    /// What the source has to link, and what cannot be linked and why. Asked when a worker or probe starts, and every ten minutes, with
+    /// `spec.discover` every minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
     /// Where the link is in its source's log.

@@ -10,6 +10,7 @@ pub mod compute;
 pub mod conditions;
 pub mod crds;
 pub mod database;
+pub mod discover;
 pub mod discovery;
 pub mod fault;
 pub mod integration_runtime;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     database::{Source, Target},
+    discover::Discover,
     link_connection::SchemaChange,
     source_protection::{Bounds, OnPositionLost},
     verification::VerifyRequest,
@@ -83,6 +84,9 @@ pub struct Plan {
     pub zone: ZoneStore,
     /// The link tables.
     pub tables: Vec<PlannedTable>,
+    /// Tables that are to join as they are found in the source: workers only tell of them, another plan lets them in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Discover>,
     /// All tables are to be compared with the source; stands here until that is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifyRequest>,
@@ -165,6 +169,9 @@ pub struct ProbeRequest {
     /// Ask the source whether these can be linked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<PlannedTable>,
+    /// Tell of these tables of the source alone what can be linked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Discover>,
     /// Ask the source what it keeps for the link, since no worker does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptPosition>,

@@ -9,6 +9,10 @@ use super::{
     fault::{Check, Fault},
     verification::TableVerification,
 };
+use crate::data::TableName;
+
+/// Most names of [`Report::discovered`].
+pub const MOST_DISCOVERED: usize = 2000;
 
 /// The format that this version writes; it reads this one and the one before.
 pub const REPORT_FORMAT: u32 = 1;
@@ -51,6 +55,10 @@ pub struct Report {
     /// What the source has to link; one worker asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
+    /// Tables that can be linked and that `discover` of the plan asks for, but for those that the plan has already. At most 2,000: the
+    /// next come once a plan has these, so that the list of however many tables comes in pieces, and none is told for ever.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discovered: Vec<TableName>,
     /// Where the link is.
     #[serde(default)]
     pub position: Option<PositionReport>,
@@ -184,6 +192,9 @@ pub struct TableReport {
     /// transaction with the others.
     #[serde(default)]
     pub consistent: bool,
+    /// The reseed request that its load answers, whether done or under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reseed: Option<String>,
     /// Its columns in the target.
     #[serde(default)]
     pub schema: Option<SchemaReport>,

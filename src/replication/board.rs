@@ -91,6 +91,7 @@ impl Board {
             as_of: None,
             last_processed_time: None,
             position: None,
+            reseed: None,
             schema: None,
             consistent: false,
             error: None,

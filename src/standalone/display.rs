@@ -11,9 +11,9 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::manifests::Link;
 use crate::{
     api::{
+        plan::{Plan, PlannedTable},
         report::{TablePhase, TableReport},
         verification::{Verification, VerificationResult},
     },
@@ -31,6 +31,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 pub struct Display {
     began: Instant,
     bars: MultiProgress,
+    style: ProgressStyle,
     /// By the link's id and the table's.
     tables: Mutex<BTreeMap<(String, String), Shown>>,
     /// By the link's id: the faults that were last told.
@@ -48,18 +49,24 @@ struct Shown {
 
 impl Display {
     /// A bar for each table.
-    pub fn new(links: &[Link]) -> Self {
+    pub fn new<'a>(plans: impl Iterator<Item = &'a Plan>) -> Self {
         let bars = MultiProgress::new();
         let style = "{prefix:32!} {bar:30} {pos:>11} {msg}";
         let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let shown = |name: String| {
-            let bar = bars.add(ProgressBar::no_length().with_style(style.clone()).with_prefix(name.clone()));
+        let display = Self { began: Instant::now(), bars, style, tables: Mutex::default(), faults: Mutex::default() };
+        plans.for_each(|plan| display.add(&plan.link.link_id, &plan.tables));
+        display
+    }
+
+    /// A bar for each of these tables of a link.
+    pub fn add(&self, link: &str, tables: &[PlannedTable]) {
+        for table in tables {
+            let name = table.source.to_string();
+            let bar = self.bars.add(ProgressBar::no_length().with_style(self.style.clone()).with_prefix(name.clone()));
             bar.enable_steady_tick(TICK);
-            Shown { name, bar, report: None, verification: None, line_at: Instant::now() }
-        };
-        let tables = links.iter().flat_map(|link| link.plan.tables.iter().map(move |table| (&link.plan.link.link_id, table)));
-        let tables = tables.map(|(link, table)| ((link.clone(), table.uid.clone()), shown(table.source.to_string()))).collect();
-        Self { began: Instant::now(), bars, tables: Mutex::new(tables), faults: Mutex::default() }
+            let shown = Shown { name, bar, report: None, verification: None, line_at: Instant::now() };
+            self.lock().insert((link.to_owned(), table.uid.clone()), shown);
+        }
     }
 
     /// A link has told something new.

@@ -41,6 +41,7 @@ pub fn script(link: &LinkConnection, tables: &[(TableName, TableName)], secrets:
         let user = login(database.auth.password.as_ref(), READER);
         let mut statements = vec![postgresql_user(database, &user)];
         statements.extend(postgresql::grants::source(&database.database, &sources, &user));
+        statements.extend(discovers(link));
         section("source", "PostgreSQL", &place(&database.host, database.port, &database.database), statements);
     }
     if let Some(source) = &link.spec.source.sql_server {
@@ -48,6 +49,7 @@ pub fn script(link: &LinkConnection, tables: &[(TableName, TableName)], secrets:
         let user = login(auth.password.as_ref(), READER);
         let mut statements = sql_server_user(auth, &user);
         statements.extend(sqlserver::grants::source(source.capture_mode, &sources, &user));
+        statements.extend(discovers(link));
         section("source", "SQL Server", &place(host, *port, database), statements);
     }
     if let Some(target) = &link.spec.target.postgresql {
@@ -65,6 +67,12 @@ pub fn script(link: &LinkConnection, tables: &[(TableName, TableName)], secrets:
         section("target", "SQL Server", &place(host, *port, database), statements);
     }
     script
+}
+
+/// What is not known before the source is asked.
+fn discovers(link: &LinkConnection) -> Option<String> {
+    let patterns = link.spec.discover.as_ref()?.include.join(", ");
+    Some(comment(&format!("Run the same for each table that spec.discover asks for: {patterns}")))
 }
 
 /// A comment, whatever the text holds.

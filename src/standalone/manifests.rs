@@ -20,8 +20,8 @@ use crate::{
     controller::{
         explain,
         link_connection::{
-            build,
             lifecycle::Course,
+            owned::owned_tables,
             plan,
             validate::{References, validate},
         },
@@ -103,7 +103,7 @@ impl Manifests {
     pub fn grants(&self) -> String {
         let script = |link: &LinkConnection| {
             let mut tables: Vec<Arc<LinkTable>> = self.tables.iter().filter(|table| of(table, link)).cloned().collect();
-            tables.extend(build::owned_tables(link, &tables).wanted.into_iter().map(Arc::new));
+            tables.extend(owned_tables(link, &tables, &[]).wanted.into_iter().map(Arc::new));
             let mut names: Vec<_> = tables.iter().map(|table| (table.spec.source_name(), table.spec.target_name())).collect();
             names.sort();
             grants::script(link, &names, &self.secrets)
@@ -126,7 +126,7 @@ impl Manifests {
         let validated = validate(&link, &references).map_err(|fault| refused(explain(&fault)))?;
 
         let mut tables: Vec<Arc<LinkTable>> = self.tables.iter().filter(|table| of(table, &link)).map(identified).collect();
-        let owned = build::owned_tables(&link, &tables).wanted;
+        let owned = owned_tables(&link, &tables, &[]).wanted;
         tables.extend(owned.iter().map(identified));
         for table in &tables {
             if let Some(fault) = acceptance::refusal(table, &tables, Some(&link)) {

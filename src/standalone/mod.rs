@@ -3,6 +3,7 @@
 //! The same manifests, checks and engine as in a cluster; this process is each link's one worker. Secrets come from the
 //! manifests or from a folder, claims are folders. Owns what the terminal shows.
 
+mod discovering;
 mod display;
 mod grants;
 mod manifests;
@@ -15,7 +16,7 @@ use std::{
 
 use jiff::Timestamp;
 use tempfile::TempDir;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -39,6 +40,9 @@ use crate::{
 
 /// How long links may take to commit and apply what they have read, once they are to end.
 const DRAIN: Duration = Duration::from_mins(1);
+
+/// How often is asked which tables there are, where new ones are to be linked.
+const DISCOVER_EVERY: Duration = Duration::from_mins(1);
 
 /// How often is looked whether a run that waits may begin.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -167,8 +171,7 @@ async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: 
     let folder: TempDir = folder.map_err(|error| unreadable(&std::env::temp_dir(), error))?;
     manifests.write_secrets(folder.path()).map_err(|error| unreadable(folder.path(), error))?;
 
-    let display = Arc::new(Display::new(&links));
-    let mut running = JoinSet::new();
+    let mut ready = Vec::new();
     for link in links {
         // References never leave their namespace.
         let secrets = options.secrets.clone().unwrap_or_else(|| folder.path().join(&link.plan.link.namespace));
@@ -178,6 +181,16 @@ async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: 
             plan.retention_seconds = 0;
         }
         plan.verify.clone_from(&verify);
+        let failed = |fault| Error::NotOpened { link: link.name.clone(), fault };
+        let known = discovering::known(&plan, setup.target.as_ref()).await.map_err(|error| failed(error.fault()))?;
+        plan.tables.extend(known);
+        let joining = discovering::joining(&plan, setup.source.as_ref()).await.map_err(|error| failed(error.fault()))?;
+        plan.tables.extend(joining);
+        ready.push((plan, setup));
+    }
+    let display = Arc::new(Display::new(ready.iter().map(|(plan, _)| plan)));
+    let mut running = JoinSet::new();
+    for (plan, setup) in ready {
         running.spawn(one(plan, setup, once, display.clone(), stop.clone()));
     }
     let ended_well = running.join_all().await.into_iter().all(|well| well);
@@ -228,8 +241,9 @@ async fn first_plan(link: &Link, zone: &Zone) -> Result<Plan, Error> {
 /// Runs one link to its end; whether it ended well.
 async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: CancellationToken) -> bool {
     let (id, source) = (plan.link.link_id.clone(), setup.source.clone());
-    let tables = plan.tables.len();
     let verify = plan.verify.clone();
+    let mut discovered = Instant::now();
+    let discovers = plan.discover.is_some();
     let (plans, newest) = watch::channel(Arc::new(plan));
     let (sender, mut reports) = watch::channel(EngineReport::default());
     let end = CancellationToken::new();
@@ -243,7 +257,21 @@ async fn one(plan: Plan, setup: Setup, once: bool, display: Arc<Display>, stop: 
             () = stop.cancelled() => break,
             changed = reports.changed() => if changed.is_err() { break },
             () = tokio::time::sleep(LOOK_EVERY), if loss.waits.is_some() => {}
+            () = tokio::time::sleep_until(discovered + DISCOVER_EVERY), if discovers && !once => {
+                discovered = Instant::now();
+                let plan = plans.borrow().clone();
+                // A source that does not answer is told by the engine, and asked again.
+                let joining = discovering::joining(&plan, source.as_ref()).await.unwrap_or_default();
+                if !joining.is_empty() {
+                    display.add(&id, &joining);
+                    plans.send_modify(|plan| {
+                        let tables = [plan.tables.clone(), joining].concat();
+                        *plan = Arc::new(Plan { tables, revision: plan.revision + 1, ..Plan::clone(plan) });
+                    });
+                }
+            }
         }
+        let tables = plans.borrow().tables.len();
         let report = reports.borrow_and_update().clone();
         display.show(&id, &report);
         let now = next_run(&loss, &report, &plans);

@@ -11,8 +11,9 @@ use tokio::{
 use super::{metrics, systems::Systems};
 use crate::{
     api::{
-        discovery::Discovery,
+        discovery::Found,
         fault::{Check, Explain, Fault},
+        plan::Plan,
     },
     landing, source, target,
 };
@@ -23,30 +24,45 @@ const CALM: Duration = Duration::from_secs(10);
 const WORRIED: Duration = Duration::from_secs(2);
 /// How long one system may take to answer.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How often is asked which tables there are.
+/// How often is asked which tables there are,
 const DISCOVER_EVERY: Duration = Duration::from_mins(10);
+/// and how often where new ones are to be linked.
+const DISCOVER_OFTEN: Duration = Duration::from_mins(1);
+/// How long the source may take to tell: it may have ten thousand.
+pub(super) const DISCOVER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What was answered last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Answers {
     pub checks: Vec<Check>,
     pub credential_expiry: Option<Timestamp>,
-    pub discovery: Option<Discovery>,
+    /// The tables of the source; another list only if it says something else.
+    pub found: Option<Arc<Found>>,
 }
 
-/// Asks for ever, at once when the systems change. Tells `answers` when there is news. One worker of a link `discovers`.
-pub(super) async fn keep_asking(mut systems: watch::Receiver<Option<Arc<Systems>>>, answers: watch::Sender<Answers>, discovers: bool) {
+/// The plans by which a worker works.
+type NewestPlan = watch::Receiver<Option<Arc<Plan>>>;
+
+/// Asks for ever, at once when the systems change. Tells `answers` when there is news. One worker of a link `discovers`, by its plans.
+pub(super) async fn keep_asking(
+    mut systems: watch::Receiver<Option<Arc<Systems>>>,
+    answers: watch::Sender<Answers>,
+    discovers: Option<NewestPlan>,
+) {
     let mut pause = WORRIED;
     let mut discovered: Option<Instant> = None;
     loop {
         let current = systems.borrow_and_update().clone();
         if let Some(current) = current {
             let mut new = ask(&current, PATIENCE).await;
-            new.discovery.clone_from(&answers.borrow().discovery);
-            if discovers && discovered.is_none_or(|at| at.elapsed() > DISCOVER_EVERY) {
-                let found = discover(&current.source, PATIENCE).await;
+            new.found.clone_from(&answers.borrow().found);
+            if let Some(plans) = &discovers
+                && discovered.is_none_or(|at| at.elapsed() > discover_every(plans))
+            {
+                let found = discover(&current.source, DISCOVER_PATIENCE).await;
                 discovered = found.is_some().then(Instant::now);
-                new.discovery = found.map(|found| found.since(new.discovery.as_ref())).or(new.discovery);
+                let news = found.filter(|found| new.found.as_ref().is_none_or(|known| !known.is_as(found)));
+                new.found = news.map(Arc::new).or(new.found);
             }
             let failed = new.checks.iter().any(|check| check.fault.is_some());
             note(&answers.borrow(), &new);
@@ -72,6 +88,11 @@ pub(super) async fn keep_asking(mut systems: watch::Receiver<Option<Arc<Systems>
     }
 }
 
+fn discover_every(plans: &NewestPlan) -> Duration {
+    let links_new = plans.borrow().as_ref().is_some_and(|plan| plan.discover.is_some());
+    if links_new { DISCOVER_OFTEN } else { DISCOVER_EVERY }
+}
+
 /// Asks all systems at once.
 pub(super) async fn ask(systems: &Systems, patience: Duration) -> Answers {
     let (zone, source, target) =
@@ -79,14 +100,14 @@ pub(super) async fn ask(systems: &Systems, patience: Duration) -> Answers {
     let (mut checks, credential_expiry) = zone;
     checks.extend(source);
     checks.extend(target);
-    Answers { checks, credential_expiry, discovery: None }
+    Answers { checks, credential_expiry, found: None }
 }
 
-/// What the source has to link; none if it does not say. What is wrong with it then, its checks tell.
-pub(super) async fn discover(source: &Result<Arc<dyn source::Source>, Fault>, patience: Duration) -> Option<Discovery> {
+/// The tables of the source; none if it does not say. What is wrong with it then, its checks tell.
+pub(super) async fn discover(source: &Result<Arc<dyn source::Source>, Fault>, patience: Duration) -> Option<Found> {
     let tables = time::timeout(patience, source.as_ref().ok()?.discover()).await.ok()?.ok()?;
     let tables = tables.into_iter().map(|(name, obstacle)| (name, obstacle.map(|error| error.fault()))).collect();
-    Some(Discovery::new(Timestamp::now(), tables))
+    Some(Found::new(Timestamp::now(), tables))
 }
 
 pub(super) async fn ask_zone(zone: &Result<landing::Zone, Fault>, patience: Duration) -> (Vec<Check>, Option<Timestamp>) {

@@ -110,7 +110,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
 
     let _background = [
         background(plans::follow_mount(options.plan.clone(), plans.clone())),
-        background(checks::keep_asking(systems.subscribe(), answers.clone(), options.ordinal == 0)),
+        background(checks::keep_asking(systems.subscribe(), answers.clone(), (options.ordinal == 0).then(|| plans.subscribe()))),
         background(reports::collect(options.worker.clone(), plans.subscribe(), answers.subscribe(), engine.subscribe(), newest.clone())),
         background(note_plan(plans.clone(), readiness.clone())),
     ];

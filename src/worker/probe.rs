@@ -6,7 +6,7 @@ use futures::{StreamExt, stream};
 use tokio::time;
 
 use super::{
-    checks::{ask_source, ask_target, ask_zone, discover},
+    checks::{DISCOVER_PATIENCE, ask_source, ask_target, ask_zone, discover},
     reports,
 };
 use crate::{
@@ -43,7 +43,7 @@ pub async fn probe(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> 
     let source = async {
         let Some(source) = &request.source else { return (Vec::new(), Vec::new(), None) };
         let source = source::open(source, secrets, link).map_err(|error| error.fault());
-        tokio::join!(ask_source(&source, PATIENCE), look_at_tables(&source, &request.tables), discover(&source, PATIENCE))
+        tokio::join!(ask_source(&source, PATIENCE), look_at_tables(&source, &request.tables), discover(&source, DISCOVER_PATIENCE))
     };
     let target = async {
         match &request.target {
@@ -51,9 +51,11 @@ pub async fn probe(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> 
             None => Vec::new(),
         }
     };
-    let ((mut checks, credential_expiry), (source, tables, discovery), target) = tokio::join!(zone, source, target);
+    let ((mut checks, credential_expiry), (source, tables, found), target) = tokio::join!(zone, source, target);
     checks.extend(source);
     checks.extend(target);
+    let patterns = request.discover.as_ref().and_then(|discover| discover.patterns().ok());
+    let discovery = found.map(|found| found.discovery(patterns.as_ref()));
     let (source, position_lost) = kept(request, secrets).await.unwrap_or_default();
     Report { checks, credential_expiry, source, discovery, position_lost, tables, ..reports::empty(super::pod_name()) }
 }
@@ -124,6 +126,7 @@ fn report(table: &PlannedTable, error: Option<Fault>) -> TableReport {
         as_of: None,
         last_processed_time: None,
         position: None,
+        reseed: None,
         schema: None,
         error,
         attempt: 0,

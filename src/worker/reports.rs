@@ -1,16 +1,18 @@
 //! Makes one report of all that the worker knows, at most about two a second.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
 
 use super::checks::Answers;
 use crate::{
     api::{
+        discovery::{Discovery, Found},
         fault::Check,
         plan::Plan,
-        report::{REPORT_FORMAT, Report},
+        report::{MOST_DISCOVERED, REPORT_FORMAT, Report},
     },
+    data::TableName,
     replication::EngineReport,
 };
 
@@ -29,12 +31,18 @@ pub(super) async fn collect(
     newest: watch::Sender<Newest>,
 ) {
     let mut sequence = 0;
+    let mut tables = Tables::default();
     loop {
         let plan = plans.borrow_and_update().clone();
         let (answers_now, engine_now) = (answers.borrow_and_update().clone(), engine.borrow_and_update().clone());
         if let Some(plan) = plan {
             sequence += 1;
-            let report = build(sequence, &worker, plan.revision, answers_now, engine_now);
+            tables.look(&plan, answers_now.found.as_ref());
+            let report = Report {
+                discovery: tables.discovery.clone(),
+                discovered: tables.discovered.clone(),
+                ..build(sequence, &worker, plan.revision, answers_now, engine_now)
+            };
             newest.send_if_modified(|newest| {
                 let news = newest.as_ref().is_none_or(|old| Report { sequence, ..(**old).clone() } != report);
                 if news {
@@ -55,6 +63,32 @@ pub(super) async fn collect(
     }
 }
 
+/// What the source's list of tables means under a plan.
+#[derive(Default)]
+struct Tables {
+    /// It was reckoned from these.
+    of: Option<(Arc<Plan>, Arc<Found>)>,
+    discovery: Option<Discovery>,
+    discovered: Vec<TableName>,
+}
+
+impl Tables {
+    /// Reckons it anew if plan or list are others than before.
+    fn look(&mut self, plan: &Arc<Plan>, found: Option<&Arc<Found>>) {
+        let Some(found) = found else { return };
+        if self.of.as_ref().is_some_and(|of| Arc::ptr_eq(&of.0, plan) && Arc::ptr_eq(&of.1, found)) {
+            return;
+        }
+        // Of a plan whose patterns are none no controller lets a table in.
+        let patterns = plan.discover.as_ref().and_then(|discover| discover.patterns().ok());
+        let linked: HashSet<&TableName> = plan.tables.iter().map(|table| &table.source).collect();
+        self.discovery = Some(found.discovery(patterns.as_ref()));
+        self.discovered =
+            patterns.iter().flat_map(|patterns| found.unlinked(patterns, &linked)).take(MOST_DISCOVERED).cloned().collect();
+        self.of = Some((plan.clone(), found.clone()));
+    }
+}
+
 /// A report without anything known yet.
 pub(super) fn empty(worker: String) -> Report {
     Report {
@@ -71,6 +105,7 @@ pub(super) fn empty(worker: String) -> Report {
         credential_expiry: None,
         source: None,
         discovery: None,
+        discovered: Vec::new(),
         position: None,
         position_lost: None,
         tables: Vec::new(),
@@ -88,7 +123,6 @@ fn build(sequence: u64, worker: &str, plan_revision: u64, answers: Answers, engi
         checks: merge(answers.checks, engine.checks),
         credential_expiry: answers.credential_expiry,
         source: engine.source,
-        discovery: answers.discovery,
         position: engine.position,
         position_lost: engine.position_lost,
         tables: engine.tables,
@@ -115,6 +149,34 @@ fn merge(asked: Vec<Check>, met: Vec<Check>) -> Vec<Check> {
 mod tests {
     use super::*;
     use crate::api::fault::Fault;
+
+    #[test]
+    fn tables_are_told_until_a_plan_has_them_and_in_pieces() {
+        let names = |count: usize| (0..count).map(|n| TableName::new("public", format!("t{n:05}"))).collect::<Vec<_>>();
+        let found = Found::new(jiff::Timestamp::UNIX_EPOCH, names(MOST_DISCOVERED + 500).into_iter().map(|name| (name, None)).collect());
+        let found = Arc::new(found);
+        let plan = |linked: usize, asks: bool| {
+            let tables: Vec<_> = names(linked).iter().map(|name| serde_json::json!({"name": "n", "uid": "u", "source": name, "target": name})).collect();
+            let database = serde_json::json!({"postgresql": {"host": "h", "database": "d", "auth": {}}});
+            let plan = serde_json::json!({
+                "formatVersion": 1, "revision": 1, "run": 1, "intent": "Run", "workers": 1, "coresPerWorker": 1, "flushIntervalMs": 1,
+                "link": {"namespace": "n", "name": "n", "uid": "u", "linkId": "l"}, "source": database, "target": database,
+                "zone": {}, "tables": tables, "discover": asks.then(|| serde_json::json!({"include": ["public.*"]})),
+            });
+            Arc::new(serde_json::from_value::<Plan>(plan).unwrap())
+        };
+        let mut tables = Tables::default();
+        tables.look(&plan(0, true), None);
+        assert_eq!((tables.discovered.len(), &tables.discovery), (0, &None));
+        let first = plan(0, true);
+        tables.look(&first, Some(&found));
+        assert_eq!((tables.discovered.len(), tables.discovery.as_ref().unwrap().eligible), (MOST_DISCOVERED, 2500));
+        assert_eq!(tables.discovered[0].table_name, "t00000");
+        tables.look(&plan(MOST_DISCOVERED, true), Some(&found));
+        assert_eq!((tables.discovered.len(), tables.discovered[0].table_name.as_str()), (500, "t02000"));
+        tables.look(&plan(0, false), Some(&found));
+        assert!(tables.discovered.is_empty());
+    }
 
     #[test]
     fn a_fault_wins_over_all_well_whoever_found_it() {

@@ -3,8 +3,12 @@
 
 #[path = "controller/converging.rs"]
 mod converging;
+#[path = "controller/discovering.rs"]
+mod discovering;
 #[path = "controller/faults.rs"]
 mod faults;
+#[path = "controller/plugin.rs"]
+mod plugin;
 #[path = "controller/stage.rs"]
 mod stage;
 

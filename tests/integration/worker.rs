@@ -1,5 +1,7 @@
 //! The worker as its controller meets it: over real TLS, by a real mount, as a process that ends with an answer.
 
+mod discovering;
+
 use std::{
     fs,
     io::Write as _,
@@ -13,6 +15,7 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use link_operator::{
     api::{
+        discover::Discover,
         database::{OnExistingTable, PostgresqlDatabase, PostgresqlTarget, Source, Target},
         fault::{Check, Fault},
         link_connection::SchemaChange,
@@ -175,6 +178,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         },
         zone: claim(),
         tables: Vec::new(),
+        discover: None,
         stop_only: false,
         delete_target_tables: false,
         retain_zone: false,
@@ -347,6 +351,7 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
         }),
         zone: Some(claim()),
         tables: vec![table(0, "public", "good"), table(1, "public", "keyless"), table(2, "public", "gone")],
+        discover: None,
         kept: None,
     };
     let report = worker::probe(&request, &database.secrets, volume.path()).await;
@@ -359,6 +364,11 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
     for name in ["SourceReachable", "TargetReachable", "ZoneReadable", "ZoneWritable"] {
         assert!(report.checks.iter().any(|check| check.name == name && check.fault.is_none()), "{name}: {:?}", report.checks);
     }
+
+    // With patterns, of those that are asked for.
+    request.discover = Some(Discover { include: vec!["*.k*".to_owned()], exclude: vec![] });
+    let discovered = worker::probe(&request, &database.secrets, volume.path()).await.discovery.unwrap();
+    assert_eq!((discovered.eligible, discovered.ineligible), (0, 1));
 
     // A fault of the whole source is said once, not for each table, and without the password.
     database.set_secret("password", "hunter2 is wrong");

@@ -1,7 +1,5 @@
 //! The children of a link. Pure: a validated spec in, manifests out.
 
-use std::sync::Arc;
-
 use k8s_openapi::{
     ByteString,
     api::{
@@ -20,15 +18,11 @@ use kube::{Resource, ResourceExt};
 use super::validate::Validated;
 use crate::{
     api::{
-        conditions::mark::LINK,
         link_connection::LinkConnection,
-        link_table::{LinkTable, LinkTableSpec, SourceTable},
         plan::{API_PORT, HEALTH_PORT},
-        schema::LocalRef,
     },
     controller::{
         certificate::Credentials,
-        link_table::acceptance,
         names,
         pods::{self, PodBase},
     },
@@ -189,61 +183,6 @@ pub fn api_secret(link: &LinkConnection, credentials: &Credentials) -> Secret {
     }
 }
 
-/// The LinkTables that a link makes, and those of its own that it no longer asks for.
-#[derive(Debug, Default)]
-pub struct OwnedTables {
-    /// To apply.
-    pub wanted: Vec<LinkTable>,
-    /// To delete.
-    pub orphans: Vec<Arc<LinkTable>>,
-    /// LinkTables of persons that take over from one of the link's own, and the identity that they take over.
-    pub takeovers: Vec<(Arc<LinkTable>, String)>,
-}
-
-/// What becomes of the link's own LinkTables; `tables` are all that refer to it. A person's LinkTable for the same source
-/// table takes over.
-pub fn owned_tables(link: &LinkConnection, tables: &[Arc<LinkTable>]) -> OwnedTables {
-    let mut result = OwnedTables::default();
-    let persons = |source: &crate::data::TableName| {
-        tables.iter().find(|table| {
-            !acceptance::is_owned(table) && table.metadata.deletion_timestamp.is_none() && table.spec.source_name() == *source
-        })
-    };
-    for inline in &link.spec.tables {
-        let source = inline.source_name();
-        if persons(&source).is_some() {
-            continue;
-        }
-        let mut table = LinkTable::new(
-            &names::owned_table(&link.name_any(), &source),
-            LinkTableSpec {
-                link_connection_ref: LocalRef::new(link.name_any()),
-                source: SourceTable { schema_name: inline.schema_name.clone(), table_name: inline.table_name.clone() },
-                target: inline.target.clone(),
-            },
-        );
-        let mut labels = names::link_labels(&link.name_any());
-        labels.insert(names::TABLE_LABEL.to_owned(), names::table_hash(&source));
-        table.metadata.namespace = link.namespace();
-        table.metadata.labels = Some(labels);
-        table.metadata.owner_references = Some(vec![owner(link)]);
-        result.wanted.push(table);
-    }
-    let ours = tables.iter().filter(|table| {
-        acceptance::is_owned(table) && table.metadata.deletion_timestamp.is_none() && table.labels().get(LINK) == Some(&link.name_any())
-    });
-    for table in ours.filter(|table| !result.wanted.iter().any(|wanted| wanted.name_any() == table.name_any())) {
-        let heir = persons(&table.spec.source_name()).filter(|heir| heir.spec.target_name() == table.spec.target_name());
-        match heir {
-            Some(heir) if acceptance::identity(heir) != acceptance::identity(table) => {
-                result.takeovers.push((heir.clone(), acceptance::identity(table)));
-            }
-            _ => result.orphans.push(table.clone()),
-        }
-    }
-    result
-}
-
 /// The kind of a source or target: the name of its block in the spec.
 pub const POSTGRESQL: &str = "postgresql";
 /// See [`POSTGRESQL`].
@@ -329,32 +268,5 @@ mod tests {
         assert_eq!(volume("/etc/link-operator/identity")["projected"]["sources"], json!([{"serviceAccountToken": token}]));
         // Who needs no such token does not get one.
         assert!(!workers(4).to_string().contains("serviceAccountToken"));
-    }
-
-    #[test]
-    fn a_persons_table_takes_over_the_links_own() {
-        let link = fixtures::link();
-        let made = |owned: OwnedTables| {
-            let mut table = owned.wanted.into_iter().next().unwrap();
-            table.metadata.uid = Some("own".into());
-            Arc::new(table)
-        };
-        let own = made(owned_tables(&link, &[]));
-        assert!(own.name_any().starts_with("shop-orders-"), "{}", own.name_any());
-        assert_eq!(owned_tables(&link, std::slice::from_ref(&own)).orphans.len(), 0);
-
-        let mut mine = LinkTable::new("mine", own.spec.clone());
-        mine.metadata.uid = Some("mine".into());
-        let result = owned_tables(&link, &[own.clone(), Arc::new(mine.clone())]);
-        assert!(result.wanted.is_empty() && result.orphans.is_empty());
-        assert_eq!(result.takeovers[0].1, "own");
-
-        mine.metadata.annotations = Some([(names::TAKES_OVER.to_owned(), "own".to_owned())].into());
-        let result = owned_tables(&link, &[own.clone(), Arc::new(mine)]);
-        assert_eq!((result.takeovers.len(), result.orphans.len()), (0, 1));
-
-        let mut less = link.clone();
-        less.spec.tables.clear();
-        assert_eq!(owned_tables(&less, &[own]).orphans.len(), 1);
     }
 }

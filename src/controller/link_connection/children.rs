@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -18,16 +19,19 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{build, credentials, crew, lifecycle::Course, memory::Own, plan, validate::Validated};
+use super::{build, credentials, crew, lifecycle::Course, memory::Own, owned, plan, validate::Validated};
 use crate::{
     api::{conditions::mark::MANAGER, link_connection::LinkConnection, link_table::LinkTable},
     controller::{Error, context::Context, events::Happened, names, workers::StoredPlan},
+    data::TableName,
 };
 
 /// After this long the stored plan is read again.
 const RECHECK: Duration = Duration::from_mins(5);
 /// Shortest time between two revisions of a plan: many LinkTables that come at once make few.
 const SETTLE: Duration = Duration::from_secs(2);
+/// LinkTables that are applied at once: discovery may find thousands.
+const TABLES_AT_ONCE: usize = 8;
 
 /// Knows the stored plan, from memory or from its ConfigMap.
 pub async fn recall(link: &LinkConnection, own: &mut Own, context: &Context) -> Result<(), Error> {
@@ -105,18 +109,24 @@ pub async fn apply(
     Ok(())
 }
 
-/// Makes, hands over and removes the link's own LinkTables.
-pub async fn own_tables(link: &LinkConnection, tables: &[Arc<LinkTable>], context: &Context) -> Result<(), Error> {
+/// Makes, hands over and removes the link's own LinkTables. `discovered`: what workers found.
+pub async fn own_tables(
+    link: &LinkConnection,
+    tables: &[Arc<LinkTable>],
+    discovered: &[TableName],
+    context: &Context,
+) -> Result<(), Error> {
     let namespace = link.namespace().unwrap_or_default();
     let there: HashSet<String> = tables.iter().map(|table| table.name_any()).collect();
-    let owned = build::owned_tables(link, tables);
+    let owned = owned::owned_tables(link, tables, discovered);
     let api: Api<LinkTable> = Api::namespaced(context.client.clone(), &namespace);
-    for table in &owned.wanted {
+    let apply = |table: LinkTable| {
         if !there.contains(&table.name_any()) {
             context.applier.forget::<LinkTable>(&namespace, &table.name_any());
         }
-        context.applier.apply(table).await?;
-    }
+        async move { context.applier.apply(&table).await.map(|_| ()) }
+    };
+    stream::iter(owned.wanted).map(apply).buffer_unordered(TABLES_AT_ONCE).try_collect::<()>().await?;
     for (heir, identity) in &owned.takeovers {
         // From then on workers know it as the one before it: nothing is loaded again.
         let patch = json!({

@@ -58,6 +58,7 @@ pub fn plan() -> Plan {
         target: link.spec.target,
         zone: references().zone.unwrap().spec.store.clone(),
         tables: Vec::new(),
+        discover: None,
         stop_only: false,
         delete_target_tables: false,
         retain_zone: false,

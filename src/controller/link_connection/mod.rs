@@ -11,6 +11,7 @@ mod fixtures;
 pub mod lifecycle;
 pub mod loss;
 mod memory;
+pub mod owned;
 pub mod plan;
 mod probe;
 mod release;
@@ -105,7 +106,7 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     let mut release_obstacle = None;
     let mut released = false;
     let mut soon = None;
-    if let Err(error) = children::own_tables(&link, &seen.tables, &context).await {
+    if let Err(error) = children::own_tables(&link, &seen.tables, &owned::discovered(&seen.crew.reports), &context).await {
         trouble = Some(note(&link, error)?);
     }
     if let (Some(validated), true) = (&validated, course.phase != LinkPhase::Initial) {

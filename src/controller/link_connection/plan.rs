@@ -86,6 +86,7 @@ pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, table
         target: link.spec.target.clone(),
         zone: validated.zone.clone(),
         tables: planned,
+        discover: link.spec.discover.clone(),
         verify: verify_request(link, link.status.as_ref().and_then(|status| status.last_handled_verify_at.as_ref())),
         stop_only: false,
         delete_target_tables: policy.target == TargetDeletion::Delete && confirmed,

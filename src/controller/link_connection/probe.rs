@@ -76,6 +76,7 @@ pub async fn step(
         target: Some(link.spec.target.clone()),
         zone: Some(validated.zone.clone()),
         tables,
+        discover: link.spec.discover.clone(),
         kept: guards.then(|| KeptPosition {
             uid: link.uid().unwrap_or_default(),
             run: course.run,

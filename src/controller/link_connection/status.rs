@@ -327,7 +327,7 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
     if course.phase != LinkPhase::Running {
         return Some(Ready::progressing(course.phase.into(), "the workers are about to work"));
     }
-    Some(tables_ready(&findings.tables))
+    Some(tables_ready(&findings.tables, findings.spec.discover.is_some()))
 }
 
 fn failed_tables(tables: &[TableView]) -> Option<Ready> {
@@ -349,13 +349,15 @@ fn failed_tables(tables: &[TableView]) -> Option<Ready> {
     }
 }
 
-fn tables_ready(tables: &[TableView]) -> Ready {
+fn tables_ready(tables: &[TableView], discovers: bool) -> Ready {
     if let Some(ready) = failed_tables(tables) {
         return ready;
     }
     let count = |phase: TablePhase| tables.iter().filter(|table| table.phase == phase).count();
     let waiting = count(TablePhase::Waiting);
-    if tables.is_empty() {
+    if tables.is_empty() && discovers {
+        Ready::yes(reason::NO_TABLES, "the source has no table yet that spec.discover asks for and that can be linked: see status.discovery")
+    } else if tables.is_empty() {
         Ready::yes(reason::NO_TABLES, "the link has no tables; list them in spec.tables or create LinkTables")
     } else if waiting > 0 {
         let why = worst(tables).find(|table| table.phase == TablePhase::Waiting).and_then(|table| table.fault.as_ref());

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 
 use crate::api::{
     conditions::reason,
+    discover::Discover,
     database::{CaptureMode, OnExistingTable},
     fault::Fault,
     integration_runtime::{IntegrationRuntime, KubernetesRuntime},
@@ -111,6 +112,12 @@ pub fn validate(link: &LinkConnection, references: &References) -> Result<Valida
             "set it to a quantity of bytes such as 20Gi, or leave it out",
         )
     })?;
+    if let Some(Err(error)) = spec.discover.as_ref().map(Discover::patterns) {
+        return Err(not_applicable(
+            format!("spec.discover: {error}"),
+            "write <schema>.<table> with *, ?, [a-z] or {a,b} in it, such as public.*; \\ before such a character means the character itself",
+        ));
+    }
     let least = spec.compute.workers() * LEAST_CONNECTIONS;
     if let Some(most) = bounds.max_connections.filter(|most| *most < least) {
         return Err(not_applicable(

@@ -405,6 +405,11 @@ impl Worker {
         self.say(plan, &[json!({"uid": table, "phase": phase, "rows": 3})], &[("SourceReachable", None)], drained);
     }
 
+    /// Reports on the one table of a plan that its load answers a request.
+    pub fn loads(&self, plan: &Plan, table: &str, phase: TablePhase, reseed: Option<&str>) {
+        self.say(plan, &[json!({"uid": table, "phase": phase, "rows": 3, "reseed": reseed})], &[("SourceReachable", None)], false);
+    }
+
     /// Reports that tables replicate, and what was found by comparing them: identities, the requests answered, the result.
     pub fn verified(&self, plan: &Plan, found: &[(&str, &[&str], &str)]) {
         let tables: Vec<Value> = found.iter().map(|(uid, ..)| json!({"uid": uid, "phase": "Replicating", "rows": 3})).collect();
@@ -431,6 +436,13 @@ impl Worker {
     pub fn lose(&self, plan: &Plan, run: u32, heals: bool) {
         let lost = json!({"run": run, "fault": {"reason": "PositionLost", "message": "gone", "remedy": "r", "heals": heals}});
         self.say_with(plan, &[], &[("CapturePrepared", Some("PositionLost"))], false, &json!({"positionLost": lost}));
+    }
+
+    /// Reports that the plan's tables replicate, and which others of `public` are to be linked.
+    pub fn discovers(&self, plan: &Plan, found: &[&str]) {
+        let tables: Vec<Value> = plan.tables.iter().map(|table| json!({"uid": table.uid, "phase": "Replicating", "rows": 3})).collect();
+        let found: Vec<Value> = found.iter().map(|table| json!({"schemaName": "public", "tableName": table})).collect();
+        self.say_with(plan, &tables, &[("SourceReachable", None)], false, &json!({"discovered": found}));
     }
 
     /// Reports how much log the source keeps.

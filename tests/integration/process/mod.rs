@@ -1,6 +1,7 @@
 //! The real process, `link-operator run`, between two real databases.
 
 mod adopting;
+mod discovering;
 mod kills;
 mod moves;
 mod protects;
