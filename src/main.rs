@@ -11,7 +11,7 @@ use link_operator::{
         crds,
         plan::{Plan, ProbeRequest, SECRETS_DIR, ZONE_DIR},
     },
-    controller, failpoint,
+    controller, failpoint, plugin,
     secrets::Secrets,
     standalone, telemetry, worker,
 };
@@ -82,6 +82,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn main() -> ExitCode {
     // Before anything speaks TLS: two providers are in the tree, and rustls does not choose.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if std::env::args_os().next().is_some_and(|program| plugin::is_called(&program)) {
+        return kubectl_link().await;
+    }
     let cli = Cli::parse();
     // A person at a terminal is told by bars and lines; the log has but what they cannot show.
     let quiet = matches!(cli.command, Command::Run(_) | Command::Verify(_));
@@ -95,6 +98,17 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The binary as a plugin of kubectl, which says what went wrong as kubectl does.
+async fn kubectl_link() -> ExitCode {
+    match plugin::run(plugin::Cli::parse(), &mut std::io::stdout()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

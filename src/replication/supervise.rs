@@ -258,6 +258,15 @@ impl<'a> Supervisor<'a> {
                 });
             }
         }
+        for (_, table) in state.tables.iter().filter(|(id, table)| ours(**id) && table.followed()) {
+            context.board.table(&table.uid, |report| {
+                // What was said of the load before is no answer to the request for another.
+                if report.reseed != table.reseed && table.exact.is_none() && report.phase == TablePhase::Replicating {
+                    report.phase = TablePhase::Waiting;
+                }
+                report.reseed.clone_from(&table.reseed);
+            });
+        }
         let captures = share::capturer(plan.workers) == context.setup.ordinal;
         let known: HashMap<&str, (u32, &TableState)> = state.tables.iter().map(|(id, table)| (table.uid.as_str(), (*id, table))).collect();
         context.board.retain(|uid| {

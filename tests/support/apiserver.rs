@@ -138,6 +138,23 @@ impl ApiServer {
         config
     }
 
+    /// A kubeconfig file's text for programs, of the same rights.
+    pub fn kubeconfig(&self, namespace: &str) -> String {
+        use base64::Engine as _;
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", encode(&self.certificate));
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": self.url, "certificate-authority-data": encode(pem.as_bytes())}}],
+            "users": [{"name": "test", "user": {"token": TOKEN}}],
+            "contexts": [
+                {"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}},
+                {"name": "elsewhere", "context": {"cluster": "test", "user": "test", "namespace": "default"}},
+            ],
+        })
+        .to_string()
+    }
+
     /// Waits until the server answers and has made the namespace `default`.
     pub async fn ready(&self) {
         let until = Instant::now() + Duration::from_mins(1);

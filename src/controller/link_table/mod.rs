@@ -56,7 +56,6 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
         refusal: acceptance::refusal(&table, &rivals, link.as_deref()),
         link_phase: link.as_ref().map(|link| link.status.as_ref().and_then(|status| status.phase).unwrap_or(LinkPhase::Initial)),
         report: heard,
-        reseed: table.annotations().get(annotation::RESEED).cloned(),
         verified,
         verify: table.annotations().get(annotation::VERIFY).cloned(),
     };

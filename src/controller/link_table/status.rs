@@ -26,8 +26,6 @@ pub struct Findings {
     pub report: Option<TableReport>,
     /// What a probe found wrong with it, while its link rests.
     pub probed: Option<Fault>,
-    /// Value of its reseed annotation.
-    pub reseed: Option<String>,
     /// What a worker found by comparing it with its source.
     pub verified: Option<TableVerification>,
     /// Value of its verify annotation.
@@ -85,7 +83,9 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
         }
         (None, Some(report)) if !at_rest => {
             take(&mut status, report);
-            status.last_handled_reseed_at.clone_from(&findings.reseed);
+            if report.reseed.is_some() {
+                status.last_handled_reseed_at.clone_from(&report.reseed);
+            }
             if let Some(verified) = &findings.verified {
                 take_verification(&mut status, verified, findings.verify.as_ref());
             }
@@ -139,6 +139,9 @@ fn finish(before: &LinkTableStatus, status: LinkTableStatus, phase_before: Table
     {
         events.push(Happened::normal("ReplicatingSchema", format!("columns were added; the target table has {}", now.columns)));
     }
+    if before.last_handled_reseed_at != status.last_handled_reseed_at {
+        events.push(Happened::normal("StartReseeding", "the first load begins anew, as was asked for"));
+    }
     if before.verification != status.verification {
         events.extend(status.verification.as_ref().map(told));
     }
@@ -146,9 +149,6 @@ fn finish(before: &LinkTableStatus, status: LinkTableStatus, phase_before: Table
     if phase != phase_before {
         let error = status.error.as_ref().map(|error| format!("{}: {}; {}", error.code, error.message, error.remedy)).unwrap_or_default();
         events.extend(match phase {
-            TablePhase::Snapshotting if before.last_handled_reseed_at != status.last_handled_reseed_at => {
-                Some(Happened::normal("StartReseeding", "the first load begins anew"))
-            }
             TablePhase::Snapshotting => Some(Happened::normal("StartSnapshotting", "the first load begins")),
             TablePhase::Replicating => Some(Happened::normal("StartReplicating", "the target table is exact; changes flow")),
             TablePhase::Suspended => Some(Happened::warning("SuspendTable", error)),
@@ -242,7 +242,6 @@ mod tests {
             link_phase: Some(LinkPhase::Running),
             report: serde_json::from_value(serde_json::json!({"uid": "u", "phase": "Snapshotting", "waiting": waiting})).ok(),
             probed: None,
-            reseed: None,
             verified: None,
             verify: None,
         };
@@ -271,7 +270,6 @@ mod tests {
             link_phase: Some(LinkPhase::Running),
             report: serde_json::from_value(serde_json::json!({"uid": "u", "phase": "Replicating"})).ok(),
             probed: None,
-            reseed: None,
             verified,
             verify: Some("now".into()),
         };

@@ -1,0 +1,273 @@
+//! Asking for something, and waiting for it.
+
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::wait::{Condition, await_condition},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{Error, Place, show, write};
+use crate::{
+    api::{
+        conditions::{annotation, is_true, kind},
+        link_connection::{LinkConnection, LinkPhase, LinkState},
+        link_table::LinkTable,
+        report::TablePhase,
+        verification::VerificationResult,
+    },
+    controller::link_table::acceptance,
+};
+
+type Out<'a> = &'a mut (dyn std::io::Write + Send);
+
+/// Which tables.
+#[derive(Args, Debug)]
+pub struct Tables {
+    /// The LinkConnection.
+    link: String,
+    /// Tables: by schema and name in the source, `public.orders`, or by the name of the LinkTable.
+    table: Vec<String>,
+}
+
+/// Whether to wait.
+#[derive(Args, Debug)]
+pub struct Wait {
+    /// Return only once it is done, with exit code 1 if it did not end well.
+    #[arg(long)]
+    wait: bool,
+    /// Wait at most so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "wait")]
+    timeout: u64,
+}
+
+/// Loads tables anew.
+pub async fn reseed(place: &Place, chosen: &Tables, all: bool, wait: &Wait, out: Out<'_>) -> Result<(), Error> {
+    if chosen.table.is_empty() && !all {
+        return Err(Error::NotApplicable("name the tables that are to be loaded anew, or say --all".to_owned()));
+    }
+    let tables = place.chosen(chosen, all).await?;
+    let now = Timestamp::now().to_string();
+    for table in &tables {
+        place.annotate::<LinkTable>(&table.name_any(), json!({annotation::RESEED: now})).await?;
+        write(out, &format!("linktable/{} ({}): a load anew is asked for\n", table.name_any(), table.spec.source_name()))?;
+    }
+    if wait.wait {
+        for table in &tables {
+            let answered = |table: &LinkTable| {
+                table.status.as_ref().is_some_and(|status| {
+                    // What it was before says nothing of this load.
+                    status.last_handled_reseed_at.as_ref() == Some(&now)
+                        && matches!(status.phase, Some(TablePhase::Replicating | TablePhase::Failed))
+                })
+            };
+            let table = place.until(table, "the load", wait, answered).await?;
+            ended(&table)?;
+            write(out, &format!("linktable/{} is loaded\n", table.name_any()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Compares tables, or all of a link, with the source.
+pub async fn verify(place: &Place, chosen: &Tables, repair: bool, wait: &Wait, out: Out<'_>) -> Result<(), Error> {
+    let now = Timestamp::now().to_string();
+    let asked = json!({annotation::VERIFY: now, annotation::VERIFY_REPAIR: repair.to_string()});
+    if chosen.table.is_empty() {
+        let link = place.link(&chosen.link).await?;
+        place.annotate::<LinkConnection>(&chosen.link, asked).await?;
+        write(out, &format!("linkconnection/{}: a comparison of all tables is asked for\n", chosen.link))?;
+        if !wait.wait {
+            return Ok(());
+        }
+        let answered =
+            |link: &LinkConnection| link.status.as_ref().is_some_and(|status| status.last_handled_verify_at.as_ref() == Some(&now));
+        let link = place.until(&link, "the comparison", wait, answered).await?;
+        let Some(found) = link.status.and_then(|status| status.verification) else { return Ok(()) };
+        let text = format!(
+            "{}: {} of {} tables are equal to the source's; {} rows differed, {} were repaired",
+            found.result, found.equal, found.tables, found.differing_rows, found.repaired
+        );
+        write(out, &format!("linkconnection/{}: {text}\n", chosen.link))?;
+        return judged(found.result, text);
+    }
+    let tables = place.chosen(chosen, false).await?;
+    for table in &tables {
+        place.annotate::<LinkTable>(&table.name_any(), asked.clone()).await?;
+        write(out, &format!("linktable/{} ({}): a comparison is asked for\n", table.name_any(), table.spec.source_name()))?;
+    }
+    let mut worst = Ok(());
+    for table in tables.iter().filter(|_| wait.wait) {
+        let answered = |table: &LinkTable| table.status.as_ref().is_some_and(|status| status.last_handled_verify_at.as_ref() == Some(&now));
+        let table = place.until(table, "the comparison", wait, answered).await?;
+        let Some(found) = table.status.as_ref().and_then(|status| status.verification.as_ref()) else { continue };
+        let text = format!("{} ({}): {}", found.result, table.spec.source_name(), found.summary());
+        write(out, &format!("linktable/{}: {text}\n", table.name_any()))?;
+        worst = worst.and(judged(found.result, text));
+    }
+    worst
+}
+
+fn judged(result: VerificationResult, text: String) -> Result<(), Error> {
+    match result {
+        VerificationResult::Equal | VerificationResult::Unsettled => Ok(()),
+        VerificationResult::Different | VerificationResult::Failed => Err(Error::EndedBadly(text)),
+    }
+}
+
+/// Brings a link to rest.
+pub async fn pause(place: &Place, link: &str, wait: &Wait, out: Out<'_>) -> Result<(), Error> {
+    let found = place.link(link).await?;
+    if found.spec.state == LinkState::Stopped {
+        return Err(Error::NotApplicable(format!("link {link} is to be Stopped: it rests already, and has no position that could be kept")));
+    }
+    place.go(link, LinkState::Paused, LinkPhase::Paused, wait, out).await
+}
+
+/// Lets a link go on.
+pub async fn resume(place: &Place, link: &str, wait: &Wait, out: Out<'_>) -> Result<(), Error> {
+    let found = place.link(link).await?;
+    if found.spec.state == LinkState::Stopped {
+        return Err(Error::NotApplicable(format!(
+            "link {link} is Stopped, so that its next start is a full load. If that is wanted: kubectl patch linkconnection {link} --namespace {} \
+             --type merge --patch '{{\"spec\": {{\"state\": \"Running\"}}}}'",
+            place.namespace
+        )));
+    }
+    place.go(link, LinkState::Running, LinkPhase::Running, wait, out).await
+}
+
+/// A table that did not end as was asked for.
+fn ended(table: &LinkTable) -> Result<(), Error> {
+    match table.status.as_ref().and_then(|status| status.error.as_ref()) {
+        Some(error) if table.status.as_ref().is_some_and(|status| status.phase == Some(TablePhase::Failed)) => Err(Error::EndedBadly(
+            format!("linktable/{} is Failed ({}): {}; {}", table.name_any(), error.code, error.message, error.remedy),
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Place {
+    /// The tables that were named, each once; all that are linked, if none was.
+    async fn chosen(&self, chosen: &Tables, all: bool) -> Result<Vec<LinkTable>, Error> {
+        self.link(&chosen.link).await?;
+        let tables: Vec<_> = self.tables(&chosen.link).await?.into_iter().map(std::sync::Arc::new).collect();
+        // Of several for one source table the one that is linked.
+        let mut linked: Vec<LinkTable> = acceptance::winners(&tables).into_values().map(|table| LinkTable::clone(&table)).collect();
+        linked.sort_by_key(ResourceExt::name_any);
+        if all {
+            return Ok(linked);
+        }
+        let mut found: Vec<LinkTable> = Vec::new();
+        for name in &chosen.table {
+            let table = linked.iter().find(|table| table.name_any() == *name || table.spec.source_name().to_string() == *name);
+            let table = table.ok_or_else(|| {
+                let text = format!("link {} has no table {name} (of the source, as schema.table, or a LinkTable)", chosen.link);
+                Error::NotFound(text)
+            })?;
+            if !found.iter().any(|other| other.name_any() == table.name_any()) {
+                found.push(table.clone());
+            }
+        }
+        Ok(found)
+    }
+
+    async fn annotate<K>(&self, name: &str, annotations: Value) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        self.patch::<K>(name, &json!({"metadata": {"annotations": annotations}})).await
+    }
+
+    async fn patch<K>(&self, name: &str, patch: &Value) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let params = PatchParams { field_manager: Some(super::NAME.to_owned()), ..PatchParams::default() };
+        self.api::<K>().patch(name, &params, &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Sets what a link shall do, and waits until it does.
+    async fn go(&self, link: &str, state: LinkState, phase: LinkPhase, wait: &Wait, out: Out<'_>) -> Result<(), Error> {
+        self.patch::<LinkConnection>(link, &json!({"spec": {"state": state}})).await?;
+        write(out, &format!("linkconnection/{link}: spec.state is {state}\n"))?;
+        if !wait.wait {
+            return Ok(());
+        }
+        let reached = move |link: &LinkConnection| {
+            link.status.as_ref().is_some_and(|status| {
+                status.observed_generation == link.metadata.generation
+                    && (status.phase == Some(phase) && is_true(&status.conditions, kind::READY)
+                        // What never started rests as it is.
+                        || state == LinkState::Paused && status.phase == Some(LinkPhase::Initial) && is_true(&status.conditions, kind::READY)
+                        || is_true(&status.conditions, kind::STALLED))
+            })
+        };
+        let found = self.until(&self.link(link).await?, &format!("{phase}"), wait, reached).await?;
+        let conditions = found.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        if !is_true(conditions, kind::READY) {
+            return Err(Error::EndedBadly(format!("linkconnection/{link}: {}", show::ready(conditions))));
+        }
+        let phase = found.status.and_then(|status| status.phase).unwrap_or_default();
+        write(out, &format!("linkconnection/{link} is {phase}\n"))
+    }
+
+    /// The object, once it is so.
+    async fn until<K>(&self, object: &K, what: &str, wait: &Wait, so: impl Fn(&K) -> bool) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned
+            + Send
+            + 'static
+            + Conditioned,
+    {
+        let (api, name): (Api<K>, String) = (self.api(), object.name_any());
+        let gone = || Error::NotFound(format!("{} {name} is gone", K::kind(&())));
+        let after = Duration::from_secs(wait.timeout);
+        let found = tokio::time::timeout(after, await_condition(api.clone(), &name, Or(so))).await;
+        match found {
+            Ok(Ok(found)) => found.ok_or_else(gone),
+            Ok(Err(error)) => Err(Error::NotFound(format!("{} {name} cannot be watched: {error}", K::kind(&())))),
+            Err(_) => {
+                let now = api.get_opt(&name).await?.ok_or_else(gone)?;
+                let what = format!("{what} of {} {name}", K::kind(&()));
+                Err(Error::TimedOut { what, after, now: show::ready(now.conditions()) })
+            }
+        }
+    }
+}
+
+/// So, or gone: what is gone will never be so.
+struct Or<F>(F);
+
+impl<K, F: Fn(&K) -> bool> Condition<K> for Or<F> {
+    fn matches_object(&self, object: Option<&K>) -> bool {
+        object.is_none_or(&self.0)
+    }
+}
+
+/// What has conditions in its status.
+pub trait Conditioned {
+    /// Those.
+    fn conditions(&self) -> &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition];
+}
+
+impl Conditioned for LinkConnection {
+    fn conditions(&self) -> &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition] {
+        self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+}
+
+impl Conditioned for LinkTable {
+    fn conditions(&self) -> &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition] {
+        self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+}
