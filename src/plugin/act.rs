@@ -124,7 +124,9 @@ fn judged(result: VerificationResult, text: String) -> Result<(), Error> {
 pub async fn pause(place: &Place, link: &str, wait: &Wait, out: Out<'_>) -> Result<(), Error> {
     let found = place.link(link).await?;
     if found.spec.state == LinkState::Stopped {
-        return Err(Error::NotApplicable(format!("link {link} is to be Stopped: it rests already, and has no position that could be kept")));
+        return Err(Error::NotApplicable(format!(
+            "link {link} is to be Stopped: it rests already, and has no position that could be kept"
+        )));
     }
     place.go(link, LinkState::Paused, LinkPhase::Paused, wait, out).await
 }

@@ -156,7 +156,8 @@ pub fn link(link: &LinkConnection, tables: &[LinkTable], now: Timestamp) -> Stri
 
 fn facts_of(link: &LinkConnection, status: &LinkConnectionStatus, now: Timestamp) -> Vec<(&'static str, String)> {
     let mut facts = vec![("Phase", word(status.phase)), ("Asked for", link.spec.state.to_string()), ("Ready", ready(&status.conditions))];
-    let mut add = |name: &'static str, value: Option<String>| facts.extend(value.filter(|value| !value.is_empty()).map(|value| (name, value)));
+    let mut add =
+        |name: &'static str, value: Option<String>| facts.extend(value.filter(|value| !value.is_empty()).map(|value| (name, value)));
     let source = status.source.as_ref();
     add("Source", source.map(|source| source.version.clone().unwrap_or_else(|| source.kind.clone())));
     add("Target", status.target.as_ref().map(|target| target.endpoint.clone().unwrap_or_else(|| target.kind.clone())));
@@ -268,9 +269,7 @@ mod tests {
     }
 
     fn shop() -> LinkConnection {
-        let condition = |kind: &str, status: &str, reason: &str, message: &str| {
-            json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-01-01T23:59:00Z"})
-        };
+        let condition = |kind: &str, status: &str, reason: &str, message: &str| json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-01-01T23:59:00Z"});
         serde_json::from_value(json!({
             "apiVersion": "link-operator.io/v1alpha1", "kind": "LinkConnection",
             "metadata": {"name": "shop", "namespace": "shops", "creationTimestamp": "2026-01-01T20:30:00Z", "managedFields": [{"manager": "m"}]},

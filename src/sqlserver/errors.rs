@@ -61,7 +61,8 @@ pub fn classify(number: u32) -> Class {
         208 | 3701 | 3702 | 4701 | 4902 | 15225 => Class::ObjectMissing,
         207 | 1911 => Class::ColumnMissing,
         2705 | 2714 | 2759 | 15335 => Class::ObjectExists,
-        2601 | 2627 => Class::Duplicate,
+        // By an index that is there; by one that is made.
+        2601 | 2627 | 1505 => Class::Duplicate,
         1204 | 1205 | 1222 | 3960 | 3961 | 3966 | 8645 | 41302 | 41305 => Class::Conflict,
         3952 => Class::SnapshotNotAllowed,
         // Overflow, conversion, truncation, NULL where none may be.

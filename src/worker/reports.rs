@@ -83,8 +83,7 @@ impl Tables {
         let patterns = plan.discover.as_ref().and_then(|discover| discover.patterns().ok());
         let linked: HashSet<&TableName> = plan.tables.iter().map(|table| &table.source).collect();
         self.discovery = Some(found.discovery(patterns.as_ref()));
-        self.discovered =
-            patterns.iter().flat_map(|patterns| found.unlinked(patterns, &linked)).take(MOST_DISCOVERED).cloned().collect();
+        self.discovered = patterns.iter().flat_map(|patterns| found.unlinked(patterns, &linked)).take(MOST_DISCOVERED).cloned().collect();
         self.of = Some((plan.clone(), found.clone()));
     }
 }
@@ -156,7 +155,8 @@ mod tests {
         let found = Found::new(jiff::Timestamp::UNIX_EPOCH, names(MOST_DISCOVERED + 500).into_iter().map(|name| (name, None)).collect());
         let found = Arc::new(found);
         let plan = |linked: usize, asks: bool| {
-            let tables: Vec<_> = names(linked).iter().map(|name| serde_json::json!({"name": "n", "uid": "u", "source": name, "target": name})).collect();
+            let tables: Vec<_> =
+                names(linked).iter().map(|name| serde_json::json!({"name": "n", "uid": "u", "source": name, "target": name})).collect();
             let database = serde_json::json!({"postgresql": {"host": "h", "database": "d", "auth": {}}});
             let plan = serde_json::json!({
                 "formatVersion": 1, "revision": 1, "run": 1, "intent": "Run", "workers": 1, "coresPerWorker": 1, "flushIntervalMs": 1,

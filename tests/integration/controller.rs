@@ -7,6 +7,8 @@ mod converging;
 mod discovering;
 #[path = "controller/faults.rs"]
 mod faults;
+#[path = "controller/gitops.rs"]
+mod gitops;
 #[path = "controller/plugin.rs"]
 mod plugin;
 #[path = "controller/stage.rs"]

@@ -15,8 +15,8 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use link_operator::{
     api::{
-        discover::Discover,
         database::{OnExistingTable, PostgresqlDatabase, PostgresqlTarget, Source, Target},
+        discover::Discover,
         fault::{Check, Fault},
         link_connection::SchemaChange,
         plan::{API_SERVER_NAME, Intent, KeptPosition, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable, ProbeRequest},

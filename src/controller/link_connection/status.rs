@@ -356,7 +356,10 @@ fn tables_ready(tables: &[TableView], discovers: bool) -> Ready {
     let count = |phase: TablePhase| tables.iter().filter(|table| table.phase == phase).count();
     let waiting = count(TablePhase::Waiting);
     if tables.is_empty() && discovers {
-        Ready::yes(reason::NO_TABLES, "the source has no table yet that spec.discover asks for and that can be linked: see status.discovery")
+        Ready::yes(
+            reason::NO_TABLES,
+            "the source has no table yet that spec.discover asks for and that can be linked: see status.discovery",
+        )
     } else if tables.is_empty() {
         Ready::yes(reason::NO_TABLES, "the link has no tables; list them in spec.tables or create LinkTables")
     } else if waiting > 0 {

@@ -7,8 +7,8 @@ use kube::ResourceExt;
 
 use crate::api::{
     conditions::reason,
-    discover::Discover,
     database::{CaptureMode, OnExistingTable},
+    discover::Discover,
     fault::Fault,
     integration_runtime::{IntegrationRuntime, KubernetesRuntime},
     landing_zone::LandingZone,

@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// The name, kind and version of the server and the database.
-pub const SERVER: &str =
-    "SELECT DB_NAME(), CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(128)), CAST(SERVERPROPERTY('EngineEdition') AS int)";
+pub const SERVER: &str = "SELECT DB_NAME(), CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(128)), CAST(SERVERPROPERTY('EngineEdition') AS int), \
+     CAST(SERVERPROPERTY('BabelfishVersion') AS nvarchar(128))";
 /// The backup family stays with a database wherever it is restored; the fork is another one after each restore to a place before
 /// the newest, and after a failover with loss. Both move with the database to another replica.
 pub const RECOVERY: &str = "SELECT CONVERT(nvarchar(36), family_guid), CONVERT(nvarchar(36), recovery_fork_guid) \
@@ -23,9 +23,10 @@ pub const DATABASE: &str =
 pub async fn identity(session: &mut Session) -> Result<Identity, Error> {
     let row = session.query(SERVER).await?.pop().ok_or_else(|| unexpected("what it is"))?;
     let (name, version) = (row.text(0).unwrap_or_default(), row.text(1).unwrap_or_default());
-    let version = match row.number(2) {
-        Some(5) => format!("Azure SQL Database {version}"),
-        Some(8) => format!("Azure SQL Managed Instance {version}"),
+    let version = match (row.text(3), row.number(2)) {
+        (Some(babelfish), _) => format!("Babelfish {babelfish}"),
+        (_, Some(5)) => format!("Azure SQL Database {version}"),
+        (_, Some(8)) => format!("Azure SQL Managed Instance {version}"),
         _ => format!("SQL Server {version}"),
     };
     let recovery = match session.query(RECOVERY).await {

@@ -41,8 +41,8 @@ pub async fn preflight(source: &SqlServer) -> Vec<Check> {
 
 /// What of the server and the database matters in every mode.
 pub const SERVER: &str = "SELECT CAST(SERVERPROPERTY('EngineEdition') AS int), CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(128)), \
-     CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(128)), snapshot_isolation_state, is_read_committed_snapshot_on \
-     FROM sys.databases WHERE name = DB_NAME()";
+     CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(128)), snapshot_isolation_state, is_read_committed_snapshot_on, \
+     CASE WHEN SERVERPROPERTY('BabelfishVersion') IS NULL THEN 0 ELSE 1 END FROM sys.databases WHERE name = DB_NAME()";
 /// How long changes are kept.
 pub const TRACKING: &str = "SELECT is_auto_cleanup_on, retention_period, retention_period_units_desc FROM sys.change_tracking_databases WHERE database_id = DB_ID()";
 /// Whether change data capture is on, and when the capture job last told a time. SQL Server tells one every 5 minutes where nothing
@@ -59,6 +59,8 @@ struct Server {
     version: String,
     updateability: String,
     snapshot: i64,
+    /// It is PostgreSQL with the language and protocol of SQL Server, and calls itself an old one.
+    is_babelfish: bool,
 }
 
 impl Server {
@@ -70,7 +72,7 @@ impl Server {
         if matches!(self.edition, 6 | 11) {
             return not_prepared("the server is a Synapse pool, which keeps no changes".to_owned(), "link an operational database");
         }
-        if !azure && major < 13 {
+        if !azure && !self.is_babelfish && major < 13 {
             return not_prepared(format!("SQL Server {} is too old", self.version), "upgrade the server to SQL Server 2016 or newer");
         }
         if self.updateability == "READ_ONLY" {
@@ -91,6 +93,7 @@ async fn prepared(session: &mut Session, mode: CaptureMode) -> Result<(String, S
         version: row.text(1).unwrap_or_default(),
         updateability: row.text(2).unwrap_or_default(),
         snapshot: row.number(3).unwrap_or_default(),
+        is_babelfish: row.flag(5),
     };
     server.check()?;
     let version = continuity::identity(session).await?.version;
@@ -143,9 +146,11 @@ mod tests {
 
     #[test]
     fn each_failed_check_has_its_statement() {
-        let fit = Server { edition: 2, version: "16.0.4000.1".into(), updateability: "READ_WRITE".into(), snapshot: 1 };
+        let fit =
+            Server { edition: 2, version: "16.0.4000.1".into(), updateability: "READ_WRITE".into(), snapshot: 1, is_babelfish: false };
         assert!(fit.check().is_ok());
         assert!(Server { edition: 5, version: "12.0.2000.8".into(), ..fit.clone() }.check().is_ok());
+        assert!(Server { is_babelfish: true, version: "12.0.2000.8".into(), ..fit.clone() }.check().is_ok());
         for (server, remedy) in [
             (Server { updateability: "READ_ONLY".into(), ..fit.clone() }, USE_PRIMARY),
             (Server { snapshot: 0, ..fit.clone() }, ALLOW_SNAPSHOT),

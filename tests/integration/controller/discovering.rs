@@ -1,11 +1,7 @@
 //! LinkTables of what workers find.
 
 use kube::{ResourceExt, api::DeleteParams};
-use link_operator::api::{
-    link_connection::LinkConnection,
-    link_table::LinkTable,
-    report::TablePhase,
-};
+use link_operator::api::{link_connection::LinkConnection, link_table::LinkTable, report::TablePhase};
 use serde_json::json;
 
 use super::stage::{Stage, ready, reason};

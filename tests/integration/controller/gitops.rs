@@ -40,9 +40,10 @@ fn statuses(objects: &[Value]) -> Vec<Verdict> {
 /// Whether `kubectl wait` for the condition Ready ends at once.
 async fn waits_no_longer(stage: &Stage, what: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
-    let config = ApiServer::shared().await.kubeconfig(folder.path());
+    let config = folder.path().join("config");
+    std::fs::write(&config, ApiServer::shared().await.kubeconfig(&stage.namespace)).unwrap();
     let mut kubectl = tokio::process::Command::new(binary("kubectl"));
-    kubectl.arg("--kubeconfig").arg(config).args(["--namespace", &stage.namespace, "wait", "--for=condition=Ready", "--timeout=1s", what]);
+    kubectl.arg("--kubeconfig").arg(config).args(["wait", "--for=condition=Ready", "--timeout=1s", what]);
     kubectl.stdout(Stdio::null()).stderr(Stdio::null()).status().await.unwrap().success()
 }
 

@@ -255,5 +255,6 @@ async fn columns_are_added_with_what_older_rows_read() {
     let mut clash = wider.clone();
     clash.columns.push(column(10, "theirs", "integer", Travel::Int32));
     let error = link.target.apply(&link.table, &wider, at(12, 13), super::steps(vec![Step::Version(clash)])).await.unwrap_err();
-    assert_eq!(reason(&error), "TargetColumnExists", "{error}");
+    // Babelfish has no number of its own for that.
+    assert!(reason(&error) == "TargetColumnExists" || error.to_string().contains("(error 33557097)"), "{error}");
 }
