@@ -62,7 +62,10 @@ fn value(cell: &Cells<'_>, row: usize, out: &mut Vec<u8>) {
 /// A moment as PostgreSQL keeps it: it would round a seventh digit of the second, up to the next day.
 fn without_seventh_digit(text: &[u8]) -> impl Iterator<Item = u8> {
     let point = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
-    text.iter().enumerate().filter(move |(at, byte)| *at != point + 7 || !byte.is_ascii_digit()).map(|(_, byte)| *byte)
+    // With fewer digits the offset stands there, which has some too.
+    let digits = text.iter().skip(point + 1).take_while(|byte| byte.is_ascii_digit()).count();
+    let seventh = (digits == 7).then_some(point + 7);
+    text.iter().enumerate().filter(move |(at, _)| Some(*at) != seventh).map(|(_, byte)| *byte)
 }
 
 fn float(out: &mut Vec<u8>, class: f64, value: impl std::fmt::LowerExp) {
@@ -211,6 +214,21 @@ mod tests {
             [(0, 0, "0"), (0, 2, "0.00"), (-5, 2, "-0.05"), (12345, 2, "123.45"), (7, 0, "7"), (-100, 3, "-0.100")]
         {
             assert_eq!(text(|out| decimal(out, value, scale)), expected);
+        }
+    }
+
+    /// Of a moment with few digits it is none: the offset has digits as well.
+    #[test]
+    fn a_seventh_digit_is_left_out_and_nothing_else() {
+        for (moment, expected) in [
+            ("2020-01-01 00:01:37 +02:00", "2020-01-01 00:01:37 +02:00"),
+            ("2020-01-01 00:01:37.1 +12:34", "2020-01-01 00:01:37.1 +12:34"),
+            ("2020-01-01 00:01:37.123 +02:00", "2020-01-01 00:01:37.123 +02:00"),
+            ("2020-01-01 00:01:37.1234 -11:30", "2020-01-01 00:01:37.1234 -11:30"),
+            ("2020-01-01 00:01:37.123456 +02:00", "2020-01-01 00:01:37.123456 +02:00"),
+            ("2020-01-01 00:01:37.1234567 +02:00", "2020-01-01 00:01:37.123456 +02:00"),
+        ] {
+            assert_eq!(text(|out| out.extend(without_seventh_digit(moment.as_bytes()))), expected);
         }
     }
 
