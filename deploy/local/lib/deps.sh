@@ -4,7 +4,7 @@
 PACKAGES=(bind9-dnsutils buildah ca-certificates conntrack containerd containernetworking-plugins curl gcc iproute2 jq
   libc6-dev make mmdebstrap nftables openssl perl postgresql-15 postgresql-client-15 runc util-linux)
 
-GO_MODULES=(kubernetes etcd coredns helm)
+GO_MODULES=(kubernetes etcd coredns helm checks kube-score)
 
 # cached KEYFILE FILE…: does KEYFILE name the present content of the files? If not, cached_key holds the new content's name.
 cached() {
@@ -90,6 +90,11 @@ go_build() {
     done
   elif [[ ${1##*/} == helm ]]; then
     flags+=" -X helm.sh/helm/v3/internal/version.version=$(go list -m -f '{{.Version}}' helm.sh/helm/v3)"
+  fi
+  if [[ ${1##*/} == @(helm|checks) ]]; then
+    # What charts that are rendered without a cluster are told; Helm's default is older than what ours need.
+    version=$(go list -m -f '{{.Version}}' k8s.io/client-go)
+    flags+=" -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$(cut -d. -f2 <<<"$version")"
   fi
   mapfile -t tools < <(go list tool)
   CGO_ENABLED=0 go build -mod=readonly -trimpath -p 2 -ldflags "$flags" -o "$BIN/" "${tools[@]}"

@@ -2,6 +2,7 @@ module local/helm
 
 go 1.26.0
 
+// Built for the Kubernetes of its client-go: lib/deps.sh.
 require helm.sh/helm/v3 v3.22.0
 
 require (
