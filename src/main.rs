@@ -28,6 +28,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Tell whether an installation works: the cluster serves the four kinds as this version needs them, and the operator is
+    /// ready. Ends with exit code 1 and what is wrong if not.
+    Check(controller::CheckOptions),
     /// Look after the links of a cluster: the program of the operator's own pods.
     Controller(controller::Options),
     /// Print the definitions of the four kinds, as `kubectl apply -f -` takes them.
@@ -116,6 +119,11 @@ async fn kubectl_link() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Check(options) => {
+            controller::check(options).await?;
+            println!("link-operator works here");
+            Ok(())
+        }
         Command::Controller(options) => Ok(controller::run(options, stop_signal()?).await?),
         Command::Crds { dir } => write_crds(dir.as_deref()),
         Command::Run(options) => Ok(standalone::run(options, stop_signal()?).await?),

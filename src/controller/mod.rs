@@ -7,6 +7,7 @@ pub mod apply;
 pub mod availability;
 pub mod budget;
 pub mod certificate;
+pub mod check;
 pub mod context;
 pub mod events;
 pub mod integration_runtime;
@@ -22,6 +23,7 @@ pub mod status;
 pub mod watch;
 pub mod workers;
 
+pub use check::{CheckOptions, check};
 pub use run::{Options, run, run_with};
 
 use crate::api::fault::{Explain, Fault};
@@ -60,6 +62,11 @@ pub enum Error {
     /// No certificate for the worker API.
     #[error("{0}")]
     CertificateFailed(#[from] certificate::Error),
+    /// Nobody says which image workers are to have.
+    #[error(
+        "which image the pods of links are to have is not known: give --worker-image, or POD_NAME and POD_NAMESPACE of a pod with a container `controller`"
+    )]
+    ImageUnknown,
     /// Another controller leads now.
     #[error("another controller holds the Lease")]
     LeaseLost,

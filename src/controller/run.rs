@@ -3,8 +3,9 @@
 use std::{fmt::Debug, future::Future, hash::Hash, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Client, Config, Resource,
+    Api, Client, Config, Resource,
     runtime::{
         Controller,
         controller::{self, Action},
@@ -30,6 +31,8 @@ use super::{
 };
 use crate::{api::plan::HEALTH_PORT, telemetry};
 
+/// Name of the container that this process runs in.
+const CONTAINER: &str = "controller";
 /// How many objects of one kind are reconciled at once.
 const AT_ONCE: u16 = 16;
 /// After this long a failed reconciliation is tried again.
@@ -38,10 +41,10 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Options of the subcommand `controller`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Image of the pods that it makes; its own, usually.
-    #[arg(long, env = "WORKER_IMAGE")]
+    /// Image of the pods that it makes. Default: the image of its own container, pulled in the same way.
+    #[arg(long, env = "WORKER_IMAGE", default_value = "", hide_default_value = true)]
     pub worker_image: String,
-    /// When nodes pull that image: Always, IfNotPresent or Never.
+    /// When nodes pull that image: Always, IfNotPresent or Never. Only with an image.
     #[arg(long, env = "IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub image_pull_policy: String,
     /// The one namespace to look after. Default: all.
@@ -91,7 +94,14 @@ pub async fn run_with(client: Client, options: Options, stop: CancellationToken)
     }
 }
 
-async fn work(client: Client, options: Options, stop: CancellationToken) -> Result<(), Error> {
+async fn work(client: Client, mut options: Options, stop: CancellationToken) -> Result<(), Error> {
+    if options.worker_image.is_empty() {
+        let own = tokio::select! {
+            own = own_image(&client, &options) => own?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        (options.worker_image, options.image_pull_policy) = own;
+    }
     let (links, link_wakes) = Queue::new();
     let (tables, table_wakes) = Queue::new();
     let (zones, zone_wakes) = Queue::new();
@@ -143,6 +153,25 @@ async fn work(client: Client, options: Options, stop: CancellationToken) -> Resu
     controllers.await;
     drop(tasks);
     Ok(())
+}
+
+/// Image and pull policy of this process's own container. Waits for an API server that does not answer.
+async fn own_image(client: &Client, options: &Options) -> Result<(String, String), Error> {
+    let (Some(namespace), Some(name)) = (&options.pod_namespace, &options.pod_name) else { return Err(Error::ImageUnknown) };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod = loop {
+        match pods.get(name).await {
+            Ok(pod) => break pod,
+            Err(kube::Error::Api(status)) if status.code < 500 => return Err(kube::Error::Api(status).into()),
+            Err(error) => tracing::warn!(%error, "cannot ask for the image of this pod; trying again"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
+    let containers = pod.spec.map(|spec| spec.containers).unwrap_or_default();
+    // What was put beside it is not it.
+    let own = containers.into_iter().find(|container| container.name == CONTAINER).ok_or(Error::ImageUnknown)?;
+    let policy = own.image_pull_policy.unwrap_or_else(|| options.image_pull_policy.clone());
+    Ok((own.image.ok_or(Error::ImageUnknown)?, policy))
 }
 
 /// Reconciles one kind: whatever comes out of its queue.

@@ -97,7 +97,8 @@ build_image() {
   cp "$binary" "$context/link-operator"
   rm -f "$IMAGES/.link-operator.key"
   step "Image $tag" build_archive "$HERE/../../Dockerfile" "$context" "$tag" "$IMAGES/link-operator.tar" \
-    --build-arg "BASE=$BASE_IMAGE" --build-arg BINARY=link-operator
+    --build-arg "BASE=$BASE_IMAGE" --build-arg BINARY=link-operator \
+    --build-arg "VERSION=${IMAGE_VERSION:-dev}" --build-arg "REVISION=${IMAGE_REVISION:-unknown}"
   echo "$cached_key" >"$IMAGES/.link-operator.key"
   say "$IMAGES/link-operator.tar: $(took "$since")"
 }
