@@ -21,14 +21,13 @@ CLUSTER ?= $(shell deploy/kind/cluster usable && echo kind || echo local)
 CARGO_DENY := 0.20.2
 IMAGE := localhost/link-operator/link-operator
 BINARY := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/link-operator
-CHARTS := charts/link-operator-crds charts/link-operator
-SCRIPTS := .ci/run benches/peers/install tests/protections deploy/phase deploy/install deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
+SCRIPTS := .ci/run benches/peers/install charts/check tests/protections deploy/phase deploy/install deploy/render deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
   deploy/local/with-cluster $(wildcard deploy/demo/*.sh deploy/local/images/*/*.sh)
 
 CARGO := cargo --locked
 PHASE := deploy/phase
 
-.PHONY: help demo demo-down test check unit integration soak protections bench e2e build crds image install tools
+.PHONY: help demo demo-down test check unit integration soak protections bench e2e build crds manifests image install tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +45,7 @@ check: ## format, lints, licences, charts, scripts (ADVISORIES=1: also known vul
 	@$(PHASE) "Format" cargo fmt --check
 	@$(PHASE) "Lints" $(CARGO) clippy -j$(JOBS) --all-targets -- -D warnings
 	@$(PHASE) "Licences, sources, duplicates" $(CARGO) deny check --hide-inclusion-graph $(if $(ADVISORIES),advisories) licenses bans sources
-	@$(PHASE) "Charts" bash -euc 'helm lint --quiet $(CHARTS); for chart in $(CHARTS); do helm template "$$chart" >/dev/null; done'
+	@$(PHASE) "Charts" charts/check
 	@$(PHASE) "Scripts" bash -euc 'shellcheck $(SCRIPTS); shellcheck -e SC2034 deploy/local/lib/*.sh'
 
 unit: ## tests without anything around them
@@ -76,9 +75,14 @@ e2e-run:
 build: ## the binary (PROFILE=dev|release)
 	@$(PHASE) "Binary" $(CARGO) build -j$(JOBS) --profile $(PROFILE) --bin link-operator
 
+manifests: ## writes what deploy/base and deploy/overlays take from the chart
+	@deploy/render
+
 crds: ## writes crds/, and the chart's copy, from the types in src/api
 	@for folder in crds charts/link-operator-crds/files; do $(CARGO) run -j$(JOBS) --quiet -- crds --dir $$folder; done
 
+image: export IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+image: export IMAGE_REVISION = $(shell git rev-parse --verify --quiet HEAD || echo unknown)
 image: build ## the image, for CLUSTER
 	@$(PHASE) "Image" deploy/$(CLUSTER)/cluster build-image $(BINARY) $(IMAGE):dev
 

@@ -94,8 +94,13 @@ mod tests {
                 assert!(found == text, "{folder}/{name} differs from src/api: run `make crds` and commit the result");
                 expected.insert(name);
             }
-            let found: BTreeSet<_> =
+            let mut found: BTreeSet<_> =
                 std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            if found.remove("kustomization.yaml") {
+                let text = std::fs::read_to_string(root.join(folder).join("kustomization.yaml")).unwrap();
+                let named: serde_json::Value = serde_yaml::from_str(&text).unwrap();
+                assert_eq!(named["resources"], json!(expected), "{folder}/kustomization.yaml");
+            }
             assert_eq!(found, expected, "{folder} holds files of kinds that are no more");
         }
     }

@@ -129,6 +129,14 @@ impl ApiServer {
         ClientBuilder::try_from(self.config()).unwrap().with_layer(layer).build()
     }
 
+    /// A client that acts as a ServiceAccount, with its rights alone.
+    pub fn client_as(&self, namespace: &str, service_account: &str) -> Client {
+        let mut config = self.config();
+        config.auth_info.impersonate = Some(format!("system:serviceaccount:{namespace}:{service_account}"));
+        config.auth_info.impersonate_groups = Some(vec!["system:serviceaccounts".to_owned(), "system:authenticated".to_owned()]);
+        Client::try_from(config).unwrap()
+    }
+
     fn config(&self) -> Config {
         let mut config = Config::new(self.url.parse().unwrap());
         config.root_cert = Some(vec![self.certificate.clone()]);
