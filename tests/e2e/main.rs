@@ -12,6 +12,7 @@ mod cluster;
 mod crash;
 mod faults;
 mod flow;
+mod installation;
 mod lifecycle;
 mod memory;
 mod scale;
