@@ -4,7 +4,7 @@
 PACKAGES=(bind9-dnsutils buildah ca-certificates conntrack containerd containernetworking-plugins curl gcc iproute2 jq
   libc6-dev make mmdebstrap nftables openssl perl postgresql-15 postgresql-client-15 runc util-linux)
 
-GO_MODULES=(kubernetes etcd coredns helm checks kube-score)
+GO_MODULES=(kubernetes etcd coredns helm checks kube-score gitops)
 
 # cached KEYFILE FILE…: does KEYFILE name the present content of the files? If not, cached_key holds the new content's name.
 cached() {
@@ -72,8 +72,9 @@ apt_install() {
 }
 
 deps_go() {
-  local module=$1 folder=$HERE/go/$1 cached_key
-  ! cached "$BIN/.$module.key" "$folder"/go.* || return 0
+  local module=$1 folder=$HERE/go/$1 files cached_key
+  mapfile -t files < <(find "$folder" -type f | sort)
+  ! cached "$BIN/.$module.key" "${files[@]}" || return 0
   command -v go >/dev/null || die "Go 1.26 or newer is needed to build $module"
   step "Go programs of $module (up to five minutes)" go_build "$folder"
   echo "$cached_key" >"$BIN/.$module.key"
