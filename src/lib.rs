@@ -11,6 +11,7 @@ pub mod connect;
 pub mod controller;
 pub mod data;
 pub mod failpoint;
+pub mod forecast;
 pub mod landing;
 pub mod plugin;
 pub mod postgresql;

@@ -39,6 +39,10 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Tell what the links of a folder of manifests would do, before anything is touched: which tables can be linked, how each column
+    /// travels, what the target would run, how much it is and how long it may take. Ends with exit code 1 if something keeps a table
+    /// from being linked.
+    Plan(standalone::PlanOptions),
     /// Run the links of a folder of manifests in this process, without a cluster: to try out, to develop, to measure.
     Run(standalone::Options),
     /// Print SQL for those who administer a link's databases.
@@ -90,7 +94,7 @@ async fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     // A person at a terminal is told by bars and lines; the log has but what they cannot show.
-    let quiet = matches!(cli.command, Command::Run(_) | Command::Verify(_));
+    let quiet = matches!(cli.command, Command::Plan(_) | Command::Run(_) | Command::Verify(_));
     if let Some(problem) = telemetry::start_logs(quiet) {
         tracing::warn!("{problem}");
     }
@@ -126,6 +130,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Controller(options) => Ok(controller::run(options, stop_signal()?).await?),
         Command::Crds { dir } => write_crds(dir.as_deref()),
+        Command::Plan(options) => Ok(standalone::plan(&options, &mut std::io::stdout()).await?),
         Command::Run(options) => Ok(standalone::run(options, stop_signal()?).await?),
         Command::Sql(Sql::Grants { filename }) => {
             print!("{}", standalone::grants(&filename)?);

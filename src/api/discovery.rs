@@ -47,6 +47,13 @@ pub struct IneligibleTable {
     pub message: String,
 }
 
+impl IneligibleTable {
+    /// A table and what stands against it.
+    pub fn new(name: TableName, Fault { reason, message, remedy, .. }: &Fault) -> Self {
+        Self { name, reason: reason.clone(), message: format!("{message}: {remedy}") }
+    }
+}
+
 /// All tables that a source has, each with what stands against its being linked, in the order of their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -67,6 +74,18 @@ impl Found {
         self.tables == other.tables
     }
 
+    /// Those that can be linked, and the others, all of them.
+    pub fn parted(self) -> (Vec<TableName>, Vec<IneligibleTable>) {
+        let (mut eligible, mut ineligible) = (Vec::new(), Vec::new());
+        for (name, obstacle) in self.tables {
+            match obstacle {
+                None => eligible.push(name),
+                Some(fault) => ineligible.push(IneligibleTable::new(name, &fault)),
+            }
+        }
+        (eligible, ineligible)
+    }
+
     /// What is told of it: of the tables that are asked for, of all without patterns.
     pub fn discovery(&self, patterns: Option<&Patterns>) -> Discovery {
         let mut discovery = Discovery { time: self.time, eligible: 0, ineligible: 0, eligible_tables: vec![], ineligible_tables: vec![] };
@@ -78,11 +97,10 @@ impl Found {
                         discovery.eligible_tables.push(name.clone());
                     }
                 }
-                Some(Fault { reason, message, remedy, .. }) => {
+                Some(fault) => {
                     discovery.ineligible += 1;
                     if discovery.ineligible_tables.len() < NAMED {
-                        let (reason, message) = (reason.clone(), format!("{message}: {remedy}"));
-                        discovery.ineligible_tables.push(IneligibleTable { name: name.clone(), reason, message });
+                        discovery.ineligible_tables.push(IneligibleTable::new(name.clone(), fault));
                     }
                 }
             }
@@ -121,7 +139,7 @@ mod tests {
 
     fn found(time: &str, count: usize) -> Found {
         let fault = Fault { reason: "NoPrimaryKey".into(), message: "no key".into(), remedy: "add one".into(), heals: false };
-        let table = |n: usize| (TableName::new("s", format!("t{n:03}")), (n % 2 > 0).then(|| fault.clone()));
+        let table = |n: usize| (TableName::new("s", format!("t{n:03}")), (!n.is_multiple_of(2)).then(|| fault.clone()));
         Found::new(time.parse().unwrap(), (0..count).rev().map(table).collect())
     }
 

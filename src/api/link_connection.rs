@@ -13,6 +13,7 @@ use super::{
     database::{Source, Target},
     discover::Discover,
     discovery::Discovery,
+    forecast::PlanStatus,
     link_table::TargetTable,
     report::{PositionReport, TablePhase},
     schema::{LocalRef, OBJECT_NAME, time},
@@ -292,6 +293,11 @@ pub struct LinkConnectionStatus {
     /// `spec.discover` every minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
+    /// While the link has not started, or is Stopped: what its start would do. Create a link with `spec.state: Stopped` to see it
+    /// before anything of source or target is touched. Reckoned anew with every test of the connections: on a new generation, when the
+    /// annotation `link-operator.io/test-requested-at` gets another value, and every six hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
     /// Where the link is in its source's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<PositionReport>,

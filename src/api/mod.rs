@@ -13,6 +13,7 @@ pub mod database;
 pub mod discover;
 pub mod discovery;
 pub mod fault;
+pub mod forecast;
 pub mod integration_runtime;
 pub mod landing_zone;
 pub mod link_connection;

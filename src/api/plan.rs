@@ -172,6 +172,9 @@ pub struct ProbeRequest {
     /// Tell of these tables of the source alone what can be linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discover: Option<Discover>,
+    /// Reckon what the link would do with so many cores, if it were started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast_cores: Option<u32>,
     /// Ask the source what it keeps for the link, since no worker does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptPosition>,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     discovery::Discovery,
     fault::{Check, Fault},
+    forecast::PlanStatus,
     verification::TableVerification,
 };
 use crate::data::TableName;
@@ -59,6 +60,9 @@ pub struct Report {
     /// next come once a plan has these, so that the list of however many tables comes in pieces, and none is told for ever.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub discovered: Vec<TableName>,
+    /// A probe: what the link would do if it were started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
     /// Where the link is.
     #[serde(default)]
     pub position: Option<PositionReport>,

@@ -234,7 +234,7 @@ impl Place {
         let (api, name): (Api<K>, String) = (self.api(), object.name_any());
         let gone = || Error::NotFound(format!("{} {name} is gone", K::kind(&())));
         let after = Duration::from_secs(wait.timeout);
-        let found = tokio::time::timeout(after, await_condition(api.clone(), &name, Or(so))).await;
+        let found = tokio::time::timeout(after, Box::pin(await_condition(api.clone(), &name, Or(so)))).await;
         match found {
             Ok(Ok(found)) => found.ok_or_else(gone),
             Ok(Err(error)) => Err(Error::NotFound(format!("{} {name} cannot be watched: {error}", K::kind(&())))),

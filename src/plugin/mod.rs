@@ -160,7 +160,7 @@ pub async fn run(cli: Cli, out: &mut (dyn std::io::Write + Send)) -> Result<(), 
     let config = cli.cluster.config().await?;
     let namespace = cli.cluster.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let place = Place { client: Client::try_from(config)?, namespace };
-    place.run(cli.command, out).await
+    Box::pin(place.run(cli.command, out)).await
 }
 
 impl Cluster {

@@ -172,6 +172,15 @@ fn facts_of(link: &LinkConnection, status: &LinkConnectionStatus, now: Timestamp
     );
     let discovery = status.discovery.as_ref().filter(|_| link.spec.discover.is_some());
     add("Discovered", discovery.map(|found| format!("{} can be linked, {} cannot", found.eligible, found.ineligible)));
+    let plan = status.plan.as_ref();
+    add(
+        "Plan",
+        plan.map(|plan| {
+            let size = bytes(plan.bytes.unsigned_abs());
+            let lossy = if plan.lossy > 0 { format!("; {} columns lose something", plan.lossy) } else { String::new() };
+            format!("{} tables, {} of them cannot be linked; {} rows, {size}{lossy}", plan.tables, plan.blocked, plan.rows)
+        }),
+    );
     add("Up to", status.consistent_as_of.map(|time| format!("{time:.0}, {} ago", ago(Some(time), now))));
     let retained = source.and_then(|source| source.retained_log_bytes).and_then(|bytes| u64::try_from(bytes).ok());
     add("Source's log", retained.map(|retained| format!("{} kept for the link", bytes(retained))));
@@ -250,12 +259,12 @@ fn ago(time: Option<Timestamp>, now: Timestamp) -> String {
     let Some(time) = time else { return String::new() };
     let seconds = now.duration_since(time).as_secs().max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
-        ..120 => format!("{seconds}s"),
-        ..600 if seconds % 60 > 0 => format!("{minutes}m{}s", seconds % 60),
-        ..10_800 => format!("{minutes}m"),
-        ..28_800 if minutes % 60 > 0 => format!("{hours}h{}m", minutes % 60),
-        ..172_800 => format!("{hours}h"),
+    match (minutes, hours, days) {
+        (0..2, ..) => format!("{seconds}s"),
+        (2..10, ..) if seconds % 60 > 0 => format!("{minutes}m{}s", seconds % 60),
+        (_, 0..3, _) => format!("{minutes}m"),
+        (_, 3..8, _) if minutes % 60 > 0 => format!("{hours}h{}m", minutes % 60),
+        (_, _, 0..2) => format!("{hours}h"),
         _ => format!("{days}d"),
     }
 }

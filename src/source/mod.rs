@@ -249,6 +249,26 @@ pub struct ReadLimits {
     pub snapshot_rate: Option<u64>,
 }
 
+/// How large a table is by the statistics that its server keeps, as far as it has any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Rows.
+    pub rows: Option<u64>,
+    /// Bytes, indexes left out.
+    pub bytes: Option<u64>,
+}
+
+/// A table of a source.
+#[derive(Debug)]
+pub struct Surveyed {
+    /// Its name.
+    pub name: TableName,
+    /// How it is, or why it cannot be linked.
+    pub table: Result<TableSchema, Error>,
+    /// How large it is.
+    pub size: Size,
+}
+
 /// The rows of one chunk.
 pub struct ChunkRows {
     /// Position of the source after the chunk's database snapshot was taken; flushed. Changes up to it may be in the rows.
@@ -397,6 +417,9 @@ pub trait Source: Send + Sync {
 
     /// The tables of the database, each with what stands against its being linked. Cheap: it looks at the catalog alone.
     async fn discover(&self) -> Result<Vec<(TableName, Option<Error>)>, Error>;
+
+    /// The same tables as they are, with their sizes. As cheap.
+    async fn survey(&self) -> Result<Vec<Surveyed>, Error>;
 
     /// How a table is now; refuses tables that cannot be linked, with the reason.
     async fn describe(&self, table: &TableName) -> Result<TableSchema, Error>;

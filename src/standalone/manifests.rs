@@ -27,6 +27,7 @@ use crate::{
         },
         link_table::acceptance,
     },
+    data::TableName,
     secrets::CONFIG_MAPS,
 };
 
@@ -99,6 +100,17 @@ impl Manifests {
         self.links.iter().filter(|link| link.spec.state == LinkState::Running).map(|link| self.link(link.clone())).collect()
     }
 
+    /// All links, also those that are to rest.
+    pub fn all_links(&self) -> Result<Vec<Link>, Error> {
+        self.links.iter().map(|link| self.link(link.clone())).collect()
+    }
+
+    /// The script of the rights that a link needs for these tables, each in the source and in the target.
+    pub fn grants_of(&self, link: &str, tables: &[(TableName, TableName)]) -> String {
+        let named = |found: &&LinkConnection| full_name(found) == link;
+        self.links.iter().find(named).map(|link| grants::script(link, tables, &self.secrets)).unwrap_or_default()
+    }
+
     /// The script of the rights that the links need, of those that rest as well.
     pub fn grants(&self) -> String {
         let script = |link: &LinkConnection| {
@@ -113,7 +125,7 @@ impl Manifests {
 
     fn link(&self, mut link: LinkConnection) -> Result<Link, Error> {
         let namespace = link.namespace().unwrap_or_default();
-        let name = format!("{namespace}/{}", link.name_any());
+        let name = full_name(&link);
         // Known again when it is started again, and never taken for an object of a cluster.
         link.metadata.uid = Some(format!("run:{name}"));
         let runtime = link.spec.compute.integration_runtime_ref.as_ref();
@@ -161,6 +173,10 @@ impl Manifests {
         }
         Ok(())
     }
+}
+
+fn full_name(link: &LinkConnection) -> String {
+    format!("{}/{}", link.namespace().unwrap_or_default(), link.name_any())
 }
 
 fn typed<K: DeserializeOwned + Resource>(at: &str, value: Value) -> Result<K, Error> {

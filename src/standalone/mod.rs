@@ -1,4 +1,4 @@
-//! `link-operator run`: the links of a folder of manifests in one process, without a cluster (DESIGN 9).
+//! `link-operator run`, `verify` and `plan`: the links of a folder of manifests in one process, without a cluster (DESIGN 9).
 //!
 //! The same manifests, checks and engine as in a cluster; this process is each link's one worker. Secrets come from the
 //! manifests or from a folder, claims are folders. Owns what the terminal shows.
@@ -7,6 +7,7 @@ mod discovering;
 mod display;
 mod grants;
 mod manifests;
+mod plan;
 
 use std::{
     path::{Path, PathBuf},
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+pub use self::plan::{PlanOptions, plan};
 use self::{
     display::Display,
     manifests::{Link, Manifests},
@@ -115,9 +117,12 @@ pub enum Error {
     /// There is no link to run.
     #[error("{0} has no LinkConnection whose spec.state is Running")]
     NothingToRun(String),
-    /// There is no link whose rights could be told.
+    /// There is no link of which something could be told.
     #[error("{0} has no LinkConnection")]
-    NothingToGrant(String),
+    NothingToTell(String),
+    /// Something keeps a table from being linked.
+    #[error("not all tables can be linked as things are: see above")]
+    NotAllLinkable,
     /// A link's landing zone does not answer.
     #[error("link {link}: {error}")]
     ZoneFailed {
@@ -156,7 +161,7 @@ pub async fn verify(options: VerifyOptions, stop: CancellationToken) -> Result<(
 /// The least rights that the links of some manifests need in their databases, as SQL scripts.
 pub fn grants(filename: &Path) -> Result<String, Error> {
     let script = Manifests::read(filename)?.grants();
-    if script.is_empty() { Err(Error::NothingToGrant(filename.display().to_string())) } else { Ok(script) }
+    if script.is_empty() { Err(Error::NothingToTell(filename.display().to_string())) } else { Ok(script) }
 }
 
 async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: CancellationToken) -> Result<(), Error> {
@@ -165,12 +170,7 @@ async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: 
     if links.is_empty() {
         return Err(Error::NothingToRun(options.filename.display().to_string()));
     }
-    // Removed with this value: secrets of the manifests stand nowhere else.
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    let folder = tempfile::Builder::new().prefix("link-operator-").permissions(private).tempdir();
-    let folder: TempDir = folder.map_err(|error| unreadable(&std::env::temp_dir(), error))?;
-    manifests.write_secrets(folder.path()).map_err(|error| unreadable(folder.path(), error))?;
-
+    let folder = private_secrets(&manifests)?;
     let mut ready = Vec::new();
     for link in links {
         // References never leave their namespace.
@@ -200,6 +200,15 @@ async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: 
         (true, Some(_)) if !display.all_equal() => Err(Error::NotEqual),
         (true, _) => Ok(()),
     }
+}
+
+/// The manifests' secrets as files. Removed with the value: they stand nowhere else.
+fn private_secrets(manifests: &Manifests) -> Result<TempDir, Error> {
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let folder = tempfile::Builder::new().prefix("link-operator-").permissions(private).tempdir();
+    let folder: TempDir = folder.map_err(|error| unreadable(&std::env::temp_dir(), error))?;
+    manifests.write_secrets(folder.path()).map_err(|error| unreadable(folder.path(), error))?;
+    Ok(folder)
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Error {

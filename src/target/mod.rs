@@ -5,6 +5,7 @@
 
 mod aside;
 mod kept;
+mod outline;
 pub mod postgresql;
 pub mod sqlserver;
 
@@ -28,6 +29,8 @@ use crate::{
     data::{Among, Besides, Digests, KeyRange, LINK_COLUMN, LargeValue, LinkCell, RowDigests, Step, TableName, TableSchema},
     secrets::Secrets,
 };
+
+pub use self::outline::{Fit, Outline, OutlinedColumn};
 
 /// What can go wrong with a target. The variant's name is the reason that users see.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
@@ -337,6 +340,12 @@ pub trait Target: Send + Sync {
     /// Asks whether all is as a link needs it: reachable, version, rights, room for its own tables. One check a question
     /// (`TargetReachable`, `TargetPrepared`), each failed one with the exact command that cures it.
     async fn preflight(&self) -> Vec<Check>;
+
+    /// How a table would stand there as `name`. Nothing is made, and no table is looked at.
+    async fn outline(&self, name: &TableName, schema: &TableSchema) -> Result<Outline, Error>;
+
+    /// What [`Target::claim`] would say now. Nothing of it stays.
+    async fn try_claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error>;
 
     /// Claims the table for this link before anything of it is touched: `TargetTableOwned` if another link has it,
     /// `TargetTableExists` if it is there and `onExistingTable` says Fail, `TargetTableDiffers` if that says Adopt and it cannot

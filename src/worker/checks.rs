@@ -110,7 +110,7 @@ pub(super) async fn discover(source: &Result<Arc<dyn source::Source>, Fault>, pa
     Some(Found::new(Timestamp::now(), tables))
 }
 
-pub(super) async fn ask_zone(zone: &Result<landing::Zone, Fault>, patience: Duration) -> (Vec<Check>, Option<Timestamp>) {
+pub(crate) async fn ask_zone(zone: &Result<landing::Zone, Fault>, patience: Duration) -> (Vec<Check>, Option<Timestamp>) {
     let name = "ZoneReadable";
     match zone {
         Err(fault) => (vec![Check::failed(name, fault.clone())], None),
@@ -121,7 +121,7 @@ pub(super) async fn ask_zone(zone: &Result<landing::Zone, Fault>, patience: Dura
     }
 }
 
-pub(super) async fn ask_source(source: &Result<Arc<dyn source::Source>, Fault>, patience: Duration) -> Vec<Check> {
+pub(crate) async fn ask_source(source: &Result<Arc<dyn source::Source>, Fault>, patience: Duration) -> Vec<Check> {
     let name = "SourceReachable";
     match source {
         Err(fault) => vec![Check::failed(name, fault.clone())],
@@ -132,7 +132,7 @@ pub(super) async fn ask_source(source: &Result<Arc<dyn source::Source>, Fault>, 
     }
 }
 
-pub(super) async fn ask_target(target: &Result<Arc<dyn target::Target>, Fault>, patience: Duration) -> Vec<Check> {
+pub(crate) async fn ask_target(target: &Result<Arc<dyn target::Target>, Fault>, patience: Duration) -> Vec<Check> {
     let name = "TargetReachable";
     match target {
         Err(fault) => vec![Check::failed(name, fault.clone())],

@@ -21,6 +21,7 @@ use std::{io, path::PathBuf, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+pub(crate) use self::checks::{ask_source, ask_target, ask_zone};
 use self::{api::Api, plans::Plans, systems::Systems};
 pub use self::{probe::probe, release::release};
 use crate::{

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::time;
 
 use super::{
@@ -11,10 +12,12 @@ use super::{
 };
 use crate::{
     api::{
-        fault::{Explain, Fault},
+        fault::{Check, Explain, Fault},
+        forecast::PlanStatus,
         plan::{PlannedTable, ProbeRequest},
         report::{PositionLost, Report, SourceReport, TablePhase, TableReport},
     },
+    forecast::{Wishes, forecast},
     landing::Zone,
     replication::protect,
     secrets::Secrets,
@@ -26,6 +29,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the source may take to let a position go.
 const GIVE_UP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to reckon what a link would do.
+const FORECAST_PATIENCE: Duration = Duration::from_secs(25);
+/// With how many tables the target is tried.
+const TRIES: usize = 200;
 /// How many tables are looked at at once: a probe is gentle with the source.
 const AT_ONCE: usize = 4;
 /// Link id of a question that no link asks.
@@ -56,8 +63,27 @@ pub async fn probe(request: &ProbeRequest, secrets: &Secrets, volume: &Path) -> 
     checks.extend(target);
     let patterns = request.discover.as_ref().and_then(|discover| discover.patterns().ok());
     let discovery = found.map(|found| found.discovery(patterns.as_ref()));
+    let plan = plan(request, secrets, &checks).await;
     let (source, position_lost) = kept(request, secrets).await.unwrap_or_default();
-    Report { checks, credential_expiry, source, discovery, position_lost, tables, ..reports::empty(super::pod_name()) }
+    Report { checks, credential_expiry, source, discovery, plan, position_lost, tables, ..reports::empty(super::pod_name()) }
+}
+
+/// What the link would do; none if its source does not say, which the checks tell then.
+async fn plan(request: &ProbeRequest, secrets: &Secrets, checks: &[Check]) -> Option<PlanStatus> {
+    let (link, cores) = (request.link_id.as_deref()?, request.forecast_cores?);
+    let source = source::open(request.source.as_ref()?, secrets, link).ok()?;
+    let target = target::open(request.target.as_ref()?, secrets, link, None).ok()?;
+    let patterns = request.discover.as_ref().and_then(|discover| discover.patterns().ok());
+    let target_is_ready = checks.iter().all(|check| !check.name.starts_with("Target") || check.fault.is_none());
+    let wishes = Wishes {
+        link_id: link,
+        cores,
+        tables: &request.tables,
+        patterns: patterns.as_ref(),
+        tries: if target_is_ready { TRIES } else { 0 },
+    };
+    let forecast = time::timeout(FORECAST_PATIENCE, forecast(&wishes, source.as_ref(), target.as_ref())).await.ok()?.ok()?;
+    Some(forecast.summary(Timestamp::now(), cores))
 }
 
 /// What the source keeps for a link that no worker watches; too much of it is given up. None if it does not say.

@@ -105,6 +105,7 @@ pub(super) fn empty(worker: String) -> Report {
         source: None,
         discovery: None,
         discovered: Vec::new(),
+        plan: None,
         position: None,
         position_lost: None,
         tables: Vec::new(),

@@ -16,7 +16,7 @@ pub async fn write(report: Report, file: &Path) -> io::Result<()> {
     tokio::fs::write(file, answer).await
 }
 
-/// The report as JSON of at most [`LIMIT`] bytes. Left out first are names of tables that are not of the link, then tables that are well, then other tables from the end;
+/// The report as JSON of at most [`LIMIT`] bytes. Left out first are names of tables that are told besides, then tables that are well, then other tables from the end;
 /// then texts get shorter. What is left is true, and names and reasons of failed checks are always in it.
 pub fn cut(mut report: Report) -> String {
     let fits = |report: &Report| Some(json(report)).filter(|text| text.len() <= LIMIT);
@@ -25,6 +25,7 @@ pub fn cut(mut report: Report) -> String {
     }
     for named in [10, 0] {
         report.discovery.iter_mut().for_each(|discovery| discovery.name_at_most(named));
+        report.plan.iter_mut().for_each(|plan| plan.name_at_most(named));
         if let Some(text) = fits(&report) {
             return text;
         }

@@ -352,6 +352,7 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
         zone: Some(claim()),
         tables: vec![table(0, "public", "good"), table(1, "public", "keyless"), table(2, "public", "gone")],
         discover: None,
+        forecast_cores: None,
         kept: None,
     };
     let report = worker::probe(&request, &database.secrets, volume.path()).await;

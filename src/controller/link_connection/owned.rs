@@ -11,7 +11,7 @@ use super::build::owner;
 use crate::{
     api::{
         conditions::mark::LINK,
-        discover::Patterns,
+        discover::{Discover, Patterns},
         link_connection::{InlineTable, LinkConnection},
         link_table::{LinkTable, LinkTableSpec, SourceTable, TargetTable},
         report::Report,
@@ -91,7 +91,7 @@ enum Asks {
 
 impl Asks {
     fn of(link: &LinkConnection) -> Self {
-        match link.spec.discover.as_ref().map(|discover| discover.patterns()) {
+        match link.spec.discover.as_ref().map(Discover::patterns) {
             None => Self::Nothing,
             Some(Ok(patterns)) => Self::By(patterns),
             Some(Err(_)) => Self::Unreadable,

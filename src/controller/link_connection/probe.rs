@@ -77,6 +77,9 @@ pub async fn step(
         zone: Some(validated.zone.clone()),
         tables,
         discover: link.spec.discover.clone(),
+        // What has begun has no other plan than to go on.
+        forecast_cores: matches!(course.phase, LinkPhase::Initial | LinkPhase::Stopped)
+            .then(|| u32::try_from(link.spec.compute.core_count).unwrap_or(1)),
         kept: guards.then(|| KeptPosition {
             uid: link.uid().unwrap_or_default(),
             run: course.run,

@@ -459,6 +459,13 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     }
     let said = crew.reports.iter().map(AsRef::as_ref).chain(findings.probe).find_map(|report| report.discovery.clone());
     status.discovery = said.map(|said| said.since(status.discovery.as_ref())).or(status.discovery.take());
+    status.plan = match findings.course.phase {
+        LinkPhase::Initial | LinkPhase::Stopped => {
+            let said = findings.probe.and_then(|probe| probe.plan.clone());
+            said.map(|said| said.since(status.plan.as_ref())).or(status.plan.take())
+        }
+        _ => None,
+    };
     if let Some(position) = crew.reports.iter().find_map(|report| report.position.clone()) {
         status.position = Some(position);
     }

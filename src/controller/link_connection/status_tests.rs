@@ -12,7 +12,7 @@ use super::{
 };
 use crate::api::{
     conditions::{get, kind},
-    discovery::Discovery,
+    discovery::{Discovery, Found},
     fault::{Check, Fault},
     link_connection::{LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState},
     plan::Intent,
@@ -203,7 +203,8 @@ fn a_status_that_says_the_same_is_the_same() {
 
 #[test]
 fn what_the_source_has_stands_until_it_says_another_thing() {
-    let at = |second: i64, eligible: u32| Discovery { eligible, ..Discovery::new(Timestamp::from_second(second).unwrap(), vec![]) };
+    let at =
+        |second: i64, eligible: u32| Discovery { eligible, ..Found::new(Timestamp::from_second(second).unwrap(), vec![]).discovery(None) };
     let said = |discovery: Option<Discovery>, before: &LinkConnectionStatus| {
         let mut case = running();
         case.crew.reports = vec![Arc::new(Report { discovery, ..report(vec![]) })];

@@ -86,26 +86,42 @@ pub async fn describe(client: &Client, name: &TableName) -> Result<Table, Error>
         refuse_unreadable(client, name, &shape, class.get("reader")).await?;
     }
     let Shape { columns, last_number, parts, .. } = shape;
-    let schema = TableSchema { name: name.clone(), object_id: oid, system: SYSTEM.to_owned(), columns, key, last_number };
-    Ok(Table { schema, parts })
+    Ok(Table { schema: schema(name, oid, key, columns, last_number), parts })
 }
 
-/// All tables, each with what stands against its being linked.
-pub async fn discover(client: &Client) -> Result<Vec<(TableName, Option<Error>)>, Error> {
+/// A table, or what stands against its being linked.
+pub struct Judged {
+    /// Its name.
+    pub name: TableName,
+    /// What holds its rows, by object id.
+    pub parts: Vec<u32>,
+    /// How it is.
+    pub table: Result<TableSchema, Error>,
+}
+
+/// All tables.
+pub async fn all(client: &Client) -> Result<Vec<Judged>, Error> {
     let classes = client.query(&format!("{CLASS} {ALL}"), &[]).await?;
     let oids: Vec<u32> = classes.iter().map(|class| class.get("oid")).collect();
-    let shapes = shape::read(client, &oids).await?;
+    let mut shapes = shape::read(client, &oids).await?;
     let judge = |class: &Row| {
         let name = TableName::new(class.get::<_, &str>("nspname"), class.get::<_, &str>("relname"));
+        let oid: u32 = class.get("oid");
         // One that was dropped meanwhile is none.
-        let shape = shapes.get(&class.get("oid"))?;
-        let judged = refuse(&name, class).and_then(|()| key(&name, class, shape)).and_then(|_| match class.get("relkind") {
-            "p" => refuse_partitions(&name, shape),
-            _ => Ok(()),
+        let shape = shapes.remove(&oid)?;
+        let parts = shape.parts.iter().map(|part| part.part.object_id).collect();
+        let judged = refuse(&name, class).and_then(|()| key(&name, class, &shape)).and_then(|key| match class.get("relkind") {
+            "p" => refuse_partitions(&name, &shape).map(|()| key),
+            _ => Ok(key),
         });
-        Some((name, judged.err()))
+        let table = judged.map(|key| schema(&name, oid, key, shape.columns, shape.last_number));
+        Some(Judged { name, parts, table })
     };
     Ok(classes.iter().filter_map(judge).collect())
+}
+
+fn schema(name: &TableName, object_id: u32, key: Vec<usize>, columns: Vec<Column>, last_number: i32) -> TableSchema {
+    TableSchema { name: name.clone(), object_id, system: SYSTEM.to_owned(), columns, key, last_number }
 }
 
 /// The columns of the key by which the stream identifies rows.

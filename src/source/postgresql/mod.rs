@@ -29,6 +29,7 @@ mod shape;
 mod slot;
 mod spill;
 mod stream;
+mod survey;
 mod values;
 mod wire;
 
@@ -48,7 +49,7 @@ use self::{
 };
 use super::{
     Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Keep, LargeValues, ReadLimits, RetainedLog,
-    Source,
+    Source, Surveyed,
     limits::{Kind, Limits, Permit},
 };
 use crate::{
@@ -194,7 +195,12 @@ impl Source for Postgresql {
     }
 
     async fn discover(&self) -> Result<Vec<(TableName, Option<Error>)>, Error> {
-        catalog::discover(&*self.session().await?).await
+        let tables = catalog::all(&*self.session().await?).await?;
+        Ok(tables.into_iter().map(|table| (table.name, table.table.err())).collect())
+    }
+
+    async fn survey(&self) -> Result<Vec<Surveyed>, Error> {
+        survey::survey(&*self.session().await?).await
     }
 
     async fn describe(&self, table: &TableName) -> Result<TableSchema, Error> {

@@ -55,6 +55,8 @@ fn statements_are_those_that_a_grammar_reads() {
             catalog::tables_query(discover::LISTED),
             catalog::columns_query("c.object_id = 9"),
             catalog::keys_query("i.object_id = 9"),
+            discover::ROWS.into(),
+            discover::BYTES.into(),
             catalog::INSTANCES.into(),
             catalog::TRACKED.into(),
         ],

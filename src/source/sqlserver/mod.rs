@@ -35,7 +35,7 @@ use async_trait::async_trait;
 
 use super::{
     Admitted, Capture, CapturedTable, Chunk, ChunkPlan, ChunkRows, Error, Filled, Identity, Keep, LargeValues, ReadLimits, RetainedLog,
-    Source,
+    Source, Surveyed,
     limits::{Kind, Limits, Permit},
 };
 use crate::{
@@ -245,6 +245,10 @@ impl Source for SqlServer {
 
     async fn discover(&self) -> Result<Vec<(TableName, Option<Error>)>, Error> {
         discover::discover(self).await
+    }
+
+    async fn survey(&self) -> Result<Vec<Surveyed>, Error> {
+        discover::survey(self).await
     }
 
     async fn release(&self) -> Result<(), Error> {

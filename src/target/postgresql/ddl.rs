@@ -1,9 +1,9 @@
 //! Names and shapes of what a link makes in the target database. Pure: SQL text in, SQL text out.
 
 use crate::{
-    data::{Column, TableSchema, Travel},
-    postgresql::quote::{identifier, literal},
-    target::{Error, TargetTable, aside::build_prefix},
+    data::{Column, TableName, TableSchema, Travel},
+    postgresql::quote::{identifier, literal, table as quoted},
+    target::{Error, Fit, Outline, OutlinedColumn, TargetTable, aside::build_prefix},
 };
 
 /// The column's type as the target spells it.
@@ -26,6 +26,35 @@ pub(super) fn column_type(schema: &TableSchema, column: &Column) -> String {
         Travel::Utf8 | Travel::Text => "text".to_owned(),
         Travel::Binary => "bytea".to_owned(),
         Travel::Uuid => "uuid".to_owned(),
+    }
+}
+
+/// How a table would stand as `name`, see [`crate::target::Target::outline`].
+pub(super) fn outline(name: &TableName, schema: &TableSchema) -> Outline {
+    let column = |column: &Column| OutlinedColumn { kind: column_type(schema, column), fit: fit(schema, column) };
+    let (table, key) = (quoted(name), key_columns(schema).join(", "));
+    Outline {
+        columns: schema.columns.iter().map(column).collect(),
+        statements: vec![
+            format!("CREATE TABLE {table} ({})", column_definitions(schema)),
+            format!("ALTER TABLE {table} ADD PRIMARY KEY ({key})"),
+        ],
+    }
+}
+
+/// What becomes of a column's values here.
+fn fit(schema: &TableSchema, column: &Column) -> Fit {
+    if schema.system == "postgresql" {
+        // What other databases cannot make: enums, types of extensions, composites.
+        let as_text = column.travel == Travel::Text && (column.source_type == "text" || !column.labels.is_empty());
+        return if as_text { Fit::Form("as its text: the target has no such type") } else { Fit::Whole };
+    }
+    match column.travel {
+        Travel::Time7 | Travel::Timestamp7 => Fit::Lossy("the seventh digit of a second"),
+        Travel::TimestampOffset => Fit::Lossy("the offset, and the seventh digit of a second: the moment stays"),
+        Travel::Text => Fit::Form("as its text"),
+        Travel::Utf8 => Fit::Refuses("the character U+0000".to_owned()),
+        _ => Fit::Whole,
     }
 }
 
@@ -85,6 +114,27 @@ pub(super) fn add_column(schema: &TableSchema, column: &Column, table: &str) -> 
 mod tests {
     use super::*;
     use crate::data::fixtures;
+
+    #[test]
+    fn what_becomes_of_values_is_told() {
+        let of = |system: &str, source_type: &str, travel| {
+            let column = Column { source_type: source_type.to_owned(), ..fixtures::column(1, "c", travel) };
+            let schema = TableSchema { system: system.to_owned(), ..fixtures::table("t", vec![column], &[0]) };
+            outline(&TableName::new("s", "t"), &schema).columns.remove(0)
+        };
+        let native = of("postgresql", "inet", Travel::Text);
+        assert_eq!((native.kind.as_str(), native.fit), ("inet", Fit::Whole));
+        assert_eq!(of("postgresql", "text", Travel::Utf8).fit, Fit::Whole);
+        assert!(matches!(of("postgresql", "text", Travel::Text).fit, Fit::Form(_)));
+        let foreign = of("sqlserver", "datetime2(7)", Travel::Timestamp7);
+        assert_eq!((foreign.kind.as_str(), foreign.fit), ("timestamp without time zone", Fit::Lossy("the seventh digit of a second")));
+        assert!(matches!(of("sqlserver", "datetimeoffset(7)", Travel::TimestampOffset).fit, Fit::Lossy(_)));
+        assert_eq!(of("sqlserver", "money", Travel::Decimal { precision: 19, scale: 4 }).fit, Fit::Whole);
+        assert!(matches!(of("sqlserver", "nvarchar(10)", Travel::Utf8).fit, Fit::Refuses(_)));
+        let statements =
+            outline(&TableName::new("s", "t"), &fixtures::table("t", vec![fixtures::column(1, "c", Travel::Int32)], &[0])).statements;
+        assert_eq!(statements[1], "ALTER TABLE \"s\".\"t\" ADD PRIMARY KEY (\"c\")");
+    }
 
     #[test]
     fn a_key_that_postgresql_would_compare_otherwise_is_refused() {

@@ -30,7 +30,8 @@ use tokio_postgres::Transaction;
 
 use self::{merge::Place, pool::Pool};
 use super::{
-    Advance, Apart, Claim, Error, Incarnation, LargeValues, Progress, Steps, Stride, Target, TargetTable, Together, Untouched, aside,
+    Advance, Apart, Claim, Error, Incarnation, LargeValues, Outline, Progress, Steps, Stride, Target, TargetTable, Together, Untouched,
+    aside,
 };
 use crate::{
     api::{
@@ -96,6 +97,26 @@ impl Target for Postgresql {
             Ok(session) => preflight::checks(&session).await,
             Err(error) => vec![preflight::failed("TargetReachable", &Error::from(error))],
         }
+    }
+
+    async fn outline(&self, name: &TableName, schema: &TableSchema) -> Result<Outline, Error> {
+        Ok(ddl::outline(name, schema))
+    }
+
+    async fn try_claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error> {
+        ddl::check_key(schema)?;
+        let mut session = self.pool.get().await?;
+        let transaction = session.transaction().await?;
+        // Not committed: the transaction takes all of it back.
+        let claim = async {
+            preflight::check_schema(&transaction, &table.name.schema_name).await?;
+            progress::ensure(&transaction).await?;
+            progress::claim(&transaction, table, schema, self.on_existing).await
+        };
+        let claim = claim.await;
+        transaction.rollback().await?;
+        self.pool.put(session);
+        claim
     }
 
     async fn claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error> {

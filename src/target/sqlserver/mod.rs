@@ -12,6 +12,7 @@ mod error;
 mod golden;
 mod load;
 mod merge;
+mod outline;
 mod pool;
 mod preflight;
 mod progress;
@@ -32,7 +33,8 @@ use tokio::sync::OnceCell;
 
 use self::{ddl::Types, merge::Place, pool::Pool, transaction::Transaction};
 use super::{
-    Advance, Apart, Claim, Error, Incarnation, LargeValues, Progress, Steps, Stride, Target, TargetTable, Together, Untouched, aside,
+    Advance, Apart, Claim, Error, Incarnation, LargeValues, Outline, Progress, Steps, Stride, Target, TargetTable, Together, Untouched,
+    aside,
 };
 use crate::{
     api::{
@@ -98,6 +100,23 @@ impl Target for SqlServer {
             Ok(mut session) => preflight::checks(&mut session).await,
             Err(error) => vec![preflight::failed("TargetReachable", &Error::from(error))],
         }
+    }
+
+    async fn outline(&self, name: &TableName, schema: &TableSchema) -> Result<Outline, Error> {
+        let types = transaction!(self, |transaction| self.types(&mut transaction).await?);
+        Ok(outline::outline(name, schema, types))
+    }
+
+    async fn try_claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error> {
+        if self.on_existing == OnExistingTable::Adopt {
+            return Err(not_adopted(table));
+        }
+        // Dropped and not committed: the session ends, and takes all of it back.
+        let mut transaction = self.begin().await?;
+        ddl::check_key(schema, self.types(&mut transaction).await?)?;
+        preflight::check_schema(&mut transaction, &table.name.schema_name).await?;
+        progress::ensure(&mut transaction).await?;
+        progress::claim(&mut transaction, table, self.on_existing).await
     }
 
     async fn claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error> {

@@ -1,7 +1,13 @@
 //! LinkTables of what workers find.
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::DeleteParams};
-use link_operator::api::{link_connection::LinkConnection, link_table::LinkTable, report::TablePhase};
+use link_operator::api::{
+    link_connection::{LinkConnection, LinkPhase},
+    link_table::LinkTable,
+    plan::{Plan, ProbeRequest},
+    report::TablePhase,
+};
 use serde_json::json;
 
 use super::stage::{Stage, ready, reason};
@@ -15,7 +21,7 @@ async fn tables_that_are_found_are_linked_and_stay_until_they_are_no_longer_aske
     stage.table("mine", "shop", "customers").await;
     let worker = stage.start_worker("shop").await;
     let plan = worker.plan_where(|plan| plan.tables.len() == 2 && plan.discover.is_some()).await;
-    let names = |plan: &link_operator::api::plan::Plan| plan.tables.iter().map(|table| table.source.table_name.clone()).collect::<Vec<_>>();
+    let names = |plan: &Plan| plan.tables.iter().map(|table| table.source.table_name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&plan), ["customers", "orders"]);
 
     // What a person or the list has is not made twice, and what is left out not at all.
@@ -66,4 +72,26 @@ async fn a_persons_table_takes_over_from_one_that_was_found() {
     stage.disappears::<LinkTable>(&plan.tables[0].name).await;
     let after = worker.plan_where(|plan| plan.tables[0].name == "mine").await;
     assert_eq!(after.tables[0].uid, plan.tables[0].uid, "it would be loaded again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_link_would_do_is_told_until_it_starts() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({"discover": {"include": ["public.*"]}, "compute": {"coreCount": 2}, "state": "Stopped"})).await;
+    let probe = stage.appears::<Pod>("shop-link-probe").await;
+    let request: ProbeRequest = serde_json::from_str(&super::stage::request(&probe)).unwrap();
+    assert_eq!((request.forecast_cores, request.discover.unwrap().include), (Some(2), vec!["public.*".to_owned()]));
+    let plan = json!({"time": "2026-01-01T00:00:00Z", "tables": 3, "blocked": 1, "rows": 7, "bytes": 8192, "unmeasured": 0, "loadSeconds": 1,
+        "lossy": 0, "blockedTables": [{"schemaName": "public", "tableName": "keyless", "reason": "NoPrimaryKey", "message": "no key"}]});
+    let mut answer: serde_json::Value = serde_json::from_str(&super::stage::answer(&[("SourceReachable", None)], false)).unwrap();
+    answer["plan"] = plan.clone();
+    stage.ends(&probe, &answer.to_string()).await;
+    let told = |link: &LinkConnection| link.status.as_ref().unwrap().plan.clone();
+    let link = stage.link_where("shop", |link| told(link).is_some()).await;
+    assert_eq!(serde_json::to_value(told(&link)).unwrap(), plan);
+    assert_eq!(link.status.unwrap().phase, Some(LinkPhase::Initial));
+
+    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Running"}})).await;
+    stage.link_where("shop", |link| told(link).is_none()).await;
 }

@@ -4,6 +4,7 @@ mod adopting;
 mod discovering;
 mod kills;
 mod moves;
+mod planning;
 mod protects;
 mod verifying;
 

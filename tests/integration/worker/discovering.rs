@@ -35,3 +35,35 @@ async fn a_worker_tells_of_tables_that_are_asked_for_and_not_linked_yet() {
     assert_eq!((named(&report).len(), report.discovery.unwrap().eligible), (0, 3));
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_reckons_what_a_link_would_do_and_leaves_no_trace() {
+    let (source, target) = (Server::shared().create_database().await, Server::shared().create_database().await);
+    source.execute("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 1000); ANALYZE a").await;
+    source.execute("CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE keyless (id int); CREATE TABLE x (id int PRIMARY KEY)").await;
+    target.execute("CREATE TABLE b (id int)").await;
+    let request = ProbeRequest {
+        link_id: Some("ns.shop".to_owned()),
+        source: Some(Source { postgresql: Some(source.spec.clone()), sql_server: None }),
+        target: Some(Target {
+            postgresql: Some(PostgresqlTarget { database: target.spec.clone(), on_existing_table: OnExistingTable::Fail }),
+            sql_server: None,
+        }),
+        tables: vec![table(0, "public", "keyless")],
+        discover: Some(Discover { include: vec!["public.?".to_owned()], exclude: vec!["*.x".to_owned()] }),
+        forecast_cores: Some(2),
+        ..ProbeRequest::default()
+    };
+    let report = worker::probe(&request, &source.secrets, std::path::Path::new("")).await;
+    let plan = report.plan.clone().unwrap();
+    assert_eq!((plan.tables, plan.blocked, plan.rows, plan.unmeasured), (3, 2, 1000, 0), "{plan:?}");
+    let blocked: Vec<_> = plan.blocked_tables.iter().map(|table| (table.name.table_name.as_str(), table.reason.as_str())).collect();
+    assert_eq!(blocked, [("b", "TargetTableExists"), ("keyless", "NoPrimaryKey")]);
+    assert!(termination::cut(report).len() <= termination::LIMIT);
+    let rows = target.connect().await.query("SELECT FROM pg_namespace WHERE nspname = 'link_operator'", &[]).await.unwrap();
+    assert!(rows.is_empty(), "the target was touched");
+
+    // Without being asked it reckons nothing.
+    let asked = ProbeRequest { forecast_cores: None, ..request };
+    assert_eq!(worker::probe(&asked, &source.secrets, std::path::Path::new("")).await.plan, None);
+}

@@ -1,0 +1,310 @@
+//! `link-operator plan`: what the links of some manifests would do, before anything is touched.
+
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{
+    Error,
+    manifests::{Link, Manifests},
+    private_secrets,
+};
+use crate::{
+    api::{
+        discovery::IneligibleTable,
+        fault::{Check, Explain as _, Fault},
+        forecast::{BYTES_A_SECOND, PlanStatus},
+    },
+    controller::explain,
+    data::TableName,
+    forecast::{Forecast, TableForecast, Wishes, forecast},
+    landing::Zone,
+    secrets::Secrets,
+    source, target,
+    text::{Table, bytes},
+    worker::{ask_source, ask_target, ask_zone},
+};
+
+/// How long one system may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Most names in one line.
+const NAMED: usize = 10;
+
+/// Options of the subcommand `plan`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PlanOptions {
+    /// Manifests: a file, or a folder whose .yaml and .yml files are read.
+    #[arg(short, long, value_name = "PATH")]
+    pub filename: PathBuf,
+    /// Folder with a folder for each Secret and a file for each of its keys, and with ConfigMaps in its folder .configmaps.
+    /// Default: those among the manifests.
+    #[arg(long, value_name = "DIR")]
+    pub secrets: Option<PathBuf>,
+    /// As text for people, or for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// The form of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Aligned text.
+    Text,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// What a link would do.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LinkForecast {
+    /// Namespace and name.
+    link: String,
+    cores: u32,
+    checks: Vec<Check>,
+    /// None if the source does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<PlanStatus>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    forecast: Option<Forecast>,
+    /// The script that makes all rights that the link needs, if some are missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grants: Option<String>,
+    /// Why sizes and times are what they are.
+    assumption: String,
+}
+
+/// Tells what the links would do. `NotAllLinked` if something keeps one of their tables from being linked.
+pub async fn plan(options: &PlanOptions, out: &mut (dyn std::io::Write + Send)) -> Result<(), Error> {
+    let manifests = Manifests::read(&options.filename)?;
+    let links = manifests.all_links()?;
+    if links.is_empty() {
+        return Err(Error::NothingToTell(options.filename.display().to_string()));
+    }
+    let folder = private_secrets(&manifests)?;
+    let mut forecasts = Vec::new();
+    for link in &links {
+        let secrets = options.secrets.clone().unwrap_or_else(|| folder.path().join(&link.plan.link.namespace));
+        forecasts.push(of_link(link, &Secrets::new(secrets), &manifests).await);
+    }
+    let not_writable = |problem: String| Error::ManifestInvalid { at: "the plan".to_owned(), problem };
+    let text = match options.output {
+        Output::Text => forecasts.iter().map(text).collect::<Vec<_>>().join("\n"),
+        Output::Json => serde_json::to_string_pretty(&forecasts).map_err(|error| not_writable(error.to_string()))? + "\n",
+        Output::Yaml => serde_yaml::to_string(&forecasts).map_err(|error| not_writable(error.to_string()))?,
+    };
+    // Whoever reads it may have had enough.
+    let _ = out.write_all(text.as_bytes());
+    if forecasts.iter().all(LinkForecast::is_well) { Ok(()) } else { Err(Error::NotAllLinkable) }
+}
+
+async fn of_link(link: &Link, secrets: &Secrets, manifests: &Manifests) -> LinkForecast {
+    let (plan, id) = (&link.plan, &link.plan.link.link_id);
+    let source = source::open(&plan.source, secrets, id).map_err(|error| error.fault());
+    let target = target::open(&plan.target, secrets, id, None).map_err(|error| error.fault());
+    let zone = async {
+        if let Some(claim) = &plan.zone.persistent_volume_claim {
+            let text = format!("PersistentVolumeClaim {}: only a pod of the cluster can look at it", claim.claim_name);
+            return vec![Check::passed("ZoneReadable", text)];
+        }
+        // No pod has its mount here.
+        let zone = Zone::open(&plan.zone, secrets, std::path::Path::new(""), Some(id)).map_err(|error| error.fault());
+        ask_zone(&zone, PATIENCE).await.0
+    };
+    let (mut checks, of_target, of_zone) = tokio::join!(ask_source(&source, PATIENCE), ask_target(&target, PATIENCE), zone);
+    let target_is_ready = of_target.iter().all(|check| check.fault.is_none());
+    checks.extend(of_target);
+    checks.extend(of_zone);
+    let patterns = plan.discover.as_ref().and_then(|discover| discover.patterns().ok());
+    let wishes = Wishes {
+        link_id: id,
+        cores: plan.cores_per_worker,
+        tables: &plan.tables,
+        patterns: patterns.as_ref(),
+        tries: if target_is_ready { usize::MAX } else { 0 },
+    };
+    let asked = match (&source, &target) {
+        (Ok(source), Ok(target)) => forecast(&wishes, source.as_ref(), target.as_ref()).await.map_err(|error| error.fault()),
+        (Err(fault), _) | (_, Err(fault)) => Err(fault.clone()),
+    };
+    let forecast = match asked {
+        Ok(forecast) => Some(forecast),
+        Err(fault) => {
+            // What keeps the source from telling is said already, unless it came only now.
+            if !checks.iter().any(|check| check.fault.is_some()) {
+                checks.push(Check::failed("SourceReachable", fault));
+            }
+            None
+        }
+    };
+    let mut names: Vec<(TableName, TableName)> = forecast.as_ref().map_or_else(
+        || plan.tables.iter().map(|table| (table.source.clone(), table.target.clone())).collect(),
+        |forecast| forecast.tables.iter().map(|table| (table.source.clone(), table.target.clone())).collect(),
+    );
+    names.sort();
+    let obstacles = forecast.iter().flat_map(|forecast| &forecast.tables).filter_map(|table| table.obstacle.as_ref());
+    let missing = checks.iter().filter_map(|check| check.fault.as_ref()).chain(obstacles).any(is_of_rights);
+    let cores = plan.cores_per_worker;
+    LinkForecast {
+        link: link.name.clone(),
+        cores,
+        summary: forecast.as_ref().map(|forecast| forecast.summary(jiff::Timestamp::now(), cores)),
+        grants: missing.then(|| manifests.grants_of(&link.name, &names)),
+        assumption: format!(
+            "sizes are those of the source's statistics; a load is reckoned at {} of them a second and core",
+            bytes(BYTES_A_SECOND)
+        ),
+        checks,
+        forecast,
+    }
+}
+
+/// Whether the script of grants cures it.
+fn is_of_rights(fault: &Fault) -> bool {
+    fault.reason.ends_with("PermissionDenied")
+        || fault.reason.ends_with("NotPrepared")
+        || fault.reason == "TargetSchemaMissing"
+        || fault.remedy.contains("CHANGE_TRACKING")
+        || fault.remedy.contains("sp_cdc_enable")
+}
+
+impl LinkForecast {
+    /// Whether all of its tables can be linked.
+    fn is_well(&self) -> bool {
+        let tables = self.forecast.as_ref().map(|forecast| forecast.tables.iter().all(|table| table.obstacle.is_none()));
+        tables.unwrap_or(false) && self.checks.iter().all(|check| check.fault.is_none())
+    }
+}
+
+/// For people.
+fn text(link: &LinkForecast) -> String {
+    let mut text = format!("LinkConnection {}\n\nCHECKS\n", link.link);
+    let mut checks = Table::new(&[]);
+    for check in &link.checks {
+        let (word, told) = match &check.fault {
+            None => ("ok", check.message.clone()),
+            Some(fault) => ("FAILED", format!("{}: {}", fault.reason, explain(fault))),
+        };
+        checks.row(vec![format!("  {}", check.name), word.to_owned(), told]);
+    }
+    text.push_str(&checks.to_string());
+    let Some((forecast, summary)) = link.forecast.as_ref().zip(link.summary.as_ref()) else { return text };
+    // To a String: it cannot fail.
+    let _ = writeln!(text, "\nTABLES");
+    text.push_str(&tables(forecast));
+    let size = bytes(summary.bytes.unsigned_abs());
+    let _ = writeln!(
+        text,
+        "  {} of {} can be linked: {} rows, {size}, about {} with {} cores",
+        summary.tables - summary.blocked,
+        summary.tables,
+        summary.rows,
+        duration(summary.load_seconds.unsigned_abs()),
+        link.cores
+    );
+    let _ = writeln!(text, "  ({})", link.assumption);
+    if summary.unmeasured > 0 {
+        let _ =
+            writeln!(text, "  {} have no statistics yet and are not counted in; in PostgreSQL ANALYZE gathers them", summary.unmeasured);
+    }
+    let blocked: Vec<(&TableName, String)> =
+        forecast.tables.iter().filter_map(|table| Some((&table.source, told(table.obstacle.as_ref()?)))).collect();
+    section(&mut text, "CANNOT BE LINKED", &blocked);
+    let others: Vec<(&TableName, String)> =
+        forecast.ineligible.iter().map(|IneligibleTable { name, reason, message }| (name, format!("{reason}: {message}"))).collect();
+    section(&mut text, "NOT ASKED FOR, AND CANNOT BE LINKED", &others);
+    if !forecast.others.is_empty() {
+        let named: Vec<String> = forecast.others.iter().take(NAMED).map(ToString::to_string).collect();
+        let more = if forecast.others.len() > NAMED { ", …" } else { "" };
+        let _ = writeln!(text, "\nNOT ASKED FOR: {} that can be linked: {}{more}", forecast.others.len(), named.join(", "));
+    }
+    let _ = writeln!(text, "\nCOLUMNS");
+    text.push_str(&columns(forecast));
+    let _ = writeln!(text, "\nTHE TARGET WOULD RUN");
+    for statement in forecast.tables.iter().filter(|table| table.obstacle.is_none()).flat_map(|table| &table.statements) {
+        let _ = writeln!(text, "  {statement};");
+    }
+    match &link.grants {
+        Some(grants) => {
+            let _ = writeln!(text, "\nRIGHTS ARE MISSING: this makes all that the link needs\n\n{}", grants.trim_end());
+        }
+        None => {
+            let _ = writeln!(text, "\nNo rights are missing.");
+        }
+    }
+    text
+}
+
+fn tables(forecast: &Forecast) -> String {
+    let mut lines = Table::new(&["  SOURCE", "TARGET", "ROWS", "SIZE", "LOAD", "LOSSY COLUMNS"]);
+    for table in forecast.tables.iter().filter(|table| table.obstacle.is_none()) {
+        let lossy = table.columns.iter().filter(|column| column.lossy).count();
+        lines.row(vec![
+            format!("  {}", table.source),
+            table.target.to_string(),
+            table.rows.map_or_else(|| "?".to_owned(), |rows| rows.to_string()),
+            table.bytes.map_or_else(|| "?".to_owned(), bytes),
+            table.load_seconds.map_or_else(|| "?".to_owned(), duration),
+            if lossy > 0 { lossy.to_string() } else { String::new() },
+        ]);
+    }
+    lines.or("  none\n")
+}
+
+fn columns(forecast: &Forecast) -> String {
+    let mut lines = Table::new(&["  TABLE", "COLUMN", "SOURCE TYPE", "TRAVELS AS", "TARGET TYPE", ""]);
+    for TableForecast { source, columns, .. } in forecast.tables.iter().filter(|table| table.obstacle.is_none()) {
+        for column in columns {
+            let mut notes: Vec<String> = Vec::new();
+            notes.extend(column.key.then(|| "key".to_owned()));
+            notes.extend(column.lossy.then(|| "LOSSY".to_owned()));
+            notes.extend(column.note.clone());
+            lines.row(vec![
+                format!("  {source}"),
+                column.name.clone(),
+                column.source_type.clone(),
+                column.travels.clone(),
+                column.target_type.clone(),
+                notes.join("; "),
+            ]);
+        }
+    }
+    lines.or("  none\n")
+}
+
+fn told(fault: &Fault) -> String {
+    format!("{}: {}", fault.reason, explain(fault))
+}
+
+fn section(text: &mut String, heading: &str, lines: &[(&TableName, String)]) {
+    if lines.is_empty() {
+        return;
+    }
+    let mut table = Table::new(&[]);
+    for (name, why) in lines {
+        table.row(vec![format!("  {name}"), why.clone()]);
+    }
+    let _ = write!(text, "\n{heading}\n{table}");
+}
+
+/// A time in its largest units.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3600)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_units_that_people_use() {
+        assert_eq!([0, 119, 121, 7200].map(duration), ["0 s", "119 s", "3 min", "2 h"]);
+    }
+}
