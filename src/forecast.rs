@@ -284,7 +284,7 @@ mod tests {
         assert_eq!((summary.bytes, summary.load_seconds), (400 << 20, 5));
         assert_eq!(summary.lossy_columns[0].table.table_name, "a");
         assert_eq!(summary.blocked_tables[0].message, "no key: add one");
-        let many = Forecast { tables: (0..50).map(|n| table(&n.to_string(), !n.is_multiple_of(2), None, true)).collect(), ..forecast };
+        let many = Forecast { tables: (0..50_u32).map(|n| table(&n.to_string(), !n.is_multiple_of(2), None, true)).collect(), ..forecast };
         let summary = many.summary(Timestamp::UNIX_EPOCH, 1);
         assert_eq!((summary.lossy, summary.lossy_columns.len(), summary.blocked, summary.blocked_tables.len()), (25, NAMED, 25, NAMED));
     }

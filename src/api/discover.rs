@@ -9,17 +9,17 @@ use crate::data::TableName;
 /// Schema and table, parted by the first dot.
 const PATTERN: &str = r"^[^.]+\.[\s\S]+$";
 
-/// Which tables of the source to link: those that a pattern of `include` matches and none of `exclude` does. A pattern is
-/// `<schema>.<table>`, parted by its first dot, and compared with the whole names exactly as the database spells them (upper and
-/// lower case count): `*` stands for any number of characters, `?` for one, `[a-z]` for one of them, `{a,b}` for one of these; `\`
-/// before one of them takes its meaning away. For a dot in the name of a schema write `?`.
+/// Which tables of the source to link: those that a pattern of `include` matches and none of `exclude` does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Discover {
-    /// Patterns of tables to link, such as `public.*` or `sales.order_{header,line}`.
+    /// Patterns of tables to link, such as `public.*` or `sales.order_{header,line}`. A pattern is `<schema>.<table>`, parted by its
+    /// first dot, and compared with the whole names exactly as the database spells them (upper and lower case count): `*` stands for any
+    /// number of characters, `?` for one, `[a-z]` for one of them, `{a,b}` for one of these; `\` before such a character means the
+    /// character itself. For a dot in the name of a schema write `?`.
     #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 257), regex(pattern = PATTERN)))]
     pub include: Vec<String>,
-    /// Patterns of tables to leave out, such as `*.tmp_*`. Default: none.
+    /// Patterns of tables to leave out of those, such as `*.tmp_*`. Default: none.
     #[schemars(length(max = 64), inner(length(min = 3, max = 257), regex(pattern = PATTERN)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,

@@ -78,7 +78,9 @@ async fn kubectl_shows_and_steers_a_link() {
     let (_, text) = desk.link(&["tables", "shop", "-o", "yaml"]).await;
     assert_eq!(serde_yaml::from_str::<Value>(&text).unwrap()["items"][0]["metadata"]["name"], "orders", "{text}");
     let (_, text) = desk.link(&["tables", "-A", "-o", "wide"]).await;
-    assert!(text.contains(&format!("{}", stage.namespace)) && text.contains("public.orders  Replicating"), "{text}");
+    let line = text.lines().find(|line| line.starts_with(&format!("{} ", stage.namespace))).unwrap();
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(cells[1..5], ["orders", "shop", "public.orders", "Replicating"], "{text}");
     // Flags as kubectl has them.
     let (code, text) = desk.link(&["status", "shop", "--context", "elsewhere"]).await;
     assert!(code == 1 && text == "error: there is no LinkConnection shop in namespace default\n", "{text}");

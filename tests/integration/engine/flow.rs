@@ -1,6 +1,9 @@
 //! Snapshot, then every change.
 
-use link_operator::api::{link_connection::BreakingChange, report::TablePhase};
+use link_operator::{
+    api::{link_connection::BreakingChange, report::TablePhase},
+    replication::EngineReport,
+};
 
 use super::Link;
 use crate::support::postgres::Server;
@@ -151,6 +154,16 @@ async fn a_table_that_changes_its_shape_fails_alone_and_a_reseed_cures_it() {
     link.replan(|plan| plan.tables[0].reseed = Some("now".into()));
     engine.table("public.shaped", TablePhase::Replicating, None).await;
     link.converged("shaped").await;
+
+    // That a load answers a request is said of that load, not of the one before.
+    link.target.execute("DELETE FROM other").await;
+    link.replan(|plan| plan.tables[1].reseed = Some("again".into()));
+    let answered = |report: &EngineReport| {
+        let other = report.tables.iter().find(|table| table.uid.starts_with("public.other"));
+        other.is_some_and(|table| table.reseed.as_deref() == Some("again") && table.phase == TablePhase::Replicating)
+    };
+    engine.until("the request is answered", answered).await;
+    assert_eq!(Link::rows(&link.target, "other").await.unwrap(), ["(1)"]);
     engine.kill().await;
 }
 

@@ -67,3 +67,21 @@ async fn a_probe_reckons_what_a_link_would_do_and_leaves_no_trace() {
     let asked = ProbeRequest { forecast_cores: None, ..request };
     assert_eq!(worker::probe(&asked, &source.secrets, std::path::Path::new("")).await.plan, None);
 }
+
+#[test]
+fn names_that_are_told_besides_go_before_what_is_asked_is_cut() {
+    let blocked: Vec<_> = (0..20)
+        .map(|number| serde_json::json!({"schemaName": "s", "tableName": format!("t{number}"), "reason": "R", "message": "x".repeat(500)}))
+        .collect();
+    let plan = serde_json::json!({"time": "2026-01-01T00:00:00Z", "tables": 900, "blocked": 20, "rows": 1, "bytes": 1, "unmeasured": 0,
+        "loadSeconds": 1, "lossy": 0, "blockedTables": blocked});
+    let report: Report = serde_json::from_value(serde_json::json!({
+        "formatVersion": 1, "sequence": 1, "worker": "w", "version": "0.1.0", "planRevision": 0, "plan": plan,
+        "checks": [{"name": "SourceReachable", "message": "PostgreSQL 15"}],
+    }))
+    .unwrap();
+    let text = termination::cut(report.clone());
+    assert!(text.len() <= termination::LIMIT, "{} bytes", text.len());
+    let cut: Report = serde_json::from_str(&text).unwrap();
+    assert_eq!((cut.checks, cut.plan.unwrap().blocked), (report.checks, 20));
+}

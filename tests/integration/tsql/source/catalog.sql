@@ -6,6 +6,10 @@ SELECT c.object_id, c.column_id, c.name, COALESCE(b.name, u.name), CASE WHEN u.i
 GO
 SELECT i.object_id, i.index_id, i.is_primary_key, k.column_id FROM sys.indexes AS i JOIN sys.index_columns AS k ON k.object_id = i.object_id AND k.index_id = i.index_id WHERE i.is_unique = 1 AND i.is_disabled = 0 AND i.has_filter = 0 AND i.is_hypothetical = 0 AND k.key_ordinal > 0 AND i.object_id = 9 ORDER BY i.object_id, i.is_primary_key DESC, i.index_id, k.key_ordinal;
 GO
+SELECT p.object_id, SUM(p.rows) FROM sys.partitions AS p WHERE p.index_id IN (0, 1) GROUP BY p.object_id;
+GO
+SELECT q.object_id, SUM(a.total_pages) * 8192 FROM sys.allocation_units AS a JOIN sys.partitions AS q ON a.container_id = q.partition_id OR a.container_id = q.hobt_id WHERE q.index_id IN (0, 1) GROUP BY q.object_id;
+GO
 SELECT t.source_object_id, t.capture_instance, t.start_lsn, CASE WHEN COLUMNPROPERTY(t.object_id, N'__$command_id', 'ColumnId') IS NULL THEN 0 ELSE 1 END, c.column_name FROM cdc.change_tables AS t JOIN cdc.captured_columns AS c ON c.object_id = t.object_id;
 GO
 SELECT object_id FROM sys.change_tracking_tables;
