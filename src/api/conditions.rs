@@ -5,6 +5,8 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::runbook;
+
 /// API group of the kinds; prefix of our labels and annotations.
 pub const GROUP: &str = "link-operator.io";
 
@@ -90,6 +92,8 @@ pub mod reason {
     pub const RETAINED_LOG_HIGH: &str = "RetainedLogHigh";
     /// The source keeps almost as much log for the link as it may.
     pub const RETAINED_LOG_RISING: &str = "RetainedLogRising";
+    /// The landing zone's credential ends within days.
+    pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
     /// The link is Paused, and its source will soon keep more log for it than it may.
     pub const RESUME_SOON: &str = "ResumeSoon";
     /// Fewer workers run than asked for; the message says why.
@@ -144,7 +148,7 @@ impl From<bool> for Truth {
     }
 }
 
-/// Sets one condition of a list and says whether anything changed. `lastTransitionTime` changes with `status` only; a call
+/// Sets one condition of a list, with the runbook page about its reason, and says whether anything changed. `lastTransitionTime` changes with `status` only; a call
 /// that changes nothing but would be younger changes nothing, so that a no-op never writes a status.
 pub fn set(
     conditions: &mut Vec<Condition>,
@@ -159,7 +163,7 @@ pub fn set(
         type_: kind.to_owned(),
         status: status.to_string(),
         reason: reason.to_owned(),
-        message: message.to_owned(),
+        message: runbook::refer(reason, message),
         observed_generation: generation,
         last_transition_time: Time(now),
     };

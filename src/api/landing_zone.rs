@@ -143,14 +143,16 @@ pub struct LandingZoneStatus {
     #[schemars(schema_with = "time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_expiry_time: Option<Timestamp>,
-    /// Ready, Reconciling, Stalled, Accepted, Readable, Writable, CredentialValid; each with a reason and what to do.
+    /// Ready, Reconciling, Stalled, Accepted, ZoneReadable, ZoneWritable, CredentialValid, CredentialExpiring (True: within seven days); each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
 
 /// Pending: not asked yet. Ready: it was read, listed and written. Degraded: it was not; `conditions` say why and what to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display, strum::IntoStaticStr)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display, strum::EnumIter, strum::IntoStaticStr,
+)]
 pub enum ZonePhase {
     /// Not asked yet.
     #[default]

@@ -174,6 +174,11 @@ pub struct LinkTableStatus {
     /// Attempts since the last success, while the table is Suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// What was wrong with the table before, and is now: the newest first, at most 32. Stays when it is over, and when the table
+    /// is loaded anew.
+    #[schemars(length(max = 32))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recent_errors: Vec<PastError>,
     /// Value of the annotation `link-operator.io/reseed-requested-at` that was acted on last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reseed_at: Option<String>,
@@ -202,6 +207,40 @@ pub struct TableError {
     pub remedy: String,
 }
 
+/// Something that was wrong with a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PastError {
+    /// The error's name.
+    pub code: String,
+    /// What was wrong, the last time; cut to 256 characters.
+    #[schemars(length(max = 256))]
+    pub message: String,
+    /// When it last began.
+    #[schemars(schema_with = "time")]
+    pub time: Timestamp,
+    /// How often it began, with no other error in between.
+    pub count: i32,
+}
+
+/// Errors of a table that are remembered.
+const ERRORS_KEPT: usize = 32;
+/// Longest text of one, characters.
+const ERROR_TEXT: usize = 256;
+
+impl LinkTableStatus {
+    /// Remembers that what now stands in `error` began.
+    pub fn remember_error(&mut self, now: Timestamp) {
+        let Some(error) = &self.error else { return };
+        let message = error.message.chars().take(ERROR_TEXT).collect();
+        match self.recent_errors.first_mut().filter(|newest| newest.code == error.code) {
+            Some(newest) => *newest = PastError { message, time: now, count: newest.count.saturating_add(1), code: error.code.clone() },
+            None => self.recent_errors.insert(0, PastError { code: error.code.clone(), message, time: now, count: 1 }),
+        }
+        self.recent_errors.truncate(ERRORS_KEPT);
+    }
+}
+
 /// How often it was tried again, and when it is next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -217,6 +256,28 @@ pub struct Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_errors_are_remembered_and_never_more() {
+        let mut status = LinkTableStatus::default();
+        let mut fail = |code: &str, second| {
+            status.error = Some(TableError { code: code.to_owned(), message: "ä".repeat(1000), remedy: String::new() });
+            status.remember_error(Timestamp::from_second(second).unwrap());
+            status.recent_errors.clone()
+        };
+        fail("SourceUnreachable", 1);
+        let [again] = fail("SourceUnreachable", 2).try_into().unwrap();
+        assert_eq!((again.count, again.time.as_second(), again.message.chars().count()), (2, 2, 256));
+        let two = fail("TargetUnreachable", 3);
+        assert_eq!(
+            two.iter().map(|error| (error.code.as_str(), error.count)).collect::<Vec<_>>(),
+            [("TargetUnreachable", 1), ("SourceUnreachable", 2)]
+        );
+        for second in 4..200 {
+            assert!(fail(if second % 2 == 0 { "A" } else { "B" }, second).len() <= 32);
+        }
+        assert_eq!(fail("A", 200)[0].time.as_second(), 200);
+    }
 
     #[test]
     fn names_that_the_target_leaves_out_are_the_sources() {

@@ -18,6 +18,7 @@ use super::{
     budget::Budget,
     events::Events,
     link_connection::Memory,
+    metrics::Metrics,
     names::MANAGED_BY_LABEL,
     pods::PodBase,
     watch::{self, Change, Queue},
@@ -51,6 +52,8 @@ pub struct Context {
     pub memory: Memory,
     /// Budget for progress.
     pub budget: Arc<Budget>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What is in the cluster, as far as it was heard.
@@ -81,6 +84,18 @@ pub struct Queues {
     pub zones: Queue<LandingZone>,
     /// Integration runtimes.
     pub runtimes: Queue<IntegrationRuntime>,
+}
+
+impl Queues {
+    /// How many objects of each kind wait for their turn.
+    pub fn depths(&self) -> [(&'static str, usize); 4] {
+        [
+            ("LinkConnection", self.links.depth()),
+            ("LinkTable", self.tables.depth()),
+            ("LandingZone", self.zones.depth()),
+            ("IntegrationRuntime", self.runtimes.depth()),
+        ]
+    }
 }
 
 impl Context {
@@ -125,7 +140,7 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
         q.links.wake_named(&namespace, &table.spec.link_connection_ref.name);
         q.tables.wake(ObjectRef::from_obj(table));
         if change == Change::Gone {
-            b.forget(&ObjectRef::from_obj(table));
+            b.forget(&ObjectRef::from_obj(table).into());
         }
         // Who has the source table may have changed.
         let rival =
@@ -136,10 +151,13 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
     });
     tasks.spawn(work);
 
-    let (q, t) = (queues.clone(), tables.clone());
+    let (q, t, b) = (queues.clone(), tables.clone(), budget.clone());
     let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), move |link, change, _| {
         let namespace = link.namespace().unwrap_or_default();
         q.links.wake(ObjectRef::from_obj(link));
+        if change == Change::Gone {
+            b.forget(&ObjectRef::from_obj(link).into());
+        }
         if change != Change::Status {
             q.zones.wake_named(&namespace, &link.spec.landing_zone_ref.name);
             if let Some(runtime) = &link.spec.compute.integration_runtime_ref {

@@ -1,5 +1,7 @@
 //! Kubernetes Events through one shared recorder.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
@@ -7,12 +9,15 @@ use kube::{
 };
 use sha2::{Digest, Sha256};
 
+use super::metrics::Metrics;
+
 /// The longest note that the API takes is 1 kB.
 const LONGEST_NOTE: usize = 1000;
 
 /// Publishes Events.
 pub struct Events {
     recorder: Recorder,
+    metrics: Arc<Metrics>,
 }
 
 /// Something that happened to an object.
@@ -40,8 +45,8 @@ impl Happened {
 
 impl Events {
     /// A recorder for this controller; `instance` is its pod's name.
-    pub fn new(client: Client, instance: Option<String>) -> Self {
-        Self { recorder: Recorder::new(client, Reporter { controller: "link-operator".to_owned(), instance }) }
+    pub fn new(client: Client, instance: Option<String>, metrics: Arc<Metrics>) -> Self {
+        Self { recorder: Recorder::new(client, Reporter { controller: "link-operator".to_owned(), instance }), metrics }
     }
 
     /// Publishes what happened. An Event that cannot be published is logged: nothing waits for it.
@@ -55,6 +60,7 @@ impl Events {
             action: action(happened),
             secondary: None,
         };
+        self.metrics.told(object.kind.as_deref().unwrap_or_default(), &happened.reason);
         if let Err(error) = self.recorder.publish(&event, object).await {
             tracing::warn!(reason = happened.reason, message = happened.message, %error, "an Event cannot be published");
         }

@@ -1,11 +1,17 @@
 //! The process: watches, reconcilers, health, leadership.
 
-use std::{fmt::Debug, future::Future, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    future::Future,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, Config, Resource,
+    Api, Client, Config, Resource, ResourceExt,
     runtime::{
         Controller,
         controller::{self, Action},
@@ -26,6 +32,8 @@ use super::{
     integration_runtime, landing_zone, leader,
     link_connection::{self, Memory},
     link_table,
+    metrics::Metrics,
+    requests,
     watch::Queue,
     workers::Workers,
 };
@@ -74,9 +82,15 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
 
 /// Runs the controller with this client until `stop`.
 pub async fn run_with(client: Client, options: Options, stop: CancellationToken) -> Result<(), Error> {
+    let metrics = Arc::new(Metrics::new());
+    let client = requests::counted(client, metrics.clone());
     let readiness = telemetry::Readiness::default();
-    let health = telemetry::serve_health(options.health_port, telemetry::registry(), readiness, stop.clone());
-    let work = Box::pin(work(client.clone(), options.clone(), stop.clone()));
+    let gather = {
+        let metrics = metrics.clone();
+        move || metrics.gather()
+    };
+    let health = telemetry::serve_health(options.health_port, gather, readiness, stop.clone());
+    let work = Box::pin(work(client.clone(), options.clone(), metrics, stop.clone()));
     let led = async {
         if options.no_leader_election {
             return work.await;
@@ -94,7 +108,7 @@ pub async fn run_with(client: Client, options: Options, stop: CancellationToken)
     }
 }
 
-async fn work(client: Client, mut options: Options, stop: CancellationToken) -> Result<(), Error> {
+async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), Error> {
     if options.worker_image.is_empty() {
         let own = tokio::select! {
             own = own_image(&client, &options) => own?,
@@ -111,14 +125,15 @@ async fn work(client: Client, mut options: Options, stop: CancellationToken) -> 
     // Ends with this function, whichever way: nobody goes on watching or talking to workers without leading.
     let mut tasks = JoinSet::new();
     let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &mut tasks);
-    tasks.spawn(budget.clone().run(queues.tables.clone()));
+    tasks.spawn(budget.clone().run(queues.clone()));
+    metrics.leads(&stores, &queues);
     let wake = {
         let links = queues.links.clone();
         Arc::new(move |link: &ObjectRef<_>| links.wake(link.clone()))
     };
     let context = Arc::new(Context {
         applier: Applier::new(client.clone()),
-        events: Events::new(client.clone(), options.pod_name.clone()),
+        events: Events::new(client.clone(), options.pod_name.clone(), metrics.clone()),
         workers: Workers::new(wake),
         memory: Memory::default(),
         budget,
@@ -126,6 +141,7 @@ async fn work(client: Client, mut options: Options, stop: CancellationToken) -> 
         stores: stores.clone(),
         options,
         client,
+        metrics,
     });
     // A decision on half of what is there would be wrong: an orphan that is none, a table without its rival.
     let all = async {
@@ -145,10 +161,10 @@ async fn work(client: Client, mut options: Options, stop: CancellationToken) -> 
     }
     tracing::info!("all watches have begun");
     let controllers = futures::future::join4(
-        control(stores.links, link_wakes, link_connection::reconcile, context.clone(), &stop),
-        control(stores.tables, table_wakes, link_table::reconcile, context.clone(), &stop),
-        control(stores.zones, zone_wakes, landing_zone::reconcile, context.clone(), &stop),
-        control(stores.runtimes, runtime_wakes, integration_runtime::reconcile, context.clone(), &stop),
+        control(stores.links, context.queues.links.clone(), link_wakes, link_connection::reconcile, context.clone(), &stop),
+        control(stores.tables, context.queues.tables.clone(), table_wakes, link_table::reconcile, context.clone(), &stop),
+        control(stores.zones, context.queues.zones.clone(), zone_wakes, landing_zone::reconcile, context.clone(), &stop),
+        control(stores.runtimes, context.queues.runtimes.clone(), runtime_wakes, integration_runtime::reconcile, context.clone(), &stop),
     );
     controllers.await;
     drop(tasks);
@@ -177,6 +193,7 @@ async fn own_image(client: &Client, options: &Options) -> Result<(String, String
 /// Reconciles one kind: whatever comes out of its queue.
 fn control<K, F, W>(
     store: Store<K>,
+    queue: Queue<K>,
     wakes: W,
     reconcile: fn(Arc<K>, Arc<Context>) -> F,
     context: Arc<Context>,
@@ -188,18 +205,48 @@ where
     F: Future<Output = Result<Action, Error>> + Send + 'static,
     W: Stream<Item = ObjectRef<K>> + Send + 'static,
 {
+    let absent = queue.clone();
+    let reconcile = move |object: Arc<K>, context: Arc<Context>| measured(reconcile, object, &queue, context);
     let nothing = stream::pending::<Result<K, watcher::Error>>();
     Controller::for_stream(nothing, store)
         .with_config(controller::Config::default().concurrency(AT_ONCE))
         .reconcile_on(wakes)
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, again, context)
-        .for_each(|result| async {
+        .for_each(move |result| {
             match result {
-                Ok(_) | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
+                Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
+                Err(controller::Error::ObjectNotFound(object)) => {
+                    absent.taken(object.namespace.as_deref().unwrap_or_default(), &object.name);
+                }
                 Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "controller"),
             }
+            std::future::ready(())
         })
+}
+
+/// Reconciles, and counts it.
+fn measured<K, F>(
+    reconcile: fn(Arc<K>, Arc<Context>) -> F,
+    object: Arc<K>,
+    queue: &Queue<K>,
+    context: Arc<Context>,
+) -> impl Future<Output = Result<Action, Error>> + Send + use<K, F>
+where
+    K: Resource<DynamicType = ()> + 'static,
+    F: Future<Output = Result<Action, Error>> + Send + 'static,
+{
+    let kind = K::kind(&());
+    if let Some(wait) = queue.taken(&object.namespace().unwrap_or_default(), &object.name_any()) {
+        context.metrics.waited(&kind, wait);
+    }
+    let began = Instant::now();
+    let work = reconcile(object, context.clone());
+    async move {
+        let result = work.await;
+        context.metrics.reconciled(&kind, result.as_ref().err(), began.elapsed());
+        result
+    }
 }
 
 #[expect(clippy::needless_pass_by_value)] // the signature that the controller calls

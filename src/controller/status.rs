@@ -1,7 +1,7 @@
 //! What all kinds' statuses share: the trio Ready, Reconciling, Stalled, and writing a status only when it changed. The
 //! trio is pure.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Condition};
@@ -12,7 +12,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::explain;
+use super::{budget, explain};
 use crate::api::{
     conditions::{Truth, kind, mark::MANAGER, reason, set},
     fault::Fault,
@@ -20,6 +20,30 @@ use crate::api::{
 
 /// How often a finalizer's removal gives way to others before it is left to the next reconciliation.
 const CONFLICTS: u32 = 5;
+
+/// How much a status changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Not at all.
+    None,
+    /// Numbers and times only: these writes share a budget, and the object rests so long between two.
+    Progress(Duration),
+    /// Phase, error or conditions.
+    State,
+}
+
+impl Change {
+    /// How much changed from one status to the next; `state` is all but progress.
+    pub fn between<S: PartialEq, T: PartialEq>(before: &S, after: &S, state: impl Fn(&S) -> T) -> Self {
+        if before == after {
+            Self::None
+        } else if state(before) == state(after) {
+            Self::Progress(budget::EACH)
+        } else {
+            Self::State
+        }
+    }
+}
 
 /// What the condition `Ready` says, and whether anybody is at work on it.
 #[derive(Clone, Debug, PartialEq, Eq)]

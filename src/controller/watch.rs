@@ -1,7 +1,14 @@
 //! Watching: one reflector a kind for the whole process, and queues by which a change of one object wakes the reconcilers
 //! of others.
 
-use std::{fmt::Debug, future::Future, hash::Hash, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    future::Future,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures::{Stream, StreamExt, stream};
 use kube::{
@@ -15,14 +22,15 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-/// Wakes the reconciler of one kind. Cheap to clone.
+/// Wakes the reconciler of one kind, and knows since when who waits. Cheap to clone.
 pub struct Queue<K: Resource<DynamicType = ()>> {
     sender: mpsc::UnboundedSender<ObjectRef<K>>,
+    woken: Arc<Mutex<HashMap<(String, String), Instant>>>,
 }
 
 impl<K: Resource<DynamicType = ()>> Clone for Queue<K> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone() }
+        Self { sender: self.sender.clone(), woken: self.woken.clone() }
     }
 }
 
@@ -34,11 +42,13 @@ impl<K: Resource<DynamicType = ()> + 'static> Queue<K> {
     {
         let (sender, receiver) = mpsc::unbounded_channel();
         let stream = stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) });
-        (Self { sender }, stream)
+        (Self { sender, woken: Arc::default() }, stream)
     }
 
     /// Wakes the reconciler for this object.
     pub fn wake(&self, object: ObjectRef<K>) {
+        let key = (object.namespace.clone().unwrap_or_default(), object.name.clone());
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert_with(Instant::now);
         // Fails only when the process is about to end.
         let _ = self.sender.send(object);
     }
@@ -46,6 +56,18 @@ impl<K: Resource<DynamicType = ()> + 'static> Queue<K> {
     /// Wakes the reconciler for the object of this name.
     pub fn wake_named(&self, namespace: &str, name: &str) {
         self.wake(ObjectRef::new(name).within(namespace));
+    }
+
+    /// The object's turn has come, or it turned out not to be there. How long it waited, if it was woken: the time of its next
+    /// look may have come by itself.
+    pub fn taken(&self, namespace: &str, name: &str) -> Option<Duration> {
+        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        woken.remove(&(namespace.to_owned(), name.to_owned())).map(|since| since.elapsed())
+    }
+
+    /// Objects that wait for their turn.
+    pub fn depth(&self) -> usize {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 

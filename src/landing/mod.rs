@@ -15,8 +15,10 @@ mod check;
 mod credentials;
 mod error;
 mod folder;
+mod requests;
 mod store;
 
 pub use credentials::SasToken;
 pub use error::Error;
+pub use requests::Requests;
 pub use store::{Created, Zone};

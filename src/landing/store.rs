@@ -12,6 +12,7 @@ use super::{
     azure::{self, Operation, Patience},
     credentials::{SasProvider, SasToken},
     folder::Folder,
+    requests::Requests,
 };
 use crate::{
     api::zone::{AzureZone, ZoneStore},
@@ -26,6 +27,7 @@ pub struct Zone {
     backend: Backend,
     /// Whether the zone is one link's folder, and not the folder of all of them.
     of_link: bool,
+    requests: Requests,
 }
 
 #[derive(Clone)]
@@ -73,7 +75,13 @@ impl Zone {
         } else {
             return Err(Error::ZoneNotSpecified("the landing zone names no store"));
         };
-        Ok(Self { backend, of_link: link_id.is_some() })
+        Ok(Self { backend, of_link: link_id.is_some(), requests: Requests::default() })
+    }
+
+    /// The same zone, whose requests are counted there.
+    #[must_use]
+    pub fn counted(self, requests: &Requests) -> Self {
+        Self { requests: requests.clone(), ..self }
     }
 
     /// The same zone for somebody who waits for an answer: it reports a fault at once instead of trying again.
@@ -88,20 +96,23 @@ impl Zone {
             })),
             Backend::Folder(folder) => Backend::Folder(folder.clone()),
         };
-        Self { backend, of_link: self.of_link }
+        Self { backend, of_link: self.of_link, requests: self.requests.clone() }
     }
 
     /// Writes an object, whether there is one or not. On return it is durable.
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), Error> {
-        let path = valid(path)?;
-        match &self.backend {
-            Backend::Azure(azure) => {
-                let (at, token) = (azure.at(&path)?, azure.token().await?);
-                let put = azure.store.put(&at, bytes.into()).await;
-                put.map(|_| ()).map_err(|error| azure.explain(&error, Operation::Write, &token))
+        let work = async {
+            let path = valid(path)?;
+            match &self.backend {
+                Backend::Azure(azure) => {
+                    let (at, token) = (azure.at(&path)?, azure.token().await?);
+                    let put = azure.store.put(&at, bytes.into()).await;
+                    put.map(|_| ()).map_err(|error| azure.explain(&error, Operation::Write, &token))
+                }
+                Backend::Folder(folder) => blocking(folder, move |folder| folder.put(&path, &bytes)).await,
             }
-            Backend::Folder(folder) => blocking(folder, move |folder| folder.put(&path, &bytes)).await,
-        }
+        };
+        self.requests.counted("put", work).await
     }
 
     /// Writes an object only if there is none, and says who did. On return it is durable.
@@ -109,108 +120,123 @@ impl Zone {
     /// `bytes` must hold a token that nobody else can choose: an attempt whose answer got lost is known by it, so after an
     /// error call again with the same bytes.
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<Created, Error> {
-        // What to report if reading back does not settle it; none when the store says that something is there.
-        let failure = match &self.backend {
-            Backend::Azure(azure) => {
-                let (at, token) = (azure.at(&valid(path)?)?, azure.token().await?);
-                match azure.store.put_opts(&at, bytes.clone().into(), PutMode::Create.into()).await {
-                    Ok(_) => return Ok(Created::Ours),
-                    Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => None,
-                    Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
-                        return Err(Error::ConditionalWritesUnsupported("the store says so".to_owned()));
+        let work = async {
+            // What to report if reading back does not settle it; none when the store says that something is there.
+            let failure = match &self.backend {
+                Backend::Azure(azure) => {
+                    let (at, token) = (azure.at(&valid(path)?)?, azure.token().await?);
+                    match azure.store.put_opts(&at, bytes.clone().into(), PutMode::Create.into()).await {
+                        Ok(_) => return Ok(Created::Ours),
+                        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => None,
+                        Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+                            return Err(Error::ConditionalWritesUnsupported("the store says so".to_owned()));
+                        }
+                        // Even a failed request may have done its work before its answer was lost.
+                        Err(error) => Some(azure.explain(&error, Operation::Create, &token)),
                     }
-                    // Even a failed request may have done its work before its answer was lost.
-                    Err(error) => Some(azure.explain(&error, Operation::Create, &token)),
                 }
-            }
-            Backend::Folder(folder) => {
-                let (path, bytes) = (valid(path)?, bytes.clone());
-                if blocking(folder, move |folder| folder.create(&path, &bytes)).await? {
-                    return Ok(Created::Ours);
+                Backend::Folder(folder) => {
+                    let (path, bytes) = (valid(path)?, bytes.clone());
+                    if blocking(folder, move |folder| folder.create(&path, &bytes)).await? {
+                        return Ok(Created::Ours);
+                    }
+                    None
                 }
-                None
+            };
+            match (self.get(path).await, failure) {
+                (Ok(Some(found)), _) if found == bytes => Ok(Created::Ours),
+                (Ok(Some(found)), _) => Ok(Created::Theirs(found)),
+                (_, Some(failure)) => Err(failure),
+                (Err(error), None) => Err(error),
+                (Ok(None), None) => Err(Error::ZoneError(format!("{path} is reported to be there and cannot be found"))),
             }
         };
-        match (self.get(path).await, failure) {
-            (Ok(Some(found)), _) if found == bytes => Ok(Created::Ours),
-            (Ok(Some(found)), _) => Ok(Created::Theirs(found)),
-            (_, Some(failure)) => Err(failure),
-            (Err(error), None) => Err(error),
-            (Ok(None), None) => Err(Error::ZoneError(format!("{path} is reported to be there and cannot be found"))),
-        }
+        self.requests.counted("create", work).await
     }
 
     /// Reads an object whole; none if it is not there.
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>, Error> {
-        let path = valid(path)?;
-        match &self.backend {
-            Backend::Azure(azure) => {
-                let (at, token) = (azure.at(&path)?, azure.token().await?);
-                let read = async { azure.store.get(&at).await?.bytes().await };
-                match read.await {
-                    Ok(bytes) => Ok(Some(bytes)),
-                    Err(error) => azure.absent(&error, &token).map(|()| None),
+        let work = async {
+            let path = valid(path)?;
+            match &self.backend {
+                Backend::Azure(azure) => {
+                    let (at, token) = (azure.at(&path)?, azure.token().await?);
+                    let read = async { azure.store.get(&at).await?.bytes().await };
+                    match read.await {
+                        Ok(bytes) => Ok(Some(bytes)),
+                        Err(error) => azure.absent(&error, &token).map(|()| None),
+                    }
                 }
+                Backend::Folder(folder) => blocking(folder, move |folder| folder.get(&path)).await,
             }
-            Backend::Folder(folder) => blocking(folder, move |folder| folder.get(&path)).await,
-        }
+        };
+        self.requests.counted("get", work).await
     }
 
     /// Whether an object is there.
     pub async fn exists(&self, path: &str) -> Result<bool, Error> {
-        let path = valid(path)?;
-        match &self.backend {
-            Backend::Azure(azure) => {
-                let (at, token) = (azure.at(&path)?, azure.token().await?);
-                match azure.store.head(&at).await {
-                    Ok(_) => Ok(true),
-                    // The answer to HEAD has no body: only GET tells a missing object from a missing container.
-                    Err(object_store::Error::NotFound { .. }) => match azure.store.get(&at).await {
+        let work = async {
+            let path = valid(path)?;
+            match &self.backend {
+                Backend::Azure(azure) => {
+                    let (at, token) = (azure.at(&path)?, azure.token().await?);
+                    match azure.store.head(&at).await {
                         Ok(_) => Ok(true),
-                        Err(error) => azure.absent(&error, &token).map(|()| false),
-                    },
-                    Err(error) => Err(azure.explain(&error, Operation::Read, &token)),
+                        // The answer to HEAD has no body: only GET tells a missing object from a missing container.
+                        Err(object_store::Error::NotFound { .. }) => match azure.store.get(&at).await {
+                            Ok(_) => Ok(true),
+                            Err(error) => azure.absent(&error, &token).map(|()| false),
+                        },
+                        Err(error) => Err(azure.explain(&error, Operation::Read, &token)),
+                    }
                 }
+                Backend::Folder(folder) => blocking(folder, move |folder| folder.exists(&path)).await,
             }
-            Backend::Folder(folder) => blocking(folder, move |folder| folder.exists(&path)).await,
-        }
+        };
+        self.requests.counted("head", work).await
     }
 
     /// The paths of all objects below `prefix`, a folder (empty: the whole zone), sorted.
     pub async fn list(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        let prefix = valid(prefix)?;
-        match &self.backend {
-            Backend::Azure(azure) => {
-                let (at, token) = (azure.at(&prefix)?, azure.token().await?);
-                let listed = azure.store.list(Some(&at)).try_collect().await;
-                let objects: Vec<_> = listed.map_err(|error| azure.explain(&error, Operation::List, &token))?;
-                let relative = |path: &str| path.strip_prefix(&azure.root).map(str::to_owned);
-                let mut paths: Vec<_> = objects.iter().filter_map(|object| relative(object.location.as_ref())).collect();
-                paths.sort_unstable();
-                Ok(paths)
+        let work = async {
+            let prefix = valid(prefix)?;
+            match &self.backend {
+                Backend::Azure(azure) => {
+                    let (at, token) = (azure.at(&prefix)?, azure.token().await?);
+                    let listed = azure.store.list(Some(&at)).try_collect().await;
+                    let objects: Vec<_> = listed.map_err(|error| azure.explain(&error, Operation::List, &token))?;
+                    let relative = |path: &str| path.strip_prefix(&azure.root).map(str::to_owned);
+                    let mut paths: Vec<_> = objects.iter().filter_map(|object| relative(object.location.as_ref())).collect();
+                    paths.sort_unstable();
+                    Ok(paths)
+                }
+                Backend::Folder(folder) => blocking(folder, move |folder| folder.list(&prefix)).await,
             }
-            Backend::Folder(folder) => blocking(folder, move |folder| folder.list(&prefix)).await,
-        }
+        };
+        self.requests.counted("list", work).await
     }
 
     /// Removes objects; those that are not there are no error.
     pub async fn delete(&self, paths: &[String]) -> Result<(), Error> {
-        let paths = paths.iter().map(|path| valid(path)).collect::<Result<Vec<_>, _>>()?;
-        match &self.backend {
-            Backend::Azure(azure) => {
-                let token = azure.token().await?;
-                let objects = paths.iter().map(|path| azure.at(path)).collect::<Result<Vec<_>, _>>()?;
-                let mut deleted = azure.store.delete_stream(stream::iter(objects).map(Ok).boxed());
-                while let Some(result) = deleted.next().await {
-                    match result {
-                        Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                        Err(error) => return Err(azure.explain(&error, Operation::Delete, &token)),
+        let work = async {
+            let paths = paths.iter().map(|path| valid(path)).collect::<Result<Vec<_>, _>>()?;
+            match &self.backend {
+                Backend::Azure(azure) => {
+                    let token = azure.token().await?;
+                    let objects = paths.iter().map(|path| azure.at(path)).collect::<Result<Vec<_>, _>>()?;
+                    let mut deleted = azure.store.delete_stream(stream::iter(objects).map(Ok).boxed());
+                    while let Some(result) = deleted.next().await {
+                        match result {
+                            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                            Err(error) => return Err(azure.explain(&error, Operation::Delete, &token)),
+                        }
                     }
+                    Ok(())
                 }
-                Ok(())
+                Backend::Folder(folder) => blocking(folder, move |folder| paths.iter().try_for_each(|path| folder.delete(path))).await,
             }
-            Backend::Folder(folder) => blocking(folder, move |folder| paths.iter().try_for_each(|path| folder.delete(path))).await,
-        }
+        };
+        self.requests.counted("delete", work).await
     }
 
     /// Removes all objects below `prefix`, a folder; empty: the link's whole folder.

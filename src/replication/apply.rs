@@ -16,6 +16,7 @@ use super::{
     batch::{self, Batch, Place, Share},
     error::Error,
     group::Member,
+    metrics::{Task, Way},
     retry,
     snapshot::Snapshot,
     state::{RunState, TableState},
@@ -66,7 +67,7 @@ pub async fn table(context: Context, id: u32, table: TableState) {
         // Work that went well for a while is not the same trouble going on.
         attempt = if began.elapsed() > Duration::from_mins(1) { 1 } else { attempt + 1 };
         let delay = retry::delay(attempt);
-        context.board.table_failed(&table.uid, fault, attempt, delay);
+        context.table_failed(Task::Apply, &table.uid, fault, attempt, delay);
         tokio::time::sleep(delay).await;
     }
 }
@@ -120,13 +121,17 @@ impl Applier<'_> {
                 } else {
                     let steps = batch::steps_at_hand(self.context, &schema, &share.entries).await?;
                     let advance = self.advance(at, batch.upto, batch.as_of);
+                    let began = Instant::now();
                     let rows = target.apply(&self.target, &schema, advance, steps).await?;
+                    if !idle {
+                        self.context.setup.metrics.apply_took(Way::Changes, began.elapsed());
+                    }
                     at = batch.upto;
                     schema = share.schema().unwrap_or(schema);
                     rows
                 };
                 seen = batch.upto;
-                advanced(self.context, &self.table.uid, &batch, (!idle).then_some((rows, share.bytes)));
+                advanced(self.context, &self.table.uid, &self.target, &batch, (!idle).then_some((rows, share.bytes)));
                 self.context.applied(self.id, self.table.incarnation, Applied { seen, as_of: batch.as_of, at });
             } else if self.grouped() {
                 self.context.board.table(&self.table.uid, |report| report.consistent = false);
@@ -191,7 +196,8 @@ impl Applier<'_> {
             let (batch, share) = self.gather(at, passed.filter(|passed| at < *passed).unwrap_or(exact)).await?;
             let steps = batch::steps_at_hand(self.context, schema, &share.entries).await?;
             let advance = self.advance(at, batch.upto, batch.as_of);
-            self.context.setup.target.catch_up(&self.target, schema, advance, steps).await?;
+            let rows = self.context.setup.target.catch_up(&self.target, schema, advance, steps).await?;
+            self.context.setup.metrics.applied(&self.target.source, Way::Changes, rows, share.bytes);
             at = batch.upto;
         }
         let record = self.context.journal.record(exact).await?;
@@ -230,6 +236,7 @@ impl Applier<'_> {
                     let steps = batch::steps_at_hand(self.context, schema, &share.entries).await?;
                     let advance = self.advance(at, batch.upto, batch.as_of);
                     let rows = target.apply_adopting(&self.target, schema, advance, steps).await?;
+                    self.context.setup.metrics.applied(&self.target.source, Way::Changes, rows, share.bytes);
                     at = batch.upto;
                     self.context.board.table(&self.table.uid, |report| {
                         report.rows += rows;
@@ -329,7 +336,10 @@ fn adopting() -> Fault {
 }
 
 /// A table is at the end of a batch: `written`, if anything of it was the table's, are rows and the files' bytes.
-pub fn advanced(context: &Context, uid: &str, batch: &Batch, written: Option<(u64, u64)>) {
+pub fn advanced(context: &Context, uid: &str, table: &TargetTable, batch: &Batch, written: Option<(u64, u64)>) {
+    if let Some((rows, bytes)) = written {
+        context.setup.metrics.applied(&table.source, Way::Changes, rows, bytes);
+    }
     context.board.table(uid, |report| {
         if batch.position.is_empty() {
             return;

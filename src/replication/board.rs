@@ -16,7 +16,7 @@ use super::EngineReport;
 use crate::{
     api::{
         fault::{Check, Fault},
-        report::{TablePhase, TableReport},
+        report::{PositionTime, TablePhase, TableReport},
         verification::TableVerification,
     },
     failpoint::{self, Moment, Point},
@@ -137,6 +137,13 @@ impl Board {
     pub fn failure(&self, uid: &str) -> Option<Fault> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.tables.get(uid).filter(|table| table.phase == TablePhase::Failed)?.error.clone()
+    }
+
+    /// Up to where a table is exact, as far as this worker knows.
+    pub fn applied(&self, uid: &str) -> Option<PositionTime> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = inner.tables.get(uid)?;
+        Some(PositionTime { value: table.position.clone()?, time: table.as_of })
     }
 
     /// Forgets all tables but those.

@@ -29,6 +29,7 @@ use super::{
     file,
     fill::Filling,
     join, keys,
+    metrics::Way,
     pending::Pending,
     repair::{Read, Repair},
     scratch::ZoneScratch,
@@ -204,6 +205,7 @@ impl Reign<'_> {
             let cut = capture.next_cut(Limits { not_before: last_cut + flush_interval, idle, bytes: BATCH_BYTES }).await?;
             pending.observe(&cut, &self.context.journal.state())?;
             boundary = cut.whole;
+            let read_at = Instant::now();
             if !cut.whole {
                 self.write(cut, &mut batch, &mut pending).await?;
                 continue;
@@ -227,6 +229,7 @@ impl Reign<'_> {
                 let changes_tables = !pending.events.is_empty();
                 let data = std::mem::take(&mut batch).into_values().collect();
                 let number = self.commit(std::mem::take(&mut pending.events), data).await?;
+                self.context.setup.metrics.committed(has_data.then(|| read_at.elapsed()));
                 for reply in pending.replies.drain(..) {
                     // Whoever asked may have gone.
                     let _ = reply.send(number);
@@ -333,6 +336,9 @@ impl Reign<'_> {
             .try_collect()
             .await?;
         for (table, entry, file) in written {
+            if let Some(known) = state.tables.get(&table) {
+                self.context.setup.metrics.read(&known.schema.name, Way::Changes, file.rows, file.bytes);
+            }
             if let Some(place) = batch.get_mut(&table).and_then(|table| table.entries.get_mut(entry)) {
                 *place = Entry::File(file);
             }

@@ -11,13 +11,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
 
 use super::{
     Applied, Context,
     apply::{self, IDLE_RECORDS},
     batch::{self, Batch, Place},
     error::Error,
+    metrics::Way,
     retry,
     state::RunState,
 };
@@ -244,8 +248,12 @@ impl Mover<'_> {
         });
         let together = together.collect();
         let stride = Stride { link_id: &plan.link.link_id, to: found.upto, as_of: found.as_of, plan_revision: plan.revision };
+        let began = Instant::now();
         match context.setup.target.apply_together(stride, together).await {
             Ok(rows) => {
+                if !idle {
+                    context.setup.metrics.apply_took(Way::Changes, began.elapsed());
+                }
                 for ((member, share), rows) in members.iter().zip(&taken).zip(rows) {
                     self.moved(member, &found, found.upto, (!share.entries.is_empty()).then_some((rows, share.bytes)));
                     self.places.insert(member.life(), found.upto);
@@ -270,7 +278,7 @@ impl Mover<'_> {
 
     /// A member holds all of a batch; its progress in the target is `at`.
     fn moved(&self, member: &Member, batch: &Batch, at: u64, written: Option<(u64, u64)>) {
-        apply::advanced(self.context, &member.uid, batch, written);
+        apply::advanced(self.context, &member.uid, &member.target, batch, written);
         self.context.board.table(&member.uid, |report| report.consistent = true);
         self.context.applied(member.id, member.incarnation.record, Applied { seen: batch.upto, as_of: batch.as_of, at });
     }

@@ -21,6 +21,7 @@ use super::{
     capture::Order,
     error::Error,
     group::Life,
+    metrics::Task,
     retry, share,
     state::{RunState, TableState},
 };
@@ -117,7 +118,7 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
                     Err(fault) => {
                         let attempt = retries.get(&planned.uid).map_or(1, |(attempt, _)| attempt + 1);
                         let delay = retry::delay(attempt);
-                        context.board.table_failed(&planned.uid, fault, attempt, delay);
+                        context.table_failed(Task::Join, &planned.uid, fault, attempt, delay);
                         retries.insert(planned.uid, (attempt, Instant::now() + delay));
                     }
                 }

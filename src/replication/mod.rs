@@ -6,7 +6,7 @@
 //!   they apply, [`net`] and [`file`] are their pure parts
 //! - `verify` compares tables with their source, [`repair`] puts rows into the log beside the changes
 //! - [`share`] says who does what, [`board`] gathers what is known for the report, [`memory`] bounds what is held at once;
-//!   [`sweep`] removes what nobody needs any more; [`protect`] bounds what is asked of the source
+//!   [`metrics`] what it counted; [`sweep`] removes what nobody needs any more; [`protect`] bounds what is asked of the source
 
 pub mod apply;
 pub mod batch;
@@ -20,6 +20,7 @@ pub mod join;
 pub mod journal;
 pub mod keys;
 pub mod memory;
+pub mod metrics;
 pub mod net;
 mod pending;
 pub mod protect;
@@ -44,10 +45,19 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
-use self::{board::Board, error::Error, group::Group, journal::Journal, memory::Memory, state::TableState, values::ZoneValues};
+use self::{
+    board::Board,
+    error::Error,
+    group::Group,
+    journal::Journal,
+    memory::Memory,
+    metrics::{Metrics, Task},
+    state::TableState,
+    values::ZoneValues,
+};
 use crate::{
     api::{
-        fault::Check,
+        fault::{Check, Fault},
         plan::Plan,
         report::{PositionLost, PositionReport, SourceReport, TableReport},
         verification::TableVerification,
@@ -85,6 +95,8 @@ pub struct Setup {
     pub settle_for: Duration,
     /// How long a comparison waits for transactions that are open in the source: [`WAIT_FOR`] but in tests.
     pub wait_for: Duration,
+    /// Where to count.
+    pub metrics: Metrics,
 }
 
 /// Size of a snapshot's chunks in the source: a few seconds of reading, and what a killed worker does again at most.
@@ -170,6 +182,12 @@ impl Context {
     /// Keeps large values of changes that the capture of a term records.
     fn values_of_changes(&self, term: u64) -> Arc<dyn source::LargeValues> {
         Arc::new(ZoneValues::of_changes(self.setup.zone.clone(), self.journal.log().run(), term))
+    }
+
+    /// A step of a table's work failed and will be tried again after `delay`.
+    fn table_failed(&self, task: Task, uid: &str, fault: Fault, attempt: u32, delay: Duration) {
+        self.setup.metrics.failed(task, &fault.reason);
+        self.board.table_failed(uid, fault, attempt, delay);
     }
 
     /// A table's applier is so far.

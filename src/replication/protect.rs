@@ -60,6 +60,10 @@ pub async fn guard(setup: &Setup, mut plan: watch::Receiver<Arc<Plan>>, board: &
         limit(setup, &planned);
         let mut next = LOOK_EVERY;
         if share::capturer(planned.workers) == setup.ordinal {
+            // A source that does not say where its log ends says so elsewhere; what was said last stands.
+            if let Ok(Ok(head)) = timeout(PATIENCE, setup.source.head()).await {
+                board.link(|report| report.position.get_or_insert_default().source_head = Some(head.to_string()));
+            }
             match look(setup, &planned, board).await {
                 Ok(log) => {
                     show(board, log);
@@ -88,6 +92,11 @@ pub async fn guard(setup: &Setup, mut plan: watch::Receiver<Arc<Plan>>, board: &
         } else {
             // Another worker's to tell.
             show(board, None);
+            board.link(|report| {
+                if let Some(position) = &mut report.position {
+                    (position.source_head, position.captured) = (None, None);
+                }
+            });
         }
         tokio::select! {
             changed = plan.changed() => if changed.is_err() { return std::future::pending().await },

@@ -8,9 +8,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
-use super::{Context, error::Error, file, share, state::TableState, values::ZoneValues};
+use super::{Context, error::Error, file, metrics::Way, share, state::TableState, values::ZoneValues};
 use crate::{
     api::fault::Explain,
     data::{Chunk, ChunkPlan, Position, TableSchema},
@@ -99,7 +99,7 @@ impl Snapshot<'_> {
             Some(rows) => rows,
             None => Rows::File(self.context.data_file(&file.path).await?),
         };
-        self.load(chunk, rows).await
+        self.load(chunk, rows, file.bytes).await
     }
 
     /// Reads a chunk from the source and puts its file; a void plan is a record too.
@@ -112,7 +112,10 @@ impl Snapshot<'_> {
         let path = layout::data(journal.log().run(), self.id, self.table.incarnation, 0);
         let values = ZoneValues::of_chunks(setup.zone.clone(), journal.log().run(), self.id, self.table.incarnation);
         match read(&*setup.source, &setup.zone, &self.table.schema, range, path, Arc::new(values)).await {
-            Ok(read) => Ok((ChunkRecord { token, file: Some(read.file), read_at: read.read_at, void: None }, Some(read.rows))),
+            Ok(read) => {
+                setup.metrics.read(&self.table.schema.name, Way::Snapshot, read.file.rows, read.file.bytes);
+                Ok((ChunkRecord { token, file: Some(read.file), read_at: read.read_at, void: None }, Some(read.rows)))
+            }
             Err(Error::Source(error @ (source::Error::TableRewritten(_) | source::Error::SchemaChanged(_)))) => {
                 let void = crate::api::fault::Fault { heals: true, ..error.fault() };
                 Ok((ChunkRecord { token, file: None, read_at: Position::default(), void: Some(void) }, None))
@@ -121,14 +124,17 @@ impl Snapshot<'_> {
         }
     }
 
-    async fn load(&self, chunk: u32, rows: Rows) -> Result<(), Error> {
+    async fn load(&self, chunk: u32, rows: Rows, bytes: u64) -> Result<(), Error> {
         let setup = &self.context.setup;
         let rows = match rows {
             Rows::Kept(batches) => stream::iter(batches).map(Ok).boxed(),
             Rows::File(bytes) => decoded(bytes, self.table.schema.arrow_rows()).boxed(),
         };
         let target_table = self.context.target_table(self.table);
+        let began = Instant::now();
         let loaded = setup.target.load_chunk(&target_table, &self.table.schema, self.incarnation(), chunk, rows).await?;
+        setup.metrics.apply_took(Way::Snapshot, began.elapsed());
+        setup.metrics.applied(&self.table.schema.name, Way::Snapshot, loaded, bytes);
         tracing::debug!(table = %self.table.schema.name, chunk, rows = loaded, "chunk loaded");
         Ok(())
     }

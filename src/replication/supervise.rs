@@ -21,6 +21,7 @@ use super::{
     group::{self, Group, Life},
     journal::Journal,
     memory::{self, Memory},
+    metrics::Task as Doing,
     protect, retry, share,
     snapshot::Snapshot,
     state::{RunState, TableState},
@@ -62,6 +63,7 @@ pub async fn run(setup: Setup, plan: watch::Receiver<Arc<Plan>>, report: watch::
             attempt += 1;
             let fault = error.fault();
             tracing::warn!(reason = fault.reason, message = fault.message, attempt, "the engine starts over");
+            setup.metrics.failed(Doing::Engine, &fault.reason);
             board.check(check_of(&error), Some(fault));
             tokio::time::sleep(retry::delay(attempt)).await;
         }
@@ -203,6 +205,7 @@ impl<'a> Supervisor<'a> {
         let captures = running && share::capturer(plan.workers) == ordinal;
         if !captures {
             if self.capture.take().is_some() {
+                context.setup.metrics.captures_no_longer();
                 context.board.link(|report| report.term = None);
             }
             // What this worker last met there is no longer its to tell.
@@ -288,12 +291,17 @@ impl<'a> Supervisor<'a> {
 
         let seen = |life: &Life| context.applied_upto(life.0, life.1).map(|applied| applied.seen).unwrap_or_default();
         let replicating: Vec<_> = live.iter().filter(|(life, table)| table.exact.is_some() && ours(life.0)).collect();
-        let lowest = replicating.iter().map(|(life, _)| seen(life)).min();
+        let last = replicating.iter().min_by_key(|(life, _)| seen(life));
+        let lowest = last.map(|(life, _)| seen(life));
         let drained = plan.intent == Intent::Drain && lowest.is_none_or(|lowest| lowest >= state.number);
+        let applied = if lowest == Some(state.number) || live.is_empty() {
+            Some(PositionTime { value: state.to.to_string(), time: state.time })
+        } else {
+            last.and_then(|(_, table)| context.board.applied(&table.uid))
+        };
         context.board.link(|report| {
             report.drained = drained;
-            if lowest == Some(state.number) || live.is_empty() {
-                let applied = PositionTime { value: state.to.to_string(), time: state.time };
+            if let Some(applied) = applied {
                 report.position.get_or_insert_default().applied = Some(applied);
             }
         });
@@ -331,6 +339,7 @@ async fn capture(context: Context) {
             report.position_lost = lost.or(report.position_lost.take());
         });
         tracing::warn!(reason = fault.reason, message = fault.message, "capture ended");
+        context.setup.metrics.failed(Doing::Capture, &fault.reason);
         context.board.check("CapturePrepared", Some(fault));
         attempt = if began.elapsed() > Duration::from_mins(1) { 1 } else { attempt + 1 };
         if matches!(error, Error::TermLost { .. } | Error::PlanOutdated { .. }) {
@@ -349,7 +358,7 @@ async fn snapshot(context: Context, id: u32, table: TableState) {
         let Err(error) = (Snapshot { context: &context, id, table: &table, plan }).work().await else { return };
         attempt += 1;
         let delay = retry::delay(attempt);
-        context.board.table_failed(&table.uid, error.fault(), attempt, delay);
+        context.table_failed(Doing::Snapshot, &table.uid, error.fault(), attempt, delay);
         tokio::time::sleep(delay).await;
         context.board.table_works(&table.uid, TablePhase::Snapshotting);
     }

@@ -474,6 +474,9 @@ pub trait Source: Send + Sync {
     /// Makes the log move on, so that an idle database does not hold it back, and says where its end is.
     async fn heartbeat(&self) -> Result<Position, Error>;
 
+    /// The end of the log now; writes nothing.
+    async fn head(&self) -> Result<Position, Error>;
+
     /// The log that is kept for this link; none if it has no position, or if another's run began under the link's id.
     /// `PositionLost` if it is kept no longer, `PositionGivenUp` if the link gave it up.
     async fn retained_log(&self, owner: &str) -> Result<Option<RetainedLog>, Error>;

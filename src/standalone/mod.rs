@@ -238,6 +238,7 @@ fn open(link: &Link, secrets: &Secrets, options: &Links) -> Result<Setup, Error>
         compare_every: replication::COMPARE_EVERY,
         settle_for: replication::SETTLE_FOR,
         wait_for: replication::WAIT_FOR,
+        metrics: replication::metrics::Metrics::default(),
     })
 }
 

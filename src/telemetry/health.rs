@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use prometheus::{Registry, TextEncoder};
+use prometheus::{TextEncoder, proto::MetricFamily};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -50,17 +50,22 @@ pub async fn listen(port: u16) -> io::Result<TcpListener> {
 }
 
 /// Answers on `port` until `stop`: `/healthz` as long as the process runs, `/readyz` with what is missing (status 503) or
-/// `ok`, `/metrics` in the Prometheus text format.
-pub async fn serve_health(port: u16, registry: &Registry, readiness: Readiness, stop: CancellationToken) -> io::Result<()> {
+/// `ok`, `/metrics` with what `gather` finds, in the Prometheus text format.
+pub async fn serve_health(
+    port: u16,
+    gather: impl Fn() -> Vec<MetricFamily> + Clone + Send + Sync + 'static,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state((readiness, registry.clone()));
+        .route("/metrics", get(async move || metrics(&gather())))
+        .with_state(readiness);
     axum::serve(listen(port).await?, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-async fn ready(State((readiness, _)): State<(Readiness, Registry)>) -> impl IntoResponse {
+async fn ready(State(readiness): State<Readiness>) -> impl IntoResponse {
     let missing = readiness.missing();
     if missing.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())
@@ -69,8 +74,8 @@ async fn ready(State((readiness, _)): State<(Readiness, Registry)>) -> impl Into
     }
 }
 
-async fn metrics(State((_, registry)): State<(Readiness, Registry)>) -> impl IntoResponse {
-    match TextEncoder::new().encode_to_string(&registry.gather()) {
+fn metrics(gathered: &[MetricFamily]) -> impl IntoResponse + use<> {
+    match TextEncoder::new().encode_to_string(gathered) {
         Ok(text) => (StatusCode::OK, [("content-type", prometheus::TEXT_FORMAT)], text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], error.to_string()),
     }

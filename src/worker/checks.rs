@@ -8,7 +8,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{metrics, systems::Systems};
+use super::systems::Systems;
 use crate::{
     api::{
         discovery::Found,
@@ -147,7 +147,7 @@ fn silent(patience: Duration) -> String {
     format!("no answer within {} s", patience.as_secs())
 }
 
-/// Logs and counts what came and what went.
+/// Logs what came and what went.
 fn note(old: &Answers, new: &Answers) {
     let failed = |answers: &Answers| -> BTreeSet<(String, String)> {
         let faults = answers.checks.iter().filter_map(|check| Some((check.name.clone(), check.fault.as_ref()?.reason.clone())));
@@ -155,7 +155,6 @@ fn note(old: &Answers, new: &Answers) {
     };
     let (before, now) = (failed(old), failed(new));
     for check in &new.checks {
-        metrics::CHECK_FAILED.with_label_values(&[&check.name]).set(i64::from(check.fault.is_some()));
         if let Some(fault) = &check.fault
             && !before.contains(&(check.name.clone(), fault.reason.clone()))
         {

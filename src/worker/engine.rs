@@ -24,6 +24,7 @@ pub(super) struct Supervisor<Open> {
     pub ordinal: u32,
     /// Memory that the process may have, bytes.
     pub memory: u64,
+    pub metrics: replication::metrics::Metrics,
     /// Opens a plan's systems.
     pub open: Open,
     pub plans: watch::Receiver<Option<Arc<Plan>>>,
@@ -68,6 +69,7 @@ impl<Open: Fn(&Plan) -> Systems> Supervisor<Open> {
                 compare_every: replication::COMPARE_EVERY,
                 settle_for: replication::SETTLE_FOR,
                 wait_for: replication::WAIT_FOR,
+                metrics: self.metrics.clone(),
             };
             match self.run_engine(setup, plan, &stop).await? {
                 Stopped::ForGood => return Ok(()),

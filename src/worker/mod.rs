@@ -8,7 +8,7 @@
 pub mod api;
 mod checks;
 mod engine;
-mod metrics;
+pub mod metrics;
 pub mod plans;
 mod probe;
 mod release;
@@ -16,13 +16,14 @@ mod reports;
 mod systems;
 pub mod termination;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{sync::watch, task::JoinHandle, time};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub(crate) use self::checks::{ask_source, ask_target, ask_zone};
-use self::{api::Api, plans::Plans, systems::Systems};
+use self::{api::Api, metrics::Metrics, plans::Plans, systems::Systems};
 pub use self::{probe::probe, release::release};
 use crate::{
     api::plan::{API_DIR, API_PORT, HEALTH_PORT, MEMORY_LIMIT, PLAN_DIR, PLAN_KEY, SECRETS_DIR, ZONE_DIR},
@@ -103,6 +104,8 @@ fn pod_name() -> String {
 /// Works until `stop`, then finishes what is in flight and returns.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
     let secrets = Secrets::new(&options.secrets);
+    let link = options.worker.rsplit_once('-').map_or("", |(link, _)| link);
+    let metrics = Arc::new(Metrics::new(link));
     let plans = Plans::new();
     let readiness = Readiness::waiting_for(["api", "plan"]);
     let (systems, answers) = (watch::Sender::new(None), watch::Sender::new(checks::Answers::default()));
@@ -117,12 +120,18 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     ];
     let api = Api { plans: plans.clone(), reports: newest.subscribe(), folder: options.api.clone(), port: options.api_port };
     let mut api = tokio::spawn(api.serve(readiness.clone(), serving.clone()));
-    let mut health = tokio::spawn(telemetry::serve_health(options.health_port, telemetry::registry(), readiness, serving.clone()));
-    let open = move |plan: &_| Systems::open(plan, &secrets, &options.volume);
+    let gather = {
+        let (metrics, plans, newest) = (metrics.clone(), plans.subscribe(), newest.subscribe());
+        move || metrics.gather(plans.borrow().as_deref(), newest.borrow().as_deref(), Timestamp::now())
+    };
+    let mut health = tokio::spawn(telemetry::serve_health(options.health_port, gather, readiness, serving.clone()));
+    let zone_requests = metrics.engine.zone.clone();
+    let open = move |plan: &_| Systems::open(plan, &secrets, &options.volume, &zone_requests);
     let engine = engine::Supervisor {
         worker: options.worker,
         ordinal: options.ordinal,
         memory: options.memory,
+        metrics: metrics.engine.clone(),
         open,
         plans: plans.subscribe(),
         systems,
@@ -147,13 +156,12 @@ fn background(work: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHan
     AbortOnDropHandle::new(tokio::spawn(work))
 }
 
-/// Marks the process ready, and the revision in the metrics, once there is a plan.
+/// Marks the process ready once there is a plan.
 async fn note_plan(plans: Plans, readiness: Readiness) {
     let mut plans = plans.subscribe();
     // The first plan may be there before this task runs.
     loop {
-        if let Some(plan) = plans.borrow_and_update().as_ref() {
-            metrics::PLAN_REVISION.with_label_values::<&str>(&[]).set(plan.revision as i64);
+        if plans.borrow_and_update().is_some() {
             readiness.has("plan");
         }
         if plans.changed().await.is_err() {

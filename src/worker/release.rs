@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Frees source, target and zone as the plan says, all at once; a failure of one does not keep the others.
 pub async fn release(plan: &Plan, secrets: &Secrets, volume: &Path) -> Report {
-    let systems = Systems::open(plan, secrets, volume);
+    let systems = Systems::open(plan, secrets, volume, &landing::Requests::default());
     let whole = !plan.stop_only;
     if let Some(check) = not_ours(&systems, plan).await {
         let released = check.fault.is_none();

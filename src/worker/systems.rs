@@ -7,7 +7,7 @@ use crate::{
         fault::{Explain, Fault},
         plan::Plan,
     },
-    landing::Zone,
+    landing::{Requests, Zone},
     secrets::Secrets,
     source::{self, Source},
     target::{self, Target},
@@ -22,9 +22,10 @@ pub(super) struct Systems {
 }
 
 impl Systems {
-    pub fn open(plan: &Plan, secrets: &Secrets, volume: &Path) -> Self {
+    /// `requests` counts those to the zone.
+    pub fn open(plan: &Plan, secrets: &Secrets, volume: &Path, requests: &Requests) -> Self {
         let link = &plan.link.link_id;
-        let zone = Zone::open(&plan.zone, secrets, volume, Some(link)).map_err(|error| error.fault());
+        let zone = Zone::open(&plan.zone, secrets, volume, Some(link)).map(|zone| zone.counted(requests)).map_err(|error| error.fault());
         let values = zone.as_ref().ok().map(|zone| Arc::new(zone.clone()) as Arc<dyn target::LargeValues>);
         Self {
             source: source::open(&plan.source, secrets, link).map_err(|error| error.fault()),

@@ -144,6 +144,77 @@ async fn a_link_starts_pauses_resumes_and_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_controller_does_is_counted_without_names_of_links() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("peculiar", json!({"tables": [{"schemaName": "public", "tableName": "oddities"}]})).await;
+    let worker = stage.start_worker("peculiar").await;
+    let plan = worker.plan_where(|plan| plan.tables.len() == 1).await;
+    worker.report(&plan, &plan.tables[0].uid, TablePhase::Replicating, false);
+    stage.link_where("peculiar", |link| reason(link) == "Replicating").await;
+    let metrics = stage
+        .metrics_with(&[
+            "link_operator_leader 1",
+            r#"link_operator_links{phase="Running",state="Ready"} 1"#,
+            r#"link_operator_links{phase="Paused",state="Stalled"} 0"#,
+            r#"link_operator_tables{phase="Replicating"} 1"#,
+            r#"link_operator_landing_zones{phase="Pending"} 1"#,
+            "link_operator_workers_desired 1",
+            "link_operator_workers_ready 1",
+            r#"link_operator_queue_depth{kind="LinkConnection"} 0"#,
+            r#"link_operator_events_total{kind="LinkConnection",reason="LinkStarted"} 1"#,
+            r#"link_operator_events_total{kind="LinkTable",reason="StartReplicating"} 1"#,
+            r#"link_operator_api_requests_total{code="201",resource="statefulsets",verb="apply"} 1"#,
+        ])
+        .await;
+    for series in [
+        r#"link_operator_api_requests_total{code="200",resource="linkconnections/status",verb="apply"} "#,
+        r#"link_operator_api_requests_total{code="200",resource="linktables",verb="watch"} "#,
+        r#"link_operator_api_request_duration_seconds_count{verb="get"} "#,
+        r#"link_operator_reconcile_duration_seconds_count{kind="LinkConnection",result="ok"} "#,
+        r#"link_operator_queue_wait_seconds_count{kind="LinkTable"} "#,
+    ] {
+        assert!(metrics.contains(series), "{series} is not in\n{metrics}");
+    }
+    for name in ["peculiar", "oddities", &stage.namespace] {
+        assert!(!metrics.contains(name), "{name} in\n{metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_and_past_errors_stand_in_status() {
+    let stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    stage.table("orders", "shop", "orders").await;
+    let worker = stage.start_worker("shop").await;
+    let plan = worker.plan_where(|plan| plan.tables.len() == 1).await;
+    let uid = plan.tables[0].uid.clone();
+    let wrong = json!({"phase": "Suspended", "error": {"reason": "NoPrimaryKey", "message": "no key", "remedy": "add one", "heals": true}});
+    worker.progresses(&plan, &uid, "0/2", &wrong);
+    let table = stage.becomes::<LinkTable>("orders", |table| table_reason(table) == "NoPrimaryKey").await;
+    let status = table.status.unwrap();
+    assert_eq!(status.recent_errors.len(), 1);
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    let page = "https://github.com/link-operator/link-operator/blob/main/deploy/runbooks/LinkTablesFailed.md";
+    assert_eq!(ready.message, format!("no key; add one; see {page}"));
+
+    // Over, it is still told of; and the position moves on though nothing else does.
+    worker.progresses(&plan, &uid, "0/3", &json!({}));
+    stage.link_where("shop", |link| reason(link) == "Replicating").await;
+    for at in ["0/4", "0/5"] {
+        worker.progresses(&plan, &uid, at, &json!({}));
+        let position = |link: &LinkConnection| link.status.as_ref()?.position.clone();
+        let is_there = |link: &LinkConnection| position(link).is_some_and(|position| position.source_head.as_deref() == Some(at));
+        let applied = position(&stage.link_where("shop", is_there).await).unwrap().applied.unwrap();
+        assert_eq!((applied.value.as_str(), applied.time.unwrap().to_string().as_str()), (at, "2026-01-01T00:00:00Z"));
+    }
+    let table = stage.becomes::<LinkTable>("orders", |table| table_reason(table) == "Replicating").await;
+    let past = table.status.unwrap().recent_errors;
+    assert_eq!((past.len(), past[0].code.as_str(), past[0].message.as_str(), past[0].count), (1, "NoPrimaryKey", "no key", 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verification_is_asked_for_once_and_its_outcome_told() {
     const ASK: &str = "link-operator.io/verify-requested-at";
     let stage = Stage::new().await;

@@ -11,6 +11,7 @@ mod crds;
 mod engine;
 mod grants;
 mod landing;
+mod monitoring;
 mod process;
 mod source_postgresql;
 mod source_sqlserver;

@@ -133,6 +133,20 @@ impl Worker {
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
+    /// Waits until the metrics have all of these lines, and returns all of them.
+    async fn metrics_with(&self, lines: &[&str]) -> String {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (_, text) = self.health("/metrics").await;
+            let missing: Vec<_> = lines.iter().filter(|wanted| !text.lines().any(|line| line == **wanted)).collect();
+            if missing.is_empty() {
+                return text;
+            }
+            assert!(Instant::now() < end, "{missing:?} is not in\n{text}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     async fn until(&self, what: &str, patience: Duration, mut done: impl AsyncFnMut() -> bool) {
         let end = Instant::now() + patience;
         while !done().await {
@@ -323,6 +337,83 @@ async fn a_port_that_is_taken_ends_the_worker_with_a_reason() {
     };
     let error = worker::run(options, CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, worker::Error::ListenFailed(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_worker_does_is_counted_by_table_and_forgotten_with_it() {
+    let database = Server::shared().create_database().await;
+    database.execute("CREATE TABLE public.a (id int PRIMARY KEY); INSERT INTO public.a SELECT generate_series(1, 30)").await;
+    database.execute("CREATE TABLE public.b (id int PRIMARY KEY); INSERT INTO public.b VALUES (1)").await;
+    let (worker, client) = Worker::with_client().await;
+    fs::create_dir(worker.options.secrets.join(SECRET)).unwrap();
+    fs::write(worker.options.secrets.join(SECRET).join("username"), "postgres").unwrap();
+    fs::write(worker.options.secrets.join(SECRET).join("password"), PASSWORD).unwrap();
+    let mut plan = plan(1, &database.spec);
+    plan.link.link_id = format!("ns.{}", database.spec.database);
+    plan.flush_interval_ms = 50;
+    plan.tables = ["a", "b"].iter().enumerate().map(|(number, name)| into_schema("copy", table(number, "public", name))).collect();
+    worker.put(&client, packed(&plan)).await;
+    let all = |report: &Report| report.tables.len() == 2 && report.tables.iter().all(|table| table.phase == TablePhase::Replicating);
+    worker.report(&client, "both tables replicate", all).await;
+    database.execute("INSERT INTO public.a SELECT generate_series(31, 35)").await;
+    let metrics = worker
+        .metrics_with(&[
+            r#"link_operator_read_rows_total{kind="snapshot",link="shop",table="public.a"} 30"#,
+            r#"link_operator_applied_rows_total{kind="snapshot",link="shop",table="public.a"} 30"#,
+            r#"link_operator_read_rows_total{kind="changes",link="shop",table="public.a"} 5"#,
+            r#"link_operator_applied_rows_total{kind="changes",link="shop",table="public.a"} 5"#,
+            r#"link_operator_table_phase{link="shop",phase="Replicating",table="public.b"} 1"#,
+            r#"link_operator_check_failed{check="SourceReachable",link="shop"} 0"#,
+            r#"link_operator_plan_revision{link="shop"} 1"#,
+            r#"link_operator_run{link="shop"} 1"#,
+        ])
+        .await;
+    for series in [
+        r#"link_operator_read_bytes_total{kind="changes",link="shop",table="public.a"} "#,
+        r#"link_operator_applied_bytes_total{kind="snapshot",link="shop",table="public.b"} "#,
+        r#"link_operator_table_lag_seconds{link="shop",table="public.a"} "#,
+        r#"link_operator_lag_seconds{link="shop"} "#,
+        r#"link_operator_batches_total{content="data",link="shop"} "#,
+        r#"link_operator_commit_duration_seconds_count{link="shop"} "#,
+        r#"link_operator_apply_duration_seconds_count{kind="changes",link="shop"} "#,
+        r#"link_operator_last_commit_timestamp_seconds{link="shop"} "#,
+        r#"link_operator_last_apply_timestamp_seconds{link="shop"} "#,
+        r#"link_operator_source_retained_log_bytes{link="shop"} "#,
+        r#"link_operator_zone_requests_total{link="shop",result="ok",verb="put"} "#,
+        r#"link_operator_zone_requests_total{link="shop",result="ok",verb="create"} "#,
+        r#"link_operator_core_seconds_total{link="shop"} "#,
+    ] {
+        assert!(metrics.contains(series), "{series} is not in\n{metrics}");
+    }
+    let everywhere = |report: &Report| {
+        report.position.as_ref().is_some_and(|at| at.source_head.is_some() && at.captured.is_some() && at.applied == at.captured)
+    };
+    let report = worker.report(&client, "all is applied, and where the source is is known", everywhere).await;
+    let position = report.position.unwrap();
+    assert!(position.source_head >= position.captured.map(|captured| captured.value), "the end is not before what was captured");
+
+    // A table that cannot be read is counted by the reason.
+    database.execute("DROP TABLE public.b").await;
+    let failed = |report: &Report| report.tables.iter().any(|table| table.phase == TablePhase::Failed);
+    plan.revision = 2;
+    plan.tables.push(into_schema("copy", table(2, "public", "gone")));
+    worker.put(&client, packed(&plan)).await;
+    worker.report(&client, "the missing table failed", failed).await;
+    let metrics = worker.metrics_with(&[]).await;
+    assert!(metrics.contains(r#"link_operator_errors_total{link="shop",reason="SourceTableMissing",task="join"} "#), "{metrics}");
+
+    // What leaves the plan leaves the metrics.
+    plan.revision = 3;
+    plan.tables = vec![into_schema("copy", table(0, "public", "a"))];
+    worker.put(&client, packed(&plan)).await;
+    let alone = async || !worker.metrics_with(&[r#"link_operator_plan_revision{link="shop"} 3"#]).await.contains("public.b");
+    worker.until("series of public.b are gone", Duration::from_secs(10), alone).await;
+    worker.stop().await;
+    source::open(&plan.source, &database.secrets, &plan.link.link_id).unwrap().release().await.unwrap();
+}
+
+fn into_schema(schema: &str, table: PlannedTable) -> PlannedTable {
+    PlannedTable { target: TableName::new(schema, &table.source.table_name), ..table }
 }
 
 fn table(number: usize, schema: &str, name: &str) -> PlannedTable {

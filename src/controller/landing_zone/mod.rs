@@ -60,9 +60,12 @@ pub async fn reconcile(zone: Arc<LandingZone>, context: Arc<Context>) -> Result<
         }
     }
     let findings = Findings { generation: zone.metadata.generation, report: progress.report(), obstacle: obstacle.as_ref(), deleting };
-    let after = status::status(&before, &findings, now);
+    let (after, events) = status::status(&before, &findings, now);
     if after != before {
         shared::write(&context.client, zone.as_ref(), &after).await?;
+    }
+    for happened in &events {
+        context.events.publish(&zone.object_ref(&()), happened).await;
     }
     Ok(Action::requeue(requeue))
 }

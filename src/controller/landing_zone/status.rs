@@ -1,16 +1,21 @@
 //! What the conditions of a LandingZone say. Pure.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
     api::{
-        conditions::{Truth, get, kind, reason, set},
+        conditions::{Truth, get, is_true, kind, reason, remove, set},
         fault::{Check, Fault},
         landing_zone::{LandingZoneStatus, ZonePhase},
         report::Report,
     },
-    controller::{explain, status::Ready},
+    controller::{events::Happened, explain, status::Ready},
 };
+
+/// A credential that ends within this time is said to: somebody has to make another one.
+const SOON: Duration = Duration::from_hours(7 * 24);
 
 /// What was found out about a zone.
 pub struct Findings<'a> {
@@ -24,23 +29,51 @@ pub struct Findings<'a> {
     pub deleting: bool,
 }
 
-/// The status after these findings; what is not known anew stays as it was.
-pub fn status(before: &LandingZoneStatus, findings: &Findings<'_>, now: Timestamp) -> LandingZoneStatus {
+/// The status after these findings, and what happened on the way; what is not known anew stays as it was.
+pub fn status(before: &LandingZoneStatus, findings: &Findings<'_>, now: Timestamp) -> (LandingZoneStatus, Vec<Happened>) {
+    let after = after(before, findings, now);
+    let events = events(before, &after);
+    (after, events)
+}
+
+fn after(before: &LandingZoneStatus, findings: &Findings<'_>, now: Timestamp) -> LandingZoneStatus {
     let mut status = before.clone();
     status.observed_generation = findings.generation;
     let new_generation = before.observed_generation != findings.generation;
-    let mut set = |kind: &str, truth: Truth, reason: &str, message: &str| {
+    let mut mark = |kind: &str, truth: Truth, reason: &str, message: &str| {
         set(&mut status.conditions, kind, truth, reason, message, findings.generation, now);
     };
-    set(kind::ACCEPTED, Truth::True, reason::AS_REQUESTED, "");
+    mark(kind::ACCEPTED, Truth::True, reason::AS_REQUESTED, "");
     if let Some(report) = findings.report {
         for check in &report.checks {
             match &check.fault {
-                None => set(&check.name, Truth::True, reason::AS_REQUESTED, &check.message),
-                Some(fault) => set(&check.name, Truth::False, &fault.reason, &explain(fault)),
+                None => mark(&check.name, Truth::True, reason::AS_REQUESTED, &check.message),
+                Some(fault) => mark(&check.name, Truth::False, &fault.reason, &explain(fault)),
             }
         }
         status.credential_expiry_time = report.credential_expiry;
+    }
+    let expiring = status.credential_expiry_time.filter(|end| now.checked_add(SOON).is_ok_and(|soon| *end < soon));
+    match (expiring, status.credential_expiry_time) {
+        (Some(end), _) => {
+            let message =
+                format!("the credential ends at {end:.0}; put a new one into the Secret that the LandingZone names: nothing restarts");
+            set(
+                &mut status.conditions,
+                kind::CREDENTIAL_EXPIRING,
+                Truth::True,
+                reason::CREDENTIAL_EXPIRING,
+                &message,
+                findings.generation,
+                now,
+            );
+        }
+        (None, Some(_)) => {
+            set(&mut status.conditions, kind::CREDENTIAL_EXPIRING, Truth::False, reason::AS_REQUESTED, "", findings.generation, now);
+        }
+        (None, None) => {
+            remove(&mut status.conditions, kind::CREDENTIAL_EXPIRING);
+        }
     }
     let failing = findings.report.and_then(|report| report.checks.iter().find_map(failing)).or(findings.obstacle);
     let ready = if findings.deleting {
@@ -67,4 +100,61 @@ pub fn status(before: &LandingZoneStatus, findings: &Findings<'_>, now: Timestam
 
 fn failing(check: &Check) -> Option<&Fault> {
     check.fault.as_ref()
+}
+
+/// What happened from one status to the next.
+fn events(before: &LandingZoneStatus, after: &LandingZoneStatus) -> Vec<Happened> {
+    let mut events = Vec::new();
+    let expiring = |status: &LandingZoneStatus| is_true(&status.conditions, kind::CREDENTIAL_EXPIRING);
+    if let (false, Some(condition)) = (expiring(before), get(&after.conditions, kind::CREDENTIAL_EXPIRING).filter(|_| expiring(after))) {
+        events.push(Happened::warning(reason::CREDENTIAL_EXPIRING, condition.message.clone()));
+    }
+    if let (Some(was), Some(now)) = (before.credential_expiry_time, after.credential_expiry_time)
+        && was != now
+    {
+        events.push(Happened::normal("CredentialRotated", format!("the credential that is in use now ends at {now:.0}")));
+    }
+    if before.phase != after.phase
+        && let Some(ready) = get(&after.conditions, kind::READY)
+    {
+        match after.phase {
+            Some(ZonePhase::Ready) => events.push(Happened::normal("ZoneReady", ready.message.clone())),
+            Some(ZonePhase::Degraded) => events.push(Happened::warning(ready.reason.clone(), ready.message.clone())),
+            _ => {}
+        }
+    }
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_that_ends_soon_is_told_once_and_so_is_its_successor() {
+        const DAY: i64 = 24 * 3600;
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let look = |before: &LandingZoneStatus, expiry: Option<i64>, now| {
+            let report: Report = serde_json::from_value(serde_json::json!({
+                "formatVersion": 1, "sequence": 1, "worker": "", "version": "", "planRevision": 0, "credentialExpiry": expiry.map(at),
+            }))
+            .unwrap();
+            let findings = Findings { generation: Some(1), report: Some(&report), obstacle: None, deleting: false };
+            let (after, events) = status(before, &findings, at(now));
+            let truth = get(&after.conditions, kind::CREDENTIAL_EXPIRING).map(|condition| condition.status.clone());
+            (after, truth.unwrap_or_default(), events.into_iter().map(|event| event.reason).collect::<Vec<_>>())
+        };
+        let (zone, truth, events) = look(&LandingZoneStatus::default(), Some(8 * DAY), 0);
+        assert_eq!((truth.as_str(), events), ("False", vec!["ZoneReady".to_owned()]));
+        let (zone, truth, events) = look(&zone, Some(8 * DAY), 2 * DAY);
+        assert_eq!((truth.as_str(), events), ("True", vec!["CredentialExpiring".to_owned()]));
+        let message = &get(&zone.conditions, kind::CREDENTIAL_EXPIRING).unwrap().message;
+        assert!(message.contains("1970-01-09T00:00:00Z") && message.ends_with("LinkZoneCredentialExpiring.md"), "{message}");
+        let (zone, truth, events) = look(&zone, Some(8 * DAY), 3 * DAY);
+        assert_eq!((truth.as_str(), events), ("True", vec![]));
+        let (zone, truth, events) = look(&zone, Some(30 * DAY), 4 * DAY);
+        assert_eq!((truth.as_str(), events), ("False", vec!["CredentialRotated".to_owned()]));
+        // A store without one.
+        assert_eq!(look(&zone, None, 4 * DAY).1, "");
+    }
 }

@@ -12,12 +12,12 @@ use crate::{
         fault::Fault,
         link_connection::LinkConnection,
         link_table::LinkTable,
-        report::{Report, TablePhase, TableReport},
+        report::{PositionReport, PositionTime, Report, TablePhase, TableReport},
         verification::{LinkVerification, TableVerification, roll_up},
     },
     controller::{
         availability::pod_problem,
-        link_table::acceptance,
+        link_table::{acceptance, whole_second},
         workers::{WorkerPod, WorkerView},
     },
 };
@@ -100,6 +100,25 @@ pub fn verified(link: &LinkConnection, tables: &[Arc<LinkTable>], reports: &[Arc
     let found: Vec<&TableVerification> = reports.iter().flat_map(|report| &report.verifications).collect();
     let identities: Vec<String> = acceptance::winners(tables).values().map(|table| acceptance::identity(table)).collect();
     roll_up(asked, identities.iter().map(String::as_str), &found).map(|found| (asked.clone(), found))
+}
+
+/// Where the link is in its source's log: the worker that captures knows its end and what was captured, and applied is what the
+/// last of all workers has applied. None before anything is known.
+pub fn position(reports: &[Arc<Report>]) -> Option<PositionReport> {
+    let known: Vec<&PositionReport> = reports.iter().filter_map(|report| report.position.as_ref()).collect();
+    let everybody = known.len() == reports.len() && known.iter().all(|position| position.applied.is_some());
+    let applied = known.iter().filter_map(|position| position.applied.as_ref()).min_by(|a, b| a.value.cmp(&b.value));
+    let position = PositionReport {
+        source_head: known.iter().find_map(|position| position.source_head.clone()),
+        captured: known.iter().find_map(|position| position.captured.clone()).map(whole),
+        applied: applied.filter(|_| everybody).cloned().map(whole),
+    };
+    (position != PositionReport::default()).then_some(position)
+}
+
+/// Whole seconds: finer ones would be written for nobody.
+fn whole(position: PositionTime) -> PositionTime {
+    PositionTime { time: position.time.map(whole_second), ..position }
 }
 
 /// The tables as the link sees them: as workers report, else as was known before. `probe` knows which cannot be linked.

@@ -42,7 +42,7 @@ use super::{
     availability::refusal_in_events,
     context::Context,
     names::{self, Component},
-    status::{self as shared, Ready},
+    status::{self as shared, Change, Ready},
     watch,
 };
 use crate::api::{
@@ -200,9 +200,15 @@ async fn first_sight(link: Arc<LinkConnection>, context: &Context) -> Result<Arc
 }
 
 async fn write(link: &LinkConnection, status: &LinkConnectionStatus, context: &Context) -> Result<(), Error> {
-    if link.status.as_ref() != Some(status) {
-        let written = shared::write(&context.client, link, status).await?;
-        context.memory.newest.wrote(written);
+    let this = ObjectRef::from_obj(link).into();
+    match link.status.as_ref().map_or(Change::State, |before| status::change(before, status)) {
+        Change::None => {}
+        Change::Progress(rest) if !context.budget.ask(&this, rest) => {}
+        Change::Progress(_) | Change::State => {
+            let written = shared::write(&context.client, link, status).await?;
+            context.memory.newest.wrote(written);
+            context.budget.written(&this, Instant::now());
+        }
     }
     Ok(())
 }

@@ -1,9 +1,6 @@
 //! Removing what a link made: by a release pod, when the link is stopped or deleted and no worker is left.
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -15,7 +12,6 @@ use kube::{
     api::{DeleteParams, ListParams},
     runtime::controller::Action,
 };
-use prometheus::IntCounterVec;
 
 use super::{build, dereference, lifecycle::Course, plan, status, validate};
 use crate::{
@@ -41,7 +37,7 @@ use crate::{
         status::{self as shared, Ready},
     },
     secrets::Secrets,
-    source, telemetry,
+    source,
 };
 
 /// How long a release is tried before the link goes without it.
@@ -50,14 +46,6 @@ const DEADLINE: SignedDuration = SignedDuration::from_mins(10);
 const LOOK: Duration = Duration::from_secs(3);
 /// How long a pod may stay past the end of its grace before it is removed by force.
 const PAST_GRACE: SignedDuration = SignedDuration::from_secs(30);
-
-static UNRELEASED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    telemetry::counter(
-        "link_operator_unreleased_links_total",
-        "Links that were deleted without removing what they made in their source",
-        &[],
-    )
-});
 
 /// Where a release stands.
 #[derive(Debug)]
@@ -282,7 +270,7 @@ async fn announce(link: &LinkConnection, context: &Context, why: &str) -> Result
         "LinkConnection {namespace}/{name} was deleted and what it made in its source is left, because {why}. Remove it with: {commands}"
     );
     tracing::error!(namespace, link = name, commands, why, "what the link made in its source is left");
-    UNRELEASED.with_label_values::<&str>(&[]).inc();
+    context.metrics.left_behind();
     let fault = Fault {
         reason: "NotReleased".to_owned(),
         message: why.to_owned(),

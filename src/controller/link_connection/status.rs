@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     build::{POSTGRESQL, SQL_SERVER},
+    crew,
     lifecycle::Course,
     loss::Loss,
     retained, told,
@@ -24,7 +25,13 @@ use crate::{
         source_protection::Bounds,
         verification::LinkVerification,
     },
-    controller::{events::Happened, explain, link_table::whole_second, status::Ready},
+    controller::{
+        budget,
+        events::Happened,
+        explain,
+        link_table::whole_second,
+        status::{Change, Ready},
+    },
 };
 
 /// The condition that says whether what a link made in its source is gone.
@@ -204,6 +211,26 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     status.conditions = conditions;
     let events = told::events(before, &status);
     (status, events)
+}
+
+/// How much changed from one status to the next. Where the link is in its source's log is progress; where that ends and how much of it is
+/// kept moves all the time, whoever writes to the server, and is written seldom or with other things.
+pub fn change(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Change {
+    let still = |status: &LinkConnectionStatus| {
+        let mut still = status.clone();
+        if let Some(position) = &mut still.position {
+            position.source_head = None;
+        }
+        if let Some(source) = &mut still.source {
+            source.retained_log_bytes = None;
+        }
+        still
+    };
+    let state = |status: &LinkConnectionStatus| LinkConnectionStatus { position: None, consistent_as_of: None, ..still(status) };
+    match Change::between(before, after, state) {
+        Change::Progress(_) if still(before) == still(after) => Change::Progress(budget::SELDOM),
+        change => change,
+    }
 }
 
 fn rests(course: Course) -> bool {
@@ -466,9 +493,7 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
         }
         _ => None,
     };
-    if let Some(position) = crew.reports.iter().find_map(|report| report.position.clone()) {
-        status.position = Some(position);
-    }
+    status.position = crew::position(&crew.reports).or(status.position.take());
     if crew.current > 0 && crew.current >= crew.desired {
         status.consistent_as_of = consistent_as_of(&findings.tables).map(whole_second).or(status.consistent_as_of);
     }

@@ -8,16 +8,20 @@ use super::{
     fixtures,
     lifecycle::Course,
     loss::Loss,
-    status::{Crew, Findings, TableView, status},
+    status::{Crew, Findings, TableView, change, status},
+    told as events,
 };
-use crate::api::{
-    conditions::{get, kind},
-    discovery::{Discovery, Found},
-    fault::{Check, Fault},
-    link_connection::{LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState},
-    plan::Intent,
-    report::{Report, TablePhase},
-    source_protection::Bounds,
+use crate::{
+    api::{
+        conditions::{get, kind},
+        discovery::{Discovery, Found},
+        fault::{Check, Fault},
+        link_connection::{LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState},
+        plan::Intent,
+        report::{Report, TablePhase},
+        source_protection::Bounds,
+    },
+    controller::{budget, status::Change},
 };
 
 fn fault(reason: &str, heals: bool) -> Fault {
@@ -170,13 +174,16 @@ fn ready_says_whether_the_link_does_what_its_spec_asks() {
     }
 }
 
+/// With the page about its reason.
+const TOLD: &str = "it is wrong; mend it; see https://github.com/link-operator/link-operator/blob/main/deploy/runbooks/LinkCheckFailing.md";
+
 #[test]
 fn a_fault_is_told_with_its_remedy_and_goes_when_it_is_mended() {
     let broken = Case { crew: crew(1, vec![Check::failed("TargetReachable", fault("TargetUnreachable", true))]), ..running() };
     let status = judge(&broken, &LinkConnectionStatus::default());
     let condition = get(&status.conditions, "TargetReachable").unwrap();
-    assert_eq!((condition.status.as_str(), condition.message.as_str()), ("False", "it is wrong; mend it"));
-    assert_eq!(get(&status.conditions, kind::READY).unwrap().message, "it is wrong; mend it");
+    assert_eq!((condition.status.as_str(), condition.message.as_str()), ("False", TOLD));
+    assert_eq!(get(&status.conditions, kind::READY).unwrap().message, TOLD);
 
     let status = judge(&running(), &status);
     assert!(get(&status.conditions, "TargetReachable").is_none(), "{:?}", status.conditions);
@@ -259,4 +266,44 @@ fn source_and_target_are_named_with_their_kinds() {
     let target = status.target.unwrap();
     assert_eq!((status.source.unwrap().kind.as_str(), target.kind.as_str()), ("sqlServer", "sqlServer"));
     assert_eq!(target.endpoint.unwrap(), "dw:1433/shop");
+}
+
+#[test]
+fn the_position_is_that_of_the_last_worker_and_no_more_than_progress() {
+    let works = |position: serde_json::Value| {
+        let more = serde_json::json!({"source": {"version": "P", "identity": "1", "retainedLogBytes": 9}});
+        let mut said = serde_json::to_value(empty()).unwrap();
+        said.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        said["position"] = position;
+        Arc::new(serde_json::from_value::<Report>(said).unwrap())
+    };
+    let at = |value: &str, second: i64| serde_json::json!({"value": value, "time": Timestamp::from_second(second).unwrap()});
+    let of = |reports: Vec<Arc<Report>>| Case { crew: Crew { reports, ..crew(2, vec![]) }, ..running() };
+    let captures = |head: &str| works(serde_json::json!({"sourceHead": head, "captured": at("3", 3), "applied": at("3", 3)}));
+    let behind = works(serde_json::json!({"applied": at("2", 2)}));
+    let before = judge(&of(vec![behind.clone(), captures("4")]), &LinkConnectionStatus::default());
+    let position = before.position.clone().unwrap();
+    let values = (position.source_head.unwrap(), position.captured.unwrap().value, position.applied.unwrap().value);
+    assert_eq!(values, ("4".to_owned(), "3".to_owned(), "2".to_owned()));
+    // Before each has said so, nobody knows how far all are.
+    let half = judge(&of(vec![works(serde_json::Value::Null), captures("4")]), &LinkConnectionStatus::default());
+    assert_eq!(half.position.unwrap().applied, None);
+
+    let after = judge(&of(vec![behind, captures("5")]), &before);
+    assert_eq!((change(&before, &after), change(&after, &after)), (Change::Progress(budget::SELDOM), Change::None));
+    let on = judge(&of(vec![captures("6")]), &after);
+    assert_eq!(change(&after, &on), Change::Progress(budget::EACH));
+    let broken = Case { crew: crew(2, vec![Check::failed("SourceReachable", fault("SourceUnreachable", true))]), ..running() };
+    assert_eq!(change(&after, &judge(&broken, &after)), Change::State);
+}
+
+#[test]
+fn a_link_that_is_scaled_says_so_and_one_that_starts_does_not() {
+    let at = |desired: u32| judge(&Case { crew: crew(desired, vec![]), ..running() }, &LinkConnectionStatus::default());
+    let reasons = |before: &LinkConnectionStatus, after: &LinkConnectionStatus| {
+        events::events(before, after).into_iter().map(|event| event.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(&at(1), &at(2)), ["WorkersScaled"]);
+    assert!(!reasons(&at(0), &at(2)).contains(&"WorkersScaled".to_owned()));
+    assert!(!reasons(&at(2), &at(0)).contains(&"WorkersScaled".to_owned()));
 }

@@ -39,6 +39,12 @@ pub fn events(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Ve
         };
         events.push(Happened::normal(word, text));
     }
+    let workers = |status: &LinkConnectionStatus| status.workers.as_ref().map_or(0, |workers| workers.desired);
+    if let (was @ 1.., now @ 1..) = (workers(before), workers(after))
+        && was != now
+    {
+        events.push(Happened::normal("WorkersScaled", format!("{now} workers instead of {was} share the work")));
+    }
     let said = |status: &LinkConnectionStatus| {
         get(&status.conditions, kind::READY).map(|ready| (ready.status.clone(), ready.reason.clone(), ready.message.clone()))
     };

@@ -13,13 +13,18 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 
-use super::{Error, context::Context, status as shared, watch};
+use super::{
+    Error,
+    context::Context,
+    status::{self as shared, Change},
+    watch,
+};
 use crate::api::{
     conditions::annotation,
     link_connection::LinkPhase,
     link_table::{LinkTable, LinkTableStatus},
 };
-use status::{Change, Findings};
+use status::Findings;
 
 /// After this long a status is looked at again, come what may.
 const CALM: Duration = Duration::from_mins(10);
@@ -63,10 +68,10 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
     let (after, events) = status::status(&before, &findings, Timestamp::now());
     match status::change(&before, &after) {
         Change::None => {}
-        Change::Progress if !context.budget.ask(&this) => {}
-        Change::Progress | Change::State => {
+        Change::Progress(rest) if !context.budget.ask(&this.clone().into(), rest) => {}
+        Change::Progress(_) | Change::State => {
             write(&table, &after, &context).await?;
-            context.budget.written(&this, Instant::now());
+            context.budget.written(&this.into(), Instant::now());
         }
     }
     for happened in &events {

@@ -11,7 +11,11 @@ use crate::{
         report::{TablePhase, TableReport},
         verification::{TableVerification, Verification, VerificationResult},
     },
-    controller::{events::Happened, explain, status::Ready},
+    controller::{
+        events::Happened,
+        explain,
+        status::{Change, Ready},
+    },
 };
 
 /// What was found out about a table.
@@ -32,17 +36,6 @@ pub struct Findings {
     pub verify: Option<String>,
 }
 
-/// How much a status changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Not at all.
-    None,
-    /// Numbers and times only.
-    Progress,
-    /// Phase, error or conditions.
-    State,
-}
-
 /// How much changed from one status to the next.
 pub fn change(before: &LinkTableStatus, after: &LinkTableStatus) -> Change {
     let state = |status: &LinkTableStatus| {
@@ -50,13 +43,7 @@ pub fn change(before: &LinkTableStatus, after: &LinkTableStatus) -> Change {
         let handled = (status.last_handled_reseed_at.clone(), status.last_handled_verify_at.clone());
         (status.observed_generation, status.phase, error, status.conditions.clone(), handled, status.verification.clone())
     };
-    if before == after {
-        Change::None
-    } else if state(before) == state(after) {
-        Change::Progress
-    } else {
-        Change::State
-    }
+    Change::between(before, after, state)
 }
 
 /// The status after these findings, and what happened on the way.
@@ -116,6 +103,10 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
             _ => return finish(before, status, phase_before),
         },
     };
+    let code = |status: &LinkTableStatus| status.error.as_ref().map(|error| error.code.clone());
+    if code(before) != code(&status) {
+        status.remember_error(now);
+    }
     let complete = match status.phase {
         Some(TablePhase::Replicating) => true,
         Some(TablePhase::Waiting | TablePhase::Snapshotting) | None => false,
@@ -168,6 +159,7 @@ fn forget(status: &mut LinkTableStatus) {
         observed_generation: status.observed_generation,
         last_handled_reseed_at: status.last_handled_reseed_at.take(),
         last_handled_verify_at: status.last_handled_verify_at.take(),
+        recent_errors: std::mem::take(&mut status.recent_errors),
         conditions: std::mem::take(&mut status.conditions),
         ..Default::default()
     };

@@ -278,6 +278,10 @@ impl Source for Postgresql {
         Ok(self.beat().await?.position())
     }
 
+    async fn head(&self) -> Result<Position, Error> {
+        Ok(chunks::insert_lsn(&*self.session_for(Kind::Inner).await?).await?.position())
+    }
+
     async fn retained_log(&self, owner: &str) -> Result<Option<RetainedLog>, Error> {
         given_up::retained(&*self.session_for(Kind::Inner).await?, &self.name, owner).await
     }

@@ -227,6 +227,10 @@ impl Source for SqlServer {
     }
 
     async fn heartbeat(&self) -> Result<Position, Error> {
+        self.head().await
+    }
+
+    async fn head(&self) -> Result<Position, Error> {
         position::now(&mut *self.session_for(Kind::Inner).await?, self.mode()).await
     }
 

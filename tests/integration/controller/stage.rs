@@ -51,7 +51,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::faults::Faults;
-use crate::support::apiserver::ApiServer;
+use crate::support::{apiserver::ApiServer, azurite::free_port};
 
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -60,6 +60,7 @@ pub struct Stage {
     pub client: Client,
     pub namespace: String,
     pub operator_namespace: String,
+    health_port: u16,
     controller: Option<Controller>,
 }
 
@@ -89,7 +90,7 @@ impl Stage {
     async fn by(controllers: Client) -> Self {
         let server = ApiServer::shared().await;
         let (client, namespace, operator_namespace) = (server.client(), server.namespace().await, server.namespace().await);
-        let mut stage = Self { client, namespace, operator_namespace, controller: None };
+        let mut stage = Self { client, namespace, operator_namespace, health_port: 0, controller: None };
         stage.start_controller_by(controllers);
         stage
     }
@@ -101,11 +102,12 @@ impl Stage {
 
     fn start_controller_by(&mut self, client: Client) {
         let stop = CancellationToken::new();
+        self.health_port = free_port();
         let options = Options {
             worker_image: "link-operator:test".to_owned(),
             image_pull_policy: "Never".to_owned(),
             namespace: Some(self.namespace.clone()),
-            health_port: 0,
+            health_port: self.health_port,
             no_leader_election: true,
             pod_namespace: Some(self.operator_namespace.clone()),
             pod_name: Some("controller".to_owned()),
@@ -229,6 +231,22 @@ impl Stage {
                 return;
             }
             assert!(Instant::now() < deadline, "no Event {reason} of {object}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until the controller's metrics have all of these lines, and returns all of them.
+    pub async fn metrics_with(&self, lines: &[&str]) -> String {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = http.get(format!("http://127.0.0.1:{}/metrics", self.health_port)).send().await.unwrap();
+            let text = answer.text().await.unwrap();
+            let missing: Vec<_> = lines.iter().filter(|wanted| !text.lines().any(|line| line == **wanted)).collect();
+            if missing.is_empty() {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "{missing:?} is not in\n{text}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -443,6 +461,15 @@ impl Worker {
         let tables: Vec<Value> = plan.tables.iter().map(|table| json!({"uid": table.uid, "phase": "Replicating", "rows": 3})).collect();
         let found: Vec<Value> = found.iter().map(|table| json!({"schemaName": "public", "tableName": table})).collect();
         self.say_with(plan, &tables, &[("SourceReachable", None)], false, &json!({"discovered": found}));
+    }
+
+    /// Reports that a table replicates and where the link is, with more about the table.
+    pub fn progresses(&self, plan: &Plan, table: &str, at: &str, more: &Value) {
+        let mut tables = [json!({"uid": table, "phase": TablePhase::Replicating, "rows": 3})];
+        tables[0].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let position = json!({"value": at, "time": "2026-01-01T00:00:00.5Z"});
+        let position = json!({"sourceHead": at, "captured": position, "applied": position});
+        self.say_with(plan, &tables, &[("SourceReachable", None)], false, &json!({"position": position}));
     }
 
     /// Reports how much log the source keeps.

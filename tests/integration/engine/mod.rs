@@ -37,7 +37,7 @@ use link_operator::{
         Zone, layout,
         record::{Event, Record},
     },
-    replication::{self, EngineReport, Setup},
+    replication::{self, EngineReport, Setup, metrics::Metrics},
     source, target,
 };
 use tempfile::TempDir;
@@ -153,6 +153,7 @@ impl Link {
             compare_every: self.compare_every,
             settle_for: Duration::from_secs(3),
             wait_for: self.wait_for,
+            metrics: Metrics::default(),
         };
         let (sender, report) = watch::channel(EngineReport::default());
         let task = tokio::spawn(replication::run(setup, plans, sender, CancellationToken::new()));
