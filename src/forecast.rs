@@ -19,6 +19,7 @@ use crate::{
         discovery::{Found, IneligibleTable},
         fault::{Explain as _, Fault},
         forecast::{BYTES_A_SECOND, LossyColumn, NAMED, PlanStatus},
+        link_table::TableOptions,
         plan::PlannedTable,
     },
     data::{TableName, TableSchema, Travel},
@@ -110,19 +111,20 @@ pub struct ColumnForecast {
 pub async fn forecast(wishes: &Wishes<'_>, source: &dyn Source, target: &dyn Target) -> Result<Forecast, source::Error> {
     let mut surveyed: HashMap<TableName, Surveyed> =
         source.survey().await?.into_iter().map(|surveyed| (surveyed.name.clone(), surveyed)).collect();
-    let mut asked: Vec<(TableName, TableName)> = wishes.tables.iter().map(|table| (table.source.clone(), table.target.clone())).collect();
+    let planned = wishes.tables.iter().map(|table| (table.source.clone(), table.target.clone(), table.options.clone()));
+    let mut asked: Vec<(TableName, TableName, TableOptions)> = planned.collect();
     let listed: HashSet<&TableName> = wishes.tables.iter().map(|table| &table.source).collect();
     let found = |name: &&TableName| wishes.patterns.is_some_and(|patterns| patterns.ask_for(name)) && !listed.contains(name);
-    asked.extend(surveyed.keys().filter(found).map(|name| (name.clone(), name.clone())));
-    asked.sort();
+    asked.extend(surveyed.keys().filter(found).map(|name| (name.clone(), name.clone(), TableOptions::default())));
+    asked.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
     let mut tables = Vec::new();
-    for (number, (name, to)) in asked.into_iter().enumerate() {
+    for (number, (name, to, options)) in asked.into_iter().enumerate() {
         let there = match surveyed.remove(&name) {
             Some(there) => there,
             // Not among its tables: it says what it is, if it is there.
             None => Surveyed { table: source.describe(&name).await, name, size: Size::default() },
         };
-        tables.push((there, to, number < wishes.tries));
+        tables.push((there, (to, options), number < wishes.tries));
     }
     let forecasts = tables.into_iter().map(|(there, to, tried)| of_table(wishes, there, to, target, tried));
     let tables = stream::iter(forecasts).buffered(AT_ONCE).collect().await;
@@ -131,7 +133,13 @@ pub async fn forecast(wishes: &Wishes<'_>, source: &dyn Source, target: &dyn Tar
     Ok(Forecast { tables, others, ineligible })
 }
 
-async fn of_table(wishes: &Wishes<'_>, there: Surveyed, to: TableName, target: &dyn Target, tried: bool) -> TableForecast {
+async fn of_table(
+    wishes: &Wishes<'_>,
+    there: Surveyed,
+    (to, options): (TableName, TableOptions),
+    target: &dyn Target,
+    tried: bool,
+) -> TableForecast {
     let Size { rows, bytes } = there.size;
     let load_seconds = bytes.map(|bytes| load_seconds(bytes, wishes.cores));
     let mut table = TableForecast {
@@ -151,9 +159,9 @@ async fn of_table(wishes: &Wishes<'_>, there: Surveyed, to: TableName, target: &
             return table;
         }
     };
-    let place = TargetTable { link_id: wishes.link_id.to_owned(), source: there.name, name: to };
+    let place = TargetTable { link_id: wishes.link_id.to_owned(), source: there.name, name: to, options };
     let told = time::timeout(PATIENCE, async {
-        let outline = target.outline(&place.name, &schema).await?;
+        let outline = target.outline(&place, &schema).await?;
         table.columns = schema.columns.iter().zip(&outline.columns).enumerate().map(|(at, of)| column(&schema, at, of.0, of.1)).collect();
         table.statements = outline.statements;
         if tried { target.try_claim(&place, &schema).await.map(|_| ()) } else { Ok(()) }

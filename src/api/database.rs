@@ -182,6 +182,46 @@ pub struct SqlServerTarget {
     pub on_existing_table: OnExistingTable,
 }
 
+/// A Synapse dedicated SQL pool as a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SynapseTarget {
+    /// The pool: host is the workspace's dedicated endpoint (`<workspace>.sql.azuresynapse.net`) or the logical server's
+    /// (`<server>.database.windows.net`), database the pool's name.
+    #[serde(flatten)]
+    pub database: SqlServerDatabase,
+    /// How the pool reads the link's files: it loads rows by itself, with COPY INTO, from the landing zone, which must be in Azure
+    /// storage. Exactly one of `managedIdentity`, `sasToken`.
+    pub copy_auth: CopyAuth,
+    /// What to do with a table that is already there and that this link did not create. Fail: leave it alone, the link table
+    /// fails with `TargetTableExists`. Recreate: replace it, once the load is complete, with the link's own. Adopt is for
+    /// PostgreSQL targets. Default: Fail.
+    #[serde(default)]
+    pub on_existing_table: OnExistingTable,
+}
+
+/// How a pool reads the landing zone: exactly one.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = (
+    "has(self.managedIdentity) != has(self.sasToken)",
+    "set exactly one way for the pool to read the landing zone: managedIdentity or sasToken"
+))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CopyAuth {
+    /// By the managed identity of the pool's workspace or logical server, which needs the role Storage Blob Data Contributor on
+    /// the container. The storage account must have a hierarchical namespace (Data Lake Storage Gen2). Nothing secret is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_identity: Option<PoolIdentity>,
+    /// By a shared access signature with the rights read and list, and no others, from a key of a Secret. It is sent to the pool in
+    /// each COPY statement; never the LandingZone's own, which may write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sas_token: Option<SecretKeySource>,
+}
+
+/// The pool's own managed identity; nothing more is to be said of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolIdentity {}
+
 /// Encryption of a connection.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = (
@@ -336,9 +376,13 @@ pub struct Source {
 /// The analytical target: exactly one.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
-    validation = ("has(self.postgresql) != has(self.sqlServer)", "set exactly one target: postgresql or sqlServer"),
     validation = (
-        "has(self.postgresql) == has(oldSelf.postgresql) && has(self.sqlServer) == has(oldSelf.sqlServer)",
+        "[has(self.postgresql), has(self.sqlServer), has(self.synapse)].exists_one(x, x)",
+        "set exactly one target: postgresql, sqlServer or synapse"
+    ),
+    validation = (
+        "has(self.postgresql) == has(oldSelf.postgresql) && has(self.sqlServer) == has(oldSelf.sqlServer) && \
+         has(self.synapse) == has(oldSelf.synapse)",
         "the kind of target is immutable: create another LinkConnection for another target"
     ),
     validation = (
@@ -349,6 +393,10 @@ pub struct Source {
         "!has(self.sqlServer) || !has(oldSelf.sqlServer) || self.sqlServer.database == oldSelf.sqlServer.database",
         "sqlServer.database is immutable: create another LinkConnection for another database"
     ),
+    validation = (
+        "!has(self.synapse) || !has(oldSelf.synapse) || self.synapse.database == oldSelf.synapse.database",
+        "synapse.database is immutable: create another LinkConnection for another pool"
+    ),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
@@ -358,6 +406,18 @@ pub struct Target {
     /// SQL Server 2016 or newer, Azure SQL Database or SQL Managed Instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sql_server: Option<SqlServerTarget>,
+    /// A Synapse dedicated SQL pool. Its tables are replaced on reseed by renaming: between two names, for a moment, there is none.
+    /// Readers see batches whole only if the pool has READ_COMMITTED_SNAPSHOT on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synapse: Option<SynapseTarget>,
+}
+
+impl Target {
+    /// The database of a target over TDS.
+    pub fn sql_server_database(&self) -> Option<&SqlServerDatabase> {
+        let synapse = self.synapse.as_ref().map(|target| &target.database);
+        self.sql_server.as_ref().map(|target| &target.database).or(synapse)
+    }
 }
 
 /// A PostgreSQL target.

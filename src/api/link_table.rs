@@ -95,6 +95,11 @@ impl LinkTableSpec {
     pub fn target_name(&self) -> TableName {
         TargetTable::resolve(self.target.as_ref(), self.source_name())
     }
+
+    /// How it stands there.
+    pub fn target_options(&self) -> TableOptions {
+        self.target.as_ref().map(|target| target.options.clone()).unwrap_or_default()
+    }
 }
 
 /// A table of the operational database.
@@ -121,6 +126,83 @@ pub struct TargetTable {
     #[schemars(length(min = 1, max = 128))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table_name: Option<String>,
+    /// How the table stands in a Synapse pool.
+    #[serde(flatten)]
+    pub options: TableOptions,
+}
+
+/// How a table stands in a Synapse dedicated SQL pool; other targets have no such options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TableOptions {
+    /// How the table's rows are spread over the pool's 60 distributions. For Synapse targets. Cannot be changed. Default: RoundRobin.
+    /// Synapse: `linkTables[].target.distributionOptions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution_options: Option<DistributionOptions>,
+    /// How the table is stored. For Synapse targets. Cannot be changed. Default: ClusteredColumnstoreIndex. Synapse: the link table's
+    /// structure type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub structure_options: Option<StructureOptions>,
+}
+
+impl TableOptions {
+    /// Whether none is given.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How rows are spread.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[x_kube(validation = (
+    "(self.type == 'Hash') == has(self.distributionColumn)",
+    "distributionColumn goes with type Hash, and type Hash needs it: it names the column whose values spread the rows"
+))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DistributionOptions {
+    /// Hash: by the value of `distributionColumn`; for large tables that are joined by it, best a column of the key. RoundRobin: one
+    /// after the other. Replicate: whole on each compute node, for small tables.
+    #[serde(rename = "type")]
+    pub kind: DistributionType,
+    /// The column, as the source spells it. With type Hash alone.
+    #[schemars(length(min = 1, max = 128))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution_column: Option<String>,
+}
+
+/// How rows are spread over a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum DistributionType {
+    /// By the value of a column.
+    Hash,
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// Whole on each compute node.
+    Replicate,
+}
+
+/// How a table is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StructureOptions {
+    /// ClusteredColumnstoreIndex: by columns, compressed; for large tables without columns of a `(max)` type, such as unbounded texts
+    /// of PostgreSQL, which it cannot hold. ClusteredIndex: by rows, in the order of the key; holds all types. Heap: by rows, in no
+    /// order; holds all types, and suits small tables.
+    #[serde(rename = "type")]
+    pub kind: StructureType,
+}
+
+/// How a pool stores a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum StructureType {
+    /// By columns.
+    #[default]
+    ClusteredColumnstoreIndex,
+    /// By rows, in the order of the key.
+    ClusteredIndex,
+    /// By rows, in no order.
+    Heap,
 }
 
 impl TargetTable {
@@ -283,7 +365,7 @@ mod tests {
     fn names_that_the_target_leaves_out_are_the_sources() {
         let source = || TableName::new("public", "orders");
         let target = |schema: Option<&str>, table: Option<&str>| {
-            let target = TargetTable { schema_name: schema.map(Into::into), table_name: table.map(Into::into) };
+            let target = TargetTable { schema_name: schema.map(Into::into), table_name: table.map(Into::into), ..TargetTable::default() };
             TargetTable::resolve(Some(&target), source())
         };
         assert_eq!(TargetTable::resolve(None, source()), source());

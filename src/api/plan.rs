@@ -9,6 +9,7 @@ use super::{
     database::{Source, Target},
     discover::Discover,
     link_connection::SchemaChange,
+    link_table::TableOptions,
     source_protection::{Bounds, OnPositionLost},
     verification::VerifyRequest,
     zone::ZoneStore,
@@ -142,6 +143,9 @@ pub struct PlannedTable {
     pub source: TableName,
     /// The table in the target.
     pub target: TableName,
+    /// How it stands there.
+    #[serde(default, skip_serializing_if = "TableOptions::is_empty")]
+    pub options: TableOptions,
     /// Value of the last reseed request; a new value starts the table over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reseed: Option<String>,

@@ -101,11 +101,13 @@ impl Inputs {
             inputs.add(database.auth.password.as_ref(), &database.tls);
         }
         let sql_server = source.and_then(|source| source.sql_server.as_ref()).map(|source| &source.database).into_iter();
-        for database in sql_server.chain(target.and_then(|target| target.sql_server.as_ref()).map(|target| &target.database)) {
+        for database in sql_server.chain(target.and_then(Target::sql_server_database)) {
             inputs.add(database.auth.password.as_ref(), &database.tls);
             inputs.secrets.extend(database.auth.service_principal.iter().map(|auth| auth.client_secret.secret_key_ref.name.clone()));
             inputs.identity_token |= database.auth.workload_identity.is_some();
         }
+        let copy = target.and_then(|target| target.synapse.as_ref()).and_then(|target| target.copy_auth.sas_token.as_ref());
+        inputs.secrets.extend(copy.map(|token| token.secret_key_ref.name.clone()));
         let token = zone.and_then(|zone| zone.azure.as_ref()).and_then(|azure| azure.auth.sas_token.as_ref());
         inputs.secrets.extend(token.map(|token| token.secret_key_ref.name.clone()));
         inputs

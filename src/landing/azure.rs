@@ -164,8 +164,8 @@ fn read_answer(text: &str) -> Answer {
     Answer { status, code, message }
 }
 
-/// The store's address, for a person.
-fn address(zone: &AzureZone) -> String {
+/// The store's address.
+pub(super) fn address(zone: &AzureZone) -> String {
     zone.endpoint.clone().unwrap_or_else(|| format!("https://{}.blob.core.windows.net", zone.account))
 }
 

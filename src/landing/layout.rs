@@ -1,5 +1,7 @@
 //! Where everything stands in a link's folder. All paths are relative to `<folder>/<linkId>/`.
 
+use jiff::Timestamp;
+
 /// Below it: who owns the folder, one object a change of owner; the highest counts.
 pub const OWNERS: &str = "_link/owner/";
 /// Below it: one object a run; the highest counts.
@@ -68,6 +70,20 @@ pub fn data(run: u32, table: u32, incarnation: u64, term: u64) -> String {
 /// A value that is too large for a data file, beside those: what its parts' paths begin with.
 pub fn value(run: u32, table: u32, incarnation: u64, term: u64) -> String {
     format!("{}{table}/{incarnation}/{term}-{}.value", data_files(run), uuid::Uuid::new_v4().simple())
+}
+
+/// Below it: files that a target's server loads by itself; each for a minute.
+pub const LOADS: &str = "_link/load/";
+
+/// A file that a target's server is to load, under a name that nobody else can choose and that says since when it is there.
+pub fn load(now: Timestamp) -> String {
+    format!("{LOADS}{}-{}.parquet", now.as_second(), uuid::Uuid::new_v4().simple())
+}
+
+/// Since when an object below [`LOADS`] is there.
+pub fn load_time(path: &str) -> Option<Timestamp> {
+    let (second, _) = path.strip_prefix(LOADS)?.split_once('-')?;
+    Timestamp::from_second(second.parse().ok()?).ok()
 }
 
 /// The folder of what captures keep of transactions that are still open.
@@ -142,6 +158,8 @@ mod tests {
         assert_eq!((object(&stream(1, 4, "some", "1")), stream_term(&stream(1, 4, "some", "1"))), (None, Some(4)));
         assert_eq!(stream_term(&data(1, 2, 3, 4)), None);
         assert_eq!(object(&record(1, 7)), None);
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        assert_eq!((object(&load(now)), load_time(&load(now)), load_time(&record(1, 7))), (None, Some(now), None));
         assert_eq!(object("_link/0000000001/data/2/3/readme.txt"), None);
     }
 }

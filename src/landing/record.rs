@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::fault::Fault,
+    api::{fault::Fault, link_table::TableOptions},
     data::{ChunkPlan, Identity, Part, Position, TableName, TableSchema, TableVersion},
 };
 
@@ -61,6 +61,9 @@ pub enum Event {
         reseed: Option<String>,
         /// Name in the target.
         target: TableName,
+        /// How it stands there.
+        #[serde(default, skip_serializing_if = "TableOptions::is_empty")]
+        options: Box<TableOptions>,
         /// The table as it is; its name in the source too.
         schema: TableSchema,
         /// What holds its rows; unknown in records of a former version.

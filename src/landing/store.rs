@@ -255,6 +255,17 @@ impl Zone {
         }
     }
 
+    /// The address of an object, for those that have a credential of their own; none of a volume's.
+    pub fn url(&self, path: &str) -> Result<Option<String>, Error> {
+        match &self.backend {
+            Backend::Azure(azure) => {
+                let at = azure.at(&valid(path)?)?;
+                Ok(Some(format!("{}/{}/{at}", azure::address(&azure.spec).trim_end_matches('/'), azure.spec.container)))
+            }
+            Backend::Folder(_) => Ok(None),
+        }
+    }
+
     /// When the credential that the Secret holds now ends, if it has an end that can be known.
     pub async fn credential_expiry(&self) -> Option<Timestamp> {
         self.credential().await?.ok()?.expiry

@@ -130,7 +130,11 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
 /// What the table needs, if anything.
 fn need(planned: &PlannedTable, state: &RunState) -> Option<Need> {
     let Some((_, table)) = state.table(&planned.source) else { return Some(Need::Join(None)) };
-    let other = table.left || table.uid != planned.uid || table.reseed != planned.reseed || table.target != planned.target;
+    let other = table.left
+        || table.uid != planned.uid
+        || table.reseed != planned.reseed
+        || table.target != planned.target
+        || table.options != planned.options;
     let void = table.fault.as_ref().is_some_and(|fault| fault.heals);
     if other || void {
         return Some(Need::Join(Some(Box::new(table.clone()))));
@@ -213,10 +217,12 @@ async fn admit(context: &Context, planned: &PlannedTable, before: Option<&TableS
         setup.target.forget(&context.target_table(before), false).await?;
     }
     let link_id = context.plan.borrow().link.link_id.clone();
-    setup.target.claim(&TargetTable { link_id, source: planned.source.clone(), name: planned.target.clone() }, &schema).await?;
+    let (source, name, options) = (planned.source.clone(), planned.target.clone(), planned.options.clone());
+    setup.target.claim(&TargetTable { link_id, source, name, options }, &schema).await?;
     let source::Admitted { from, parts } = setup.source.admit(&schema).await?;
-    let (uid, reseed, target) = (planned.uid.clone(), planned.reseed.clone(), planned.target.clone());
-    commit(orders, Event::Join { table: 0, uid, reseed, target, schema, parts, from }).await.map(|_| ())
+    let (uid, reseed, target, options) =
+        (planned.uid.clone(), planned.reseed.clone(), planned.target.clone(), Box::new(planned.options.clone()));
+    commit(orders, Event::Join { table: 0, uid, reseed, target, options, schema, parts, from }).await.map(|_| ())
 }
 
 /// Cuts the table into chunks, or finds that it is to be adopted, and records that.

@@ -164,7 +164,7 @@ impl Context {
     /// The target's name for a table of the run.
     pub fn target_table(&self, table: &TableState) -> TargetTable {
         let link_id = self.plan.borrow().link.link_id.clone();
-        TargetTable { link_id, source: table.schema.name.clone(), name: table.target.clone() }
+        TargetTable { link_id, source: table.schema.name.clone(), name: table.target.clone(), options: table.options.clone() }
     }
 
     /// How many chunks of one table are under way at once. One more than there are cores: while one waits for a disk or the

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::fault::Fault,
+    api::{fault::Fault, link_table::TableOptions},
     data::{ChunkPlan, Identity, Part, Position, TableName, TableSchema, TableVersion},
     landing::record::{Entry, Event, Record},
 };
@@ -43,6 +43,9 @@ pub struct TableState {
     pub reseed: Option<String>,
     /// Name in the target.
     pub target: TableName,
+    /// How it stands there.
+    #[serde(default, skip_serializing_if = "TableOptions::is_empty")]
+    pub options: TableOptions,
     /// The table as it is.
     pub schema: TableSchema,
     /// What holds its rows.
@@ -88,6 +91,7 @@ impl TableState {
             uid,
             reseed: None,
             target,
+            options: TableOptions::default(),
             schema,
             parts: Vec::new(),
             narrower: Vec::new(),
@@ -184,10 +188,10 @@ impl RunState {
 
     fn take(&mut self, number: u64, event: &Event) {
         match event {
-            Event::Join { table, uid, reseed, target, schema, parts, from } => {
-                let (reseed, parts, from) = (reseed.clone(), parts.clone(), from.clone());
+            Event::Join { table, uid, reseed, target, options, schema, parts, from } => {
+                let (reseed, options, parts, from) = (reseed.clone(), options.as_ref().clone(), parts.clone(), from.clone());
                 let joined = TableState::new(uid.clone(), target.clone(), schema.clone(), number);
-                let state = TableState { reseed, parts, from, ..joined };
+                let state = TableState { reseed, options, parts, from, ..joined };
                 self.tables.insert(*table, state);
             }
             Event::Plan { table, incarnation, plan, .. } => {
@@ -242,6 +246,7 @@ mod tests {
             uid: name.into(),
             reseed: None,
             target: TableName::new("public", name),
+            options: Box::default(),
             schema: schema(name),
             parts: vec![],
             from: Position::default(),

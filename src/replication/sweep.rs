@@ -15,6 +15,7 @@ use crate::{
     data::TableName,
     failpoint::{self, Point},
     landing::{
+        Zone,
         layout::{self, Object},
         log::{self, Log},
         record::{Entry, Record},
@@ -27,6 +28,9 @@ use crate::{
 const AT_ONCE: usize = 256;
 /// Requests under way at once.
 const REQUESTS: usize = 16;
+
+/// No server takes as long to load a file.
+const LOAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// How far each source table is in the target.
 type Progresses = HashMap<TableName, Progress>;
@@ -58,8 +62,17 @@ pub async fn streams(log: &Log, term: u64) -> Result<(), Error> {
     Ok(log.zone().delete(&paths).await?)
 }
 
+/// Removes files that a target's server was to load, and that whoever wrote them did not live to remove.
+async fn remove_loads(zone: &Zone) -> Result<(), Error> {
+    let before = Timestamp::now().checked_sub(LOAD).unwrap_or(Timestamp::MIN);
+    let mut paths = zone.list(layout::LOADS).await?;
+    paths.retain(|path| layout::load_time(path).is_some_and(|since| since < before));
+    Ok(zone.delete(&paths).await?)
+}
+
 async fn sweep(context: &Context, retention: Duration, seen: &mut Option<Seen>) -> Result<(), Error> {
     let log = context.journal.log();
+    remove_loads(log.zone()).await?;
     let state = context.journal.state();
     let link_id = context.plan.borrow().link.link_id.clone();
     // Asked after the state was taken: what the target has lies in the state or after it.
@@ -161,7 +174,27 @@ fn is_litter(object: Object, state: &RunState, progresses: &Progresses, oldest_t
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{data::fixtures, replication::state::TableState};
+    use crate::{
+        api::zone::{ClaimZone, ZoneStore},
+        data::fixtures,
+        replication::state::TableState,
+        secrets::Secrets,
+    };
+
+    #[tokio::test]
+    async fn load_files_that_nobody_removed_go_after_a_day() {
+        let volume = tempfile::tempdir().unwrap();
+        let claim = ClaimZone { claim_name: "c".into(), folder: String::new() };
+        let store = ZoneStore { azure: None, persistent_volume_claim: Some(claim) };
+        let zone = Zone::open(&store, &Secrets::new(volume.path()), volume.path(), Some("l")).unwrap();
+        let fresh = layout::load(Timestamp::now());
+        let data = layout::data(1, 2, 3, 4);
+        for path in [&layout::load(Timestamp::now() - SignedDuration::from_hours(25)), &fresh, &data] {
+            zone.put(path, bytes::Bytes::from_static(b"x")).await.unwrap();
+        }
+        remove_loads(&zone).await.unwrap();
+        assert_eq!(zone.list("").await.unwrap(), [data, fresh]);
+    }
 
     fn state(tables: &[(u32, &str, u64)]) -> RunState {
         let table = |name: &str, incarnation| {

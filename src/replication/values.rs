@@ -2,12 +2,14 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::{
     api::fault::{Explain, Fault},
     data::{LargeValue, part_path},
     landing::{self, Zone, layout},
-    source, target,
+    source,
+    target::{self, LoadFile},
 };
 
 /// Of the compression, which shall cost little: what it writes is read once.
@@ -50,8 +52,47 @@ impl source::LargeValues for ZoneValues {
 #[async_trait]
 impl target::LargeValues for Zone {
     async fn part(&self, value: &LargeValue, part: u32) -> Result<Bytes, target::Error> {
-        self::part(self, value, part).await.map_err(|error| target::Error::StepFailed(Fault { heals: true, ..error.fault() }))
+        self::part(self, value, part).await.map_err(|error| of_zone(&error))
     }
+}
+
+#[async_trait]
+impl target::LoadFiles for Zone {
+    async fn put(&self, bytes: Bytes) -> Result<LoadFile, target::Error> {
+        let path = layout::load(Timestamp::now());
+        let Some(url) = self.url(&path).map_err(|error| of_zone(&error))? else {
+            return Err(of_zone(&landing::Error::ZoneNotSpecified("the landing zone is in a volume, which no database server can read")));
+        };
+        Self::put(self, &path, bytes).await.map_err(|error| of_zone(&error))?;
+        Ok(LoadFile { path, url })
+    }
+
+    async fn remove(&self, files: &[LoadFile]) -> Result<(), target::Error> {
+        let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+        self.delete(&paths).await.map_err(|error| of_zone(&error))
+    }
+
+    fn check_reader(&self, credential: &str) -> Result<(), target::Error> {
+        let wrong = |message: String| target::Error::TargetNotPrepared {
+            message: format!("copyAuth.sasToken: {message}"),
+            remedy:
+                "write a token into its Secret that may read and list, and no more: az storage container generate-sas --permissions rl \
+                     --expiry …"
+                    .to_owned(),
+        };
+        let token = landing::SasToken::parse(credential).map_err(|error| wrong(error.to_string()))?;
+        token.check_time(Timestamp::now()).map_err(|error| wrong(error.to_string()))?;
+        if let Some(missing) = ['r', 'l'].into_iter().find(|right| token.lacks(*right)) {
+            return Err(wrong(format!("it lacks the right {missing}")));
+        }
+        let more: String = token.rights.iter().flat_map(|rights| rights.chars()).filter(|right| !matches!(right, 'r' | 'l')).collect();
+        if more.is_empty() { Ok(()) } else { Err(wrong(format!("it has more rights than a reader needs: {more}"))) }
+    }
+}
+
+/// A fault of the zone while a target was written to: it passes, as far as the target can tell.
+fn of_zone(error: &landing::Error) -> target::Error {
+    target::Error::StepFailed(Fault { heals: true, ..error.fault() })
 }
 
 async fn part(zone: &Zone, value: &LargeValue, part: u32) -> Result<Bytes, landing::Error> {

@@ -29,9 +29,12 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Settings that fix how values look as text, that a failed statement ends its transaction, and that nothing waits for a lock
 /// for ever; the server's defaults depend on login and database.
-const SESSION_SETTINGS: &str = "SET ANSI_NULLS, ANSI_PADDING, ANSI_WARNINGS, ARITHABORT, CONCAT_NULL_YIELDS_NULL, QUOTED_IDENTIFIER ON; \
+pub const SETTINGS: &str = "SET ANSI_NULLS, ANSI_PADDING, ANSI_WARNINGS, ARITHABORT, CONCAT_NULL_YIELDS_NULL, QUOTED_IDENTIFIER ON; \
      SET NUMERIC_ROUNDABORT OFF; SET XACT_ABORT ON; SET NOCOUNT OFF; SET IMPLICIT_TRANSACTIONS OFF; SET LANGUAGE us_english; \
      SET DATEFORMAT ymd; SET LOCK_TIMEOUT 5000; SET TEXTSIZE 2147483647";
+
+/// The same for a Synapse dedicated SQL pool, which takes few of them: its sessions are as these say but for the size of a text.
+pub const POOL_SETTINGS: &str = "SET TEXTSIZE 2147483647";
 
 /// A session. Dropping it closes the socket at once, and so rolls back what it has not committed.
 pub struct Session {
@@ -40,12 +43,22 @@ pub struct Session {
 
 /// Opens a session. `application`: its name in `sys.dm_exec_sessions`.
 pub async fn connect(database: &SqlServerDatabase, secrets: &Secrets, application: &str) -> Result<Session, ConnectError> {
+    connect_with(database, secrets, application, SETTINGS).await
+}
+
+/// The same with the settings of its kind of server.
+pub async fn connect_with(
+    database: &SqlServerDatabase,
+    secrets: &Secrets,
+    application: &str,
+    settings: &str,
+) -> Result<Session, ConnectError> {
     let mut pin = certificate::pin(database, secrets, false).await?;
-    let (mut answer, mut place) = attempt(database, secrets, application, pin.as_ref()).await?;
+    let (mut answer, mut place) = attempt(database, secrets, application, settings, pin.as_ref()).await?;
     if matches!(answer, Err(TdsError::CertificateMismatch)) && pin.is_some() {
         // The server has a new one, or another server of the same name answered.
         pin = certificate::pin(database, secrets, true).await?;
-        (answer, place) = attempt(database, secrets, application, pin.as_ref()).await?;
+        (answer, place) = attempt(database, secrets, application, settings, pin.as_ref()).await?;
     }
     answer.map_err(|error| refused(error, &place))
 }
@@ -55,6 +68,7 @@ async fn attempt(
     database: &SqlServerDatabase,
     secrets: &Secrets,
     application: &str,
+    settings: &str,
     pin: Option<&certificate::Pin>,
 ) -> Result<(Result<Session, TdsError>, String), ConnectError> {
     let place = format!("{}:{}/{}", database.host, database.port, database.database);
@@ -78,7 +92,7 @@ async fn attempt(
             return Err(TdsError::ConnectionError("the server does not encrypt".to_owned()));
         }
         let mut session = Session { client };
-        session.client.execute(SESSION_SETTINGS.to_owned(), ()).await?;
+        session.client.execute(settings.to_owned(), ()).await?;
         session.client.close_query().await?;
         Ok(session)
     };

@@ -112,6 +112,22 @@ pub fn source(mode: CaptureMode, tables: &[TableName], user: &str) -> Vec<String
     script
 }
 
+/// Lets a user load files.
+pub fn load_files(user: &str) -> String {
+    format!("GRANT ADMINISTER DATABASE BULK OPERATIONS TO {};", identifier(user))
+}
+
+/// All that a Synapse dedicated SQL pool needs.
+pub fn pool(tables: &[TableName], database: &str, user: &str) -> Vec<String> {
+    let mut script = target(tables, user);
+    script.insert(2, load_files(user));
+    script.push(format!(
+        "-- So that readers see each batch whole, connected to master: ALTER DATABASE {} SET READ_COMMITTED_SNAPSHOT ON",
+        identifier(&database.replace(['\r', '\n'], " "))
+    ));
+    script
+}
+
 /// All that a target needs.
 pub fn target(tables: &[TableName], user: &str) -> Vec<String> {
     let schemas: BTreeSet<&str> = tables.iter().map(|table| table.schema_name.as_str()).collect();

@@ -1,4 +1,4 @@
-//! What the SQL Server source and target share: sessions over TDS, what the server's errors mean, names in statements, types,
+//! What the SQL Server source and the targets over TDS share: sessions over TDS, what the server's errors mean, names in statements, types,
 //! and rows as Arrow.
 //!
 //! Knows neither sources nor targets. Everything that touches the driver's own interface is here: it still changes from version
@@ -17,5 +17,5 @@ mod token;
 pub mod types;
 pub mod wire;
 
-pub use connect::{Row, Session, connect};
+pub use connect::{POOL_SETTINGS, Row, SETTINGS, Session, connect, connect_with};
 pub use errors::{Class, Failure};

@@ -242,7 +242,8 @@ fn field<const N: usize>(out: &mut Vec<u8>, value: [u8; N]) {
     out.extend_from_slice(&value);
 }
 
-fn finite(value: f64) -> Result<f64, Refused> {
+/// The number, which must be one.
+pub fn finite(value: f64) -> Result<f64, Refused> {
     if value.is_finite() { Ok(value) } else { Err(Refused(value.to_string())) }
 }
 
@@ -270,8 +271,8 @@ pub fn decimal_bytes(precision: u8) -> usize {
     }
 }
 
-/// Days since 0001-01-01 of a day since 1970-01-01.
-fn days(day: i64) -> Result<u32, Refused> {
+/// Days since 0001-01-01 of a day since 1970-01-01; no type of the server's holds one before that or after the year 9999.
+pub fn days(day: i64) -> Result<u32, Refused> {
     let days = day.saturating_add(DAYS_FROM_1);
     if (0..DAYS_END).contains(&days) { Ok(days as u32) } else { Err(Refused(print::date(day))) }
 }

@@ -8,6 +8,7 @@ use crate::{
     api::{
         discovery::Found,
         fault::Explain as _,
+        link_table::TableOptions,
         plan::{Plan, PlannedTable},
     },
     controller::names,
@@ -42,5 +43,5 @@ fn planned(plan: &Plan, table: &TableName) -> PlannedTable {
     let name = names::owned_table(&plan.link.name, table);
     // The identity that a listed table has: the same from start to start.
     let uid = format!("run:{}/{name}", plan.link.namespace);
-    PlannedTable { name, uid, source: table.clone(), target: table.clone(), reseed: None, verify: None }
+    PlannedTable { name, uid, source: table.clone(), target: table.clone(), options: TableOptions::default(), reseed: None, verify: None }
 }

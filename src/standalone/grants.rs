@@ -66,6 +66,19 @@ pub fn script(link: &LinkConnection, tables: &[(TableName, TableName)], secrets:
         statements.extend(sqlserver::grants::target(&targets, &user));
         section("target", "SQL Server", &place(host, *port, database), statements);
     }
+    if let Some(target) = &link.spec.target.synapse {
+        let SqlServerDatabase { host, port, database, auth, .. } = &target.database;
+        let user = login(auth.password.as_ref(), WRITER);
+        let mut statements = sql_server_user(auth, &user);
+        statements.extend(sqlserver::grants::pool(&targets, database, &user));
+        statements.push(comment(if target.copy_auth.managed_identity.is_some() {
+            "To the identity of the pool's workspace or server, on the landing zone's container: az role assignment create --role \
+             'Storage Blob Data Contributor' --assignee-object-id <its object id> --scope <the container's resource id>"
+        } else {
+            "For copyAuth.sasToken, on the landing zone's container: az storage container generate-sas --permissions rl --expiry <time>"
+        }));
+        section("target", "Synapse dedicated SQL pool", &place(host, *port, database), statements);
+    }
     script
 }
 
@@ -108,15 +121,17 @@ fn sql_server_user(auth: &SqlServerAuth, user: &str) -> Vec<String> {
         }),
     ];
     let (named, literal) = (sqlserver::quote::identifier(user), sqlserver::quote::literal(user));
+    // USER_ID, which would be shorter, is not of a Synapse pool.
+    let unless_there = format!("IF NOT EXISTS (SELECT 1 FROM sys.database_principals WHERE [name] = {literal})");
     if let Some(identity) = identity.into_iter().flatten().next() {
         return vec![
             comment(&format!("{named} stands for the display name, in Entra ID, of the {identity}.")),
-            format!("IF USER_ID({literal}) IS NULL CREATE USER {named} FROM EXTERNAL PROVIDER;"),
+            format!("{unless_there} CREATE USER {named} FROM EXTERNAL PROVIDER;"),
         ];
     }
     let secret = auth.password.as_ref().map_or("", |auth| &auth.secret_ref.name);
     vec![
         comment(&format!("If there is no such login, in master: CREATE LOGIN {named} WITH PASSWORD = the password of Secret {secret}")),
-        format!("IF USER_ID({literal}) IS NULL CREATE USER {named} FOR LOGIN {named};"),
+        format!("{unless_there} CREATE USER {named} FOR LOGIN {named};"),
     ]
 }

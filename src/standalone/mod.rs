@@ -225,13 +225,13 @@ fn open(link: &Link, secrets: &Secrets, options: &Links) -> Result<Setup, Error>
     }
     let id = &plan.link.link_id;
     let zone = Zone::open(&plan.zone, secrets, &volume, Some(id)).map_err(|error| failed(error.fault()))?;
-    let values = Some(Arc::new(zone.clone()) as Arc<dyn target::LargeValues>);
+    let staging = Some(Arc::new(zone.clone()) as Arc<dyn target::Zone>);
     Ok(Setup {
         worker: format!("{}-0", plan.link.name),
         ordinal: 0,
         zone,
         source: source::open(&plan.source, secrets, id).map_err(|error| failed(error.fault()))?,
-        target: target::open(&plan.target, secrets, id, values).map_err(|error| failed(error.fault()))?,
+        target: target::open(&plan.target, secrets, id, staging).map_err(|error| failed(error.fault()))?,
         chunk_bytes: options.chunk_bytes,
         memory: options.memory << 20,
         sweep_every: options.sweep_every.map_or(replication::SWEEP_EVERY, Duration::from_millis),

@@ -30,6 +30,7 @@ pub(super) fn mark(table: &TargetTable) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::link_table::TableOptions;
 
     #[test]
     fn build_names_fit_and_differ() {
@@ -37,6 +38,7 @@ mod tests {
             link_id: link.to_owned(),
             source: TableName::new(schema, "t".repeat(63)),
             name: TableName::new("dw", "t"),
+            options: TableOptions::default(),
         };
         let longest = Incarnation { run: u32::MAX, record: u64::MAX };
         assert!(build_name(&table("a", "b"), longest).table_name.len() <= 63);

@@ -8,6 +8,8 @@ mod kept;
 mod outline;
 pub mod postgresql;
 pub mod sqlserver;
+pub mod synapse;
+mod tds;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,6 +26,7 @@ use crate::{
     api::{
         database,
         fault::{Check, Explain, Fault},
+        link_table::TableOptions,
     },
     connect::{CORRECT_DATABASE, CORRECT_TLS, ConnectError},
     data::{Among, Besides, Digests, KeyRange, LINK_COLUMN, LargeValue, LinkCell, RowDigests, Step, TableName, TableSchema},
@@ -107,6 +110,14 @@ pub enum Error {
     /// A chunk's or batch's file could not be read while it was written to the target.
     #[error("{0}")]
     InputFailed(String),
+    /// The target cannot hold the table as its LinkTable asks.
+    #[error("{message}")]
+    TargetOptionsUnfit {
+        /// What it cannot hold.
+        message: String,
+        /// What to ask instead.
+        remedy: String,
+    },
     /// What was to be written could not be made: the fault of whoever makes it.
     #[error("{}", .0.message)]
     StepFailed(Fault),
@@ -138,6 +149,7 @@ impl Explain for Error {
             Self::SecretMissing(_) | Self::SecretKeyMissing(_) => "create the Secret, or correct its name or keys in the spec".to_owned(),
             Self::TargetPermissionDenied { remedy, .. }
             | Self::TargetNotPrepared { remedy, .. }
+            | Self::TargetOptionsUnfit { remedy, .. }
             | Self::TargetTableDiffers { remedy, .. } => remedy.clone(),
             Self::TargetSchemaMissing(schema) => format!("CREATE SCHEMA \"{schema}\" in the target, or name another schema"),
             Self::TargetTableExists(table) => format!("drop or rename {table}, or set spec.target.….onExistingTable"),
@@ -161,6 +173,7 @@ impl Explain for Error {
                 | Self::TargetSchemaMissing(_)
                 | Self::TargetTableExists(_)
                 | Self::TargetTableDiffers { .. }
+                | Self::TargetOptionsUnfit { .. }
                 | Self::TargetTableOwned { .. }
                 | Self::TargetColumnExists { .. }
                 | Self::TargetInconsistent(_)
@@ -177,14 +190,15 @@ impl Explain for Error {
     }
 }
 
-/// The target that `spec.target` names, for the link `link_id`. Opens no connection. Without `values` it cannot take rows that have
-/// large values.
-pub fn open(
-    target: &database::Target,
-    secrets: &Secrets,
-    link_id: &str,
-    values: Option<Arc<dyn LargeValues>>,
-) -> Result<Arc<dyn Target>, Error> {
+/// What a target may use of a landing zone.
+pub trait Zone: LargeValues + LoadFiles {}
+
+impl<Z: LargeValues + LoadFiles> Zone for Z {}
+
+/// The target that `spec.target` names, for the link `link_id`. Opens no connection. Without `zone` it cannot take rows that have
+/// large values, and one that loads files by itself takes none.
+pub fn open(target: &database::Target, secrets: &Secrets, link_id: &str, zone: Option<Arc<dyn Zone>>) -> Result<Arc<dyn Target>, Error> {
+    let values = zone.clone().map(|zone| zone as Arc<dyn LargeValues>);
     match target {
         database::Target { postgresql: Some(target), .. } => {
             Ok(Arc::new(postgresql::Postgresql::new(target.clone(), secrets.clone(), link_id, values)))
@@ -192,7 +206,11 @@ pub fn open(
         database::Target { sql_server: Some(target), .. } => {
             Ok(Arc::new(sqlserver::SqlServer::new(target.clone(), secrets.clone(), link_id, values)))
         }
-        database::Target { postgresql: None, sql_server: None } => {
+        database::Target { synapse: Some(target), .. } => {
+            let files = zone.map(|zone| zone as Arc<dyn LoadFiles>);
+            Ok(Arc::new(synapse::Synapse::new(target.clone(), secrets.clone(), link_id, files)))
+        }
+        database::Target { postgresql: None, sql_server: None, synapse: None } => {
             Err(Error::TargetError("spec.target names no system that this version knows".to_owned()))
         }
     }
@@ -225,6 +243,8 @@ pub struct TargetTable {
     pub source: TableName,
     /// The table in the target.
     pub name: TableName,
+    /// How it is to stand there, once it is made.
+    pub options: TableOptions,
 }
 
 /// One life of a table within a link: a newer one has a higher run, or the same run and a higher record.
@@ -334,6 +354,28 @@ pub trait LargeValues: Send + Sync {
     async fn part(&self, value: &LargeValue, part: u32) -> Result<Bytes, Error>;
 }
 
+/// Where files lie for the while that a target's own server loads them from there.
+#[async_trait]
+pub trait LoadFiles: Send + Sync {
+    /// Writes a file under a name that nobody else can choose.
+    async fn put(&self, bytes: Bytes) -> Result<LoadFile, Error>;
+
+    /// Removes files that are loaded. One that stays is swept.
+    async fn remove(&self, files: &[LoadFile]) -> Result<(), Error>;
+
+    /// What is wrong with a credential that the server is to read files with: it must let read and list, now, and nothing else.
+    fn check_reader(&self, credential: &str) -> Result<(), Error>;
+}
+
+/// A file that is to be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadFile {
+    /// Its path for whoever wrote it.
+    pub path: String,
+    /// Its address for the server, without a credential.
+    pub url: String,
+}
+
 /// An analytical store that holds copies of linked tables. Cheap to clone behind an `Arc`; opens connections as needed.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -341,8 +383,8 @@ pub trait Target: Send + Sync {
     /// (`TargetReachable`, `TargetPrepared`), each failed one with the exact command that cures it.
     async fn preflight(&self) -> Vec<Check>;
 
-    /// How a table would stand there as `name`. Nothing is made, and no table is looked at.
-    async fn outline(&self, name: &TableName, schema: &TableSchema) -> Result<Outline, Error>;
+    /// How a table would stand there. Nothing is made, and no table is looked at.
+    async fn outline(&self, table: &TargetTable, schema: &TableSchema) -> Result<Outline, Error>;
 
     /// What [`Target::claim`] would say now. Nothing of it stays.
     async fn try_claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error>;

@@ -26,10 +26,10 @@ impl Systems {
     pub fn open(plan: &Plan, secrets: &Secrets, volume: &Path, requests: &Requests) -> Self {
         let link = &plan.link.link_id;
         let zone = Zone::open(&plan.zone, secrets, volume, Some(link)).map(|zone| zone.counted(requests)).map_err(|error| error.fault());
-        let values = zone.as_ref().ok().map(|zone| Arc::new(zone.clone()) as Arc<dyn target::LargeValues>);
+        let staging = zone.as_ref().ok().map(|zone| Arc::new(zone.clone()) as Arc<dyn target::Zone>);
         Self {
             source: source::open(&plan.source, secrets, link).map_err(|error| error.fault()),
-            target: target::open(&plan.target, secrets, link, values).map_err(|error| error.fault()),
+            target: target::open(&plan.target, secrets, link, staging).map_err(|error| error.fault()),
             zone,
         }
     }

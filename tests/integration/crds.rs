@@ -18,6 +18,7 @@ use crate::support::apiserver::ApiServer;
 mod changes;
 mod refused;
 mod sql_server;
+mod synapse;
 
 /// The four kinds' plurals.
 const PLURALS: [&str; 4] = ["linkconnections", "linktables", "landingzones", "integrationruntimes"];

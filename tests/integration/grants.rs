@@ -30,13 +30,13 @@ fn scripts_are_printed_as_they_were_reviewed() {
         let heading = section.lines().next().unwrap();
         let link = heading.split(['/', ',']).nth(1).unwrap();
         let side = if heading.contains(", source: ") { "source" } else { "target" };
-        if heading.contains("SQL Server at") {
+        if heading.contains("SQL Server at") || heading.contains("SQL pool at") {
             transact.push((format!("grants/{link}-{side}.sql"), section.trim_end().to_owned() + "\n"));
         } else {
             postgresql.push_str(section);
         }
     }
-    assert_eq!(transact.len(), 4, "{script}");
+    assert_eq!(transact.len(), 5, "{script}");
     for (file, section) in transact {
         assert_golden(&file, &section);
     }

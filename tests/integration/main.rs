@@ -18,6 +18,7 @@ mod source_sqlserver;
 mod sqlserver_connecting;
 mod target_postgresql;
 mod target_sqlserver;
+mod target_synapse;
 mod tds_server;
 mod tsql;
 mod worker;

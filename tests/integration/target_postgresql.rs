@@ -17,7 +17,10 @@ use arrow::array::{Array, ArrayRef, Int32Array, RecordBatch, StringArray, new_nu
 use arrow::datatypes::{DataType, Schema};
 use futures::{StreamExt as _, stream};
 use link_operator::{
-    api::database::{OnExistingTable, PostgresqlTarget},
+    api::{
+        database::{OnExistingTable, PostgresqlTarget},
+        link_table::TableOptions,
+    },
     data::{Beside, Besides, Column, NetChanges, Step, TableName, TableSchema, Travel},
     target::{Advance, Claim, Error, Incarnation, Steps, Target as _, TargetTable, postgresql::Postgresql},
 };
@@ -43,7 +46,12 @@ fn target_of(database: &Database, link: &str, on_existing_table: OnExistingTable
 }
 
 fn table_of(link: &str) -> TargetTable {
-    TargetTable { link_id: link.to_owned(), source: TableName::new("public", "orders"), name: TableName::new("dw", "orders") }
+    TargetTable {
+        link_id: link.to_owned(),
+        source: TableName::new("public", "orders"),
+        name: TableName::new("dw", "orders"),
+        options: TableOptions::default(),
+    }
 }
 
 fn column(number: i32, name: &str, source_type: &str, travel: Travel) -> Column {

@@ -18,7 +18,7 @@ const EXCEPTIONS: [&str; 4] = [
     // GRANT and DENY Object Permissions: ON OBJECT :: name ( column )
     "GRANT SELECT ON OBJECT::[*].[*] ([*]) TO [*] WITH GRANT OPTION;",
     // COPY INTO of Synapse
-    "COPY INTO [*].[*] (*) FROM * WITH (*);",
+    "COPY INTO #* (*) FROM * WITH (FILE_TYPE = 'PARQUET', CREDENTIAL = (IDENTITY = *));",
 ];
 
 /// Where the golden files are.

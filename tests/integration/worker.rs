@@ -19,6 +19,7 @@ use link_operator::{
         discover::Discover,
         fault::{Check, Fault},
         link_connection::SchemaChange,
+        link_table::TableOptions,
         plan::{API_SERVER_NAME, Intent, KeptPosition, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable, ProbeRequest},
         report::{Report, TablePhase, TableReport},
         source_protection::{Bounds, OnPositionLost},
@@ -189,6 +190,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         target: Target {
             postgresql: Some(PostgresqlTarget { database: database.clone(), on_existing_table: OnExistingTable::Fail }),
             sql_server: None,
+            synapse: None,
         },
         zone: claim(),
         tables: Vec::new(),
@@ -423,6 +425,7 @@ fn table(number: usize, schema: &str, name: &str) -> PlannedTable {
         uid: format!("{number:036}"),
         source: table.clone(),
         target: table,
+        options: TableOptions::default(),
         reseed: None,
         verify: None,
     }
@@ -439,6 +442,7 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
         target: Some(Target {
             postgresql: Some(PostgresqlTarget { database: database.spec.clone(), on_existing_table: OnExistingTable::Fail }),
             sql_server: None,
+            synapse: None,
         }),
         zone: Some(claim()),
         tables: vec![table(0, "public", "good"), table(1, "public", "keyless"), table(2, "public", "gone")],

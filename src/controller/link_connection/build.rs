@@ -187,6 +187,8 @@ pub fn api_secret(link: &LinkConnection, credentials: &Credentials) -> Secret {
 pub const POSTGRESQL: &str = "postgresql";
 /// See [`POSTGRESQL`].
 pub const SQL_SERVER: &str = "sqlServer";
+/// See [`POSTGRESQL`].
+pub const SYNAPSE: &str = "synapse";
 
 #[cfg(test)]
 mod tests {

@@ -59,7 +59,11 @@ impl Plan {
 
 /// What the workers are to do; its revision is set when it is stored.
 pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, tables: &[Arc<LinkTable>]) -> Plan {
-    let mut planned: Vec<PlannedTable> = acceptance::winners(tables).into_values().map(|table| planned_table(&table)).collect();
+    let mut planned: Vec<PlannedTable> = acceptance::winners(tables)
+        .into_values()
+        .filter(|table| acceptance::unfit(table, link).is_none())
+        .map(|table| planned_table(&table))
+        .collect();
     planned.sort_by(|a, b| a.source.cmp(&b.source));
     let policy = &link.spec.deletion_policy;
     let confirmed = link.annotations().get(annotation::CONFIRM_DELETE) == Some(&link.name_any());
@@ -100,6 +104,7 @@ fn planned_table(table: &LinkTable) -> PlannedTable {
         uid: acceptance::identity(table),
         source: table.spec.source_name(),
         target: table.spec.target_name(),
+        options: table.spec.target_options(),
         reseed: table.annotations().get(annotation::RESEED).cloned(),
         verify: verify_request(table, table.status.as_ref().and_then(|status| status.last_handled_verify_at.as_ref())),
     }
@@ -183,7 +188,7 @@ pub async fn store(client: &Client, plan: Plan, before: Option<&Stored>, owner: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::link_connection::fixtures;
+    use crate::{api::link_table::TableOptions, controller::link_connection::fixtures};
 
     #[test]
     fn revision_rises_only_with_content() {
@@ -207,6 +212,7 @@ mod tests {
             uid: uuid::Uuid::new_v4().to_string(),
             source: crate::data::TableName::new("public", format!("table_with_a_long_name_{n}")),
             target: crate::data::TableName::new("public", format!("table_with_a_long_name_{n}")),
+            options: TableOptions::default(),
             reseed: None,
             verify: None,
         };

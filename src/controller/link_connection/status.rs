@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    build::{POSTGRESQL, SQL_SERVER},
+    build::{POSTGRESQL, SQL_SERVER, SYNAPSE},
     crew,
     lifecycle::Course,
     loss::Loss,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::{
         conditions::{Truth, get, kind, reason, remove, set},
-        database::{PostgresqlTarget, SqlServerTarget},
+        database::PostgresqlTarget,
         fault::{Check, Fault},
         link_connection::{
             LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState, SourceStatus, TablesStatus, TargetStatus, WorkersStatus,
@@ -459,8 +459,9 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     }
     retained_log(status, findings);
     let postgresql = spec.target.postgresql.as_ref().map(|PostgresqlTarget { database: d, .. }| (POSTGRESQL, &d.host, d.port, &d.database));
-    let sql_server = spec.target.sql_server.as_ref().map(|SqlServerTarget { database: d, .. }| (SQL_SERVER, &d.host, d.port, &d.database));
-    if let Some((kind, host, port, database)) = postgresql.or(sql_server) {
+    let over_tds = spec.target.sql_server_database().map(|d| (if spec.target.synapse.is_some() { SYNAPSE } else { SQL_SERVER }, d));
+    let over_tds = over_tds.map(|(kind, d)| (kind, &d.host, d.port, &d.database));
+    if let Some((kind, host, port, database)) = postgresql.or(over_tds) {
         status.target = Some(TargetStatus { kind: kind.to_owned(), endpoint: Some(format!("{host}:{port}/{database}")) });
     }
     let tables = &findings.tables;

@@ -75,6 +75,12 @@ pub fn validate(link: &LinkConnection, references: &References) -> Result<Valida
         return Err(not_applicable(message.to_owned(), remedy));
     }
     let zone = references.zone.as_ref().ok_or_else(|| missing("LandingZone", &spec.landing_zone_ref.name))?;
+    if spec.target.synapse.is_some() && zone.spec.store.azure.is_none() {
+        return Err(not_applicable(
+            format!("LandingZone {} is not in Azure storage, and a Synapse pool loads from nowhere else", zone.name_any()),
+            "refer to a LandingZone that has spec.azure",
+        ));
+    }
     let runtime = match &spec.compute.integration_runtime_ref {
         None => None,
         Some(named) => {
@@ -142,8 +148,11 @@ fn unfit(spec: &LinkConnectionSpec) -> Option<(&'static str, &'static str)> {
     if source.postgresql.is_none() && source.sql_server.is_none() {
         return Some(("spec.source names no system that this version knows", "set spec.source.postgresql or spec.source.sqlServer"));
     }
-    if target.postgresql.is_none() && target.sql_server.is_none() {
-        return Some(("spec.target names no system that this version knows", "set spec.target.postgresql or spec.target.sqlServer"));
+    if target.postgresql.is_none() && target.sql_server_database().is_none() {
+        return Some((
+            "spec.target names no system that this version knows",
+            "set spec.target.postgresql, spec.target.sqlServer or spec.target.synapse",
+        ));
     }
     if let Some(sql_server) = &source.sql_server
         && spec.source_protection.max_retained_log.is_some()
@@ -164,6 +173,12 @@ fn unfit(spec: &LinkConnectionSpec) -> Option<(&'static str, &'static str)> {
     if target.sql_server.as_ref().is_some_and(|target| target.on_existing_table == OnExistingTable::Adopt) {
         return Some((
             "spec.target.sqlServer.onExistingTable is Adopt, which PostgreSQL targets alone can do",
+            "set it to Recreate, or to Fail and drop or rename tables that are there",
+        ));
+    }
+    if target.synapse.as_ref().is_some_and(|target| target.on_existing_table == OnExistingTable::Adopt) {
+        return Some((
+            "spec.target.synapse.onExistingTable is Adopt, which PostgreSQL targets alone can do",
             "set it to Recreate, or to Fail and drop or rename tables that are there",
         ));
     }
@@ -258,5 +273,29 @@ mod tests {
         link.spec.source.sql_server.as_mut().unwrap().capture_mode = CaptureMode::ChangeDataCapture;
         let fault = validate(&link, &references).unwrap_err();
         assert!(fault.reason == "NotApplicable" && fault.remedy.contains("sp_cdc_change_job"), "{fault:?}");
+    }
+
+    #[test]
+    fn refuses_what_a_pool_cannot_do() {
+        let references = fixtures::references();
+        let mut link = fixtures::link();
+        link.spec.target = serde_json::from_value(serde_json::json!({"synapse": {
+            "host": "w.sql.azuresynapse.net", "database": "pool", "auth": {"managedIdentity": {}}, "copyAuth": {"managedIdentity": {}},
+        }}))
+        .unwrap();
+        validate(&link, &references).unwrap();
+
+        let folder: LandingZone = serde_json::from_value(serde_json::json!({
+            "apiVersion": "link-operator.io/v1alpha1", "kind": "LandingZone", "metadata": {"name": "disk"},
+            "spec": {"persistentVolumeClaim": {"claimName": "disk"}},
+        }))
+        .unwrap();
+        let elsewhere = References { zone: Some(Arc::new(folder)), ..References::default() };
+        let fault = validate(&link, &elsewhere).unwrap_err();
+        assert!(fault.reason == "NotApplicable" && fault.message.starts_with("LandingZone disk is not in Azure storage"), "{fault:?}");
+
+        link.spec.target.synapse.as_mut().unwrap().on_existing_table = OnExistingTable::Adopt;
+        let fault = validate(&link, &references).unwrap_err();
+        assert!(fault.reason == "NotApplicable" && fault.message.contains("synapse.onExistingTable is Adopt"), "{fault:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use kube::ResourceExt;
 
 use crate::{
-    api::{fault::Fault, link_connection::LinkConnection, link_table::LinkTable},
+    api::{conditions::reason, fault::Fault, link_connection::LinkConnection, link_table::LinkTable},
     controller::names::TAKES_OVER,
     data::TableName,
 };
@@ -58,11 +58,32 @@ pub fn refusal(table: &LinkTable, tables: &[Arc<LinkTable>], link: Option<&LinkC
             heals: true,
         });
     }
+    if let Some(fault) = unfit(table, link) {
+        return Some(fault);
+    }
     let winner = winners(tables).remove(&table.spec.source_name())?;
     (winner.uid() != table.uid()).then(|| Fault {
         reason: "TableAlreadyLinked".to_owned(),
         message: format!("table {} is linked by LinkTable {} already", table.spec.source_name(), winner.name_any()),
         remedy: "delete one of the two LinkTables".to_owned(),
+        heals: false,
+    })
+}
+
+/// What the table asks of its link's target that this cannot do.
+pub fn unfit(table: &LinkTable, link: &LinkConnection) -> Option<Fault> {
+    let options = table.spec.target_options();
+    let named = match (&options.distribution_options, &options.structure_options) {
+        _ if link.spec.target.synapse.is_some() => return None,
+        (Some(_), Some(_)) => "distributionOptions and structureOptions",
+        (Some(_), None) => "distributionOptions",
+        (None, Some(_)) => "structureOptions",
+        (None, None) => return None,
+    };
+    Some(Fault {
+        reason: reason::NOT_APPLICABLE.to_owned(),
+        message: format!("target.{named} is for tables of a Synapse pool, and LinkConnection {} has another target", link.name_any()),
+        remedy: format!("delete this LinkTable and create it again without target.{named}"),
         heals: false,
     })
 }
@@ -106,6 +127,17 @@ mod tests {
         assert!(fault.message.contains("LinkTable old"), "{}", fault.message);
         assert_eq!(refusal(&tables[1], &tables, Some(&link)), None);
         assert_eq!(refusal(&tables[1], &tables, None).unwrap().reason, "LinkConnectionNotFound");
+
+        let mut spread = tables[1].as_ref().clone();
+        spread.spec.target = serde_json::from_value(json!({"distributionOptions": {"type": "Replicate"}})).unwrap();
+        let fault = refusal(&spread, &tables, Some(&link)).unwrap();
+        assert!(fault.reason == "NotApplicable" && fault.message.starts_with("target.distributionOptions is for"), "{fault:?}");
+        let mut pool = link.clone();
+        pool.spec.target = serde_json::from_value(json!({"synapse": {
+            "host": "w", "database": "pool", "auth": {"managedIdentity": {}}, "copyAuth": {"managedIdentity": {}},
+        }}))
+        .unwrap();
+        assert_eq!(refusal(&spread, &tables, Some(&pool)), None);
         let mut leaving = link;
         leaving.metadata.deletion_timestamp = tables[0].metadata.creation_timestamp.clone();
         assert_eq!(refusal(&tables[1], &tables, Some(&leaving)).unwrap().reason, "LinkConnectionDeleted");

@@ -206,14 +206,21 @@ fn blank(result: VerificationResult) -> Verification {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::TableName;
+    use crate::{api::link_table::TableOptions, data::TableName};
 
     #[test]
     fn requests_of_table_and_link_are_answered_once_and_together() {
         let request = |at: &str, repair| Some(VerifyRequest { requested_at: at.to_owned(), repair });
         let name = TableName::new("public", "t");
-        let planned =
-            |verify| PlannedTable { name: "t".into(), uid: "u".into(), source: name.clone(), target: name.clone(), reseed: None, verify };
+        let planned = |verify| PlannedTable {
+            name: "t".into(),
+            uid: "u".into(),
+            source: name.clone(),
+            target: name.clone(),
+            options: TableOptions::default(),
+            reseed: None,
+            verify,
+        };
         let of_link = request("l1", false);
         let of = |table: &PlannedTable, done: &[&str]| {
             wanted(table, of_link.as_ref(), |request| done.contains(&request)).map(|job| (job.requests.join(" "), job.repair))

@@ -99,8 +99,8 @@ impl Target for Postgresql {
         }
     }
 
-    async fn outline(&self, name: &TableName, schema: &TableSchema) -> Result<Outline, Error> {
-        Ok(ddl::outline(name, schema))
+    async fn outline(&self, table: &TargetTable, schema: &TableSchema) -> Result<Outline, Error> {
+        Ok(ddl::outline(&table.name, schema))
     }
 
     async fn try_claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error> {

@@ -13,7 +13,7 @@ use tokio_postgres::{Row, Transaction, types::ToSql};
 
 use super::{adopt, ddl};
 use crate::{
-    api::database::OnExistingTable,
+    api::{database::OnExistingTable, link_table::TableOptions},
     data::{TableName, TableSchema},
     failpoint::{self, Moment, Point},
     postgresql::quote,
@@ -148,7 +148,7 @@ pub(super) async fn claim(
     schema: &TableSchema,
     on_existing: OnExistingTable,
 ) -> Result<Claim, Error> {
-    let TargetTable { link_id, source, name } = table;
+    let TargetTable { link_id, source, name, .. } = table;
     // A LinkTable that was made again for another target table: what it claimed before is no longer asked for. Looked up
     // without the lock, which loads of an older incarnation may hold for long.
     let other = "SELECT FROM link_operator.link_progress WHERE link_id = $1 AND source_schema = $2 AND source_table = $3
@@ -457,7 +457,10 @@ pub(super) async fn tables_of(transaction: &Transaction<'_>, link_id: &str) -> R
     let sql = "SELECT source_schema, source_table, target_schema, target_table FROM link_operator.link_progress WHERE link_id = $1";
     let rows = transaction.query(sql, &[&link_id]).await?;
     let name = |row: &Row, at: usize| TableName::new(row.get::<_, String>(at), row.get::<_, String>(at + 1));
-    Ok(rows.iter().map(|row| TargetTable { link_id: link_id.to_owned(), source: name(row, 0), name: name(row, 2) }).collect())
+    Ok(rows
+        .iter()
+        .map(|row| TargetTable { link_id: link_id.to_owned(), source: name(row, 0), name: name(row, 2), options: TableOptions::default() })
+        .collect())
 }
 
 /// The error of whoever is late.

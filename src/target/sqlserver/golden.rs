@@ -1,23 +1,36 @@
 //! Every kind of statement that the target sends, as it stands in `tests/integration/tsql/target`, where a grammar reads it.
 
 use super::{
-    ddl::{self, Kind, Right, Types},
-    digest,
+    BEGIN, ddl,
+    lock::{self, Mode},
     merge::{Place, Sql},
-    preflight, progress, snapshot, together,
-    transaction::{self, Mode},
+    preflight, progress, snapshot,
 };
 use crate::{
+    api::link_table::TableOptions,
     data::{Column, KeyRange, TableName, TableSchema, Travel, fixtures},
     sqlserver::golden::assert_golden,
-    target::{Advance, Incarnation, Stride, TargetTable, Untouched, aside},
+    target::{
+        Advance, Incarnation, Stride, TargetTable, Untouched, aside,
+        tds::{
+            digest,
+            kind::{self, Kind, Types},
+            rights::{self, Right},
+            together, transaction,
+        },
+    },
 };
 
 const ALL: Types = Types { xml: true, hierarchyid: true, geometry: true, geography: true, babelfish: false };
 const FIRST: Incarnation = Incarnation { run: 1, record: 10 };
 
 fn table() -> TargetTable {
-    TargetTable { link_id: "shop.o'neil".into(), source: TableName::new("dbo", "orders"), name: TableName::new("dw", "or ders") }
+    TargetTable {
+        link_id: "shop.o'neil".into(),
+        source: TableName::new("dbo", "orders"),
+        name: TableName::new("dw", "or ders"),
+        options: TableOptions::default(),
+    }
 }
 
 fn typed(number: i32, name: &str, source_type: &str, travel: Travel) -> Column {
@@ -56,7 +69,7 @@ fn files() -> Vec<(&'static str, Vec<String>)> {
     let (table, time) = (table(), "2024-02-29T12:00:00.123456789Z".parse().unwrap());
     let build = aside::build_name(&table, FIRST);
     let (server, postgres) = (of_sqlserver(), of_postgresql());
-    let kinds = Kind::all(&server, ALL);
+    let (kinds, plain) = (Kind::all(&server, ALL), Kind::all(&postgres, ALL));
     let advance = Advance { incarnation: FIRST, from: 10, to: 12, as_of: Some(time), plan_revision: 3 };
     let right = |state: &str, column: Option<&str>| Right {
         state: state.into(),
@@ -66,9 +79,9 @@ fn files() -> Vec<(&'static str, Vec<String>)> {
     };
     let rights = [right("G", None), right("W", Some("we ird")), right("D", None)];
     let mut made = vec![ddl::TYPES.to_owned(), ddl::create_table(&build, &server, &kinds), ddl::primary_key(&build, &server, &kinds)];
-    made.extend(ddl::add_column(&server, 9, &kinds[9], "[dw].[t]").unwrap());
-    made.extend([ddl::set_mark(&build, &table), ddl::rename(&build, &table.name), ddl::rights(42)]);
-    made.extend(rights.iter().filter_map(|right| ddl::give(right, &build)));
+    made.extend(kind::add_column(&server, 9, &kinds[9], "[dw].[t]").unwrap());
+    made.extend([ddl::set_mark(&build, &table), ddl::rename(&build, &table.name), rights::of(42)]);
+    made.extend(rights.iter().filter_map(|right| rights::give(right, &build)));
     let statements = |sql: &Sql, count: usize| {
         let mut all = vec![
             sql.asks_truncate(),
@@ -126,12 +139,7 @@ fn files() -> Vec<(&'static str, Vec<String>)> {
     vec![
         (
             "transactions",
-            vec![
-                transaction::BEGIN.into(),
-                transaction::COMMIT.into(),
-                transaction::lock("claims", Mode::Exclusive),
-                transaction::lock("claims", Mode::Shared),
-            ],
+            vec![BEGIN.into(), transaction::COMMIT.into(), lock::ask("claims", Mode::Exclusive), lock::ask("claims", Mode::Shared)],
         ),
         ("preflight", vec![preflight::ASK.into(), preflight::ask_schema("d'w]")]),
         ("progress", own),
@@ -140,9 +148,9 @@ fn files() -> Vec<(&'static str, Vec<String>)> {
         (
             "digest",
             vec![
-                digest::of_range(&table.name, &server, ALL, &KeyRange::default()).unwrap(),
-                digest::of_range(&table.name, &postgres, ALL, &range).unwrap(),
-                digest::of_keys(&table.name, &postgres, ALL, &keys).unwrap(),
+                digest::of_range(&table.name, &server, &kinds, &KeyRange::default()).unwrap(),
+                digest::of_range(&table.name, &postgres, &plain, &range).unwrap(),
+                digest::of_keys(&table.name, &postgres, &plain, &keys).unwrap(),
             ],
         ),
     ]

@@ -7,15 +7,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
 
-use super::{ddl::Kind, transaction::Transaction};
 use crate::{
     data::{Beside, Besides, LargeValue, TableSchema, Travel},
     failpoint::{self, Point},
     sqlserver::{
+        Session,
         bulk::{self, Feed, Sent},
         wire::{self, Cells, Refused, Wire},
     },
-    target::{Error, LargeValues},
+    target::{Error, LargeValues, tds::kind::Kind},
 };
 
 /// Bytes that are made ready at once.
@@ -72,7 +72,7 @@ impl Batch {
 /// Loads all rows into `into` (quoted), whose columns are `columns`. `table`: the target's table, for people. `lock`: as
 /// [`bulk::load`]. Returns how many there were.
 pub(super) async fn load(
-    transaction: &mut Transaction,
+    session: &mut Session,
     into: &str,
     columns: Vec<Column>,
     lock: bool,
@@ -83,7 +83,7 @@ pub(super) async fn load(
     let sent: Vec<Sent> = columns.iter().map(|column| column.sent.clone()).collect();
     let mut loaded = 0;
     let rows = Rows { columns, batches, batch: None, row: 0, column: 0, waiting: VecDeque::new(), table, values, loaded: &mut loaded };
-    failpoint::around(Point::StagingLoad, bulk::load(transaction.session(), into, &sent, lock, rows)).await?;
+    failpoint::around(Point::StagingLoad, bulk::load(session, into, &sent, lock, rows)).await?;
     Ok(loaded)
 }
 

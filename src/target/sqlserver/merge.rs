@@ -3,20 +3,22 @@
 //! Staged columns have names of our own (`c0`, `k0`), so no column of the user's can clash with them; keys are compared by
 //! the key's own types.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, RecordBatch};
 use futures::TryStreamExt;
 
-use super::{
-    ddl::{self, Kind, Types},
-    load::{self, Batch, Column},
-    transaction::Transaction,
-};
+use super::load::{self, Batch, Column};
 use crate::{
     data::{Besides, NetChanges, Step, TableName, TableSchema},
-    sqlserver::{Class, quote},
-    target::{Error, LargeValues, Steps, besides},
+    sqlserver::{Class, Session, quote},
+    target::{
+        Error, LargeValues, Steps, besides,
+        tds::{
+            groups::{Groups, groups},
+            kind::{self, Kind, Types},
+        },
+    },
 };
 
 /// What the table is.
@@ -35,7 +37,7 @@ const ORIGINS: &str = "#link_origins";
 
 /// Applies the steps in order. Returns the rows deleted and written.
 pub(super) async fn apply(
-    transaction: &mut Transaction,
+    session: &mut Session,
     name: &TableName,
     schema: &TableSchema,
     types: Types,
@@ -43,13 +45,13 @@ pub(super) async fn apply(
     place: Place,
     values: Option<&dyn LargeValues>,
 ) -> Result<u64, Error> {
-    let mut merge = Merge { sql: Sql::new(name, schema.clone(), types, place), transaction, name, types, values };
+    let mut merge = Merge { sql: Sql::new(name, schema.clone(), types, place), session, name, types, values };
     let mut written = 0;
     while let Some(step) = steps.try_next().await? {
         match &step {
             Step::Truncate => {
-                let bound = merge.transaction.query(&merge.sql.asks_truncate()).await?;
-                merge.transaction.run(&merge.sql.truncate(bound.is_empty())).await?;
+                let bound = merge.session.query(&merge.sql.asks_truncate()).await?;
+                merge.session.run(&merge.sql.truncate(bound.is_empty())).await?;
             }
             Step::Version(next) => {
                 merge.add_columns(next).await?;
@@ -63,7 +65,7 @@ pub(super) async fn apply(
 }
 
 struct Merge<'t> {
-    transaction: &'t mut Transaction,
+    session: &'t mut Session,
     name: &'t TableName,
     types: Types,
     sql: Sql,
@@ -76,8 +78,8 @@ impl Merge<'_> {
     async fn add_columns(&mut self, next: &TableSchema) -> Result<(), Error> {
         let kinds = Kind::all(next, self.types);
         for (at, kind) in kinds.iter().enumerate().skip(self.sql.schema.columns.len()) {
-            for statement in ddl::add_column(next, at, kind, &self.sql.table)? {
-                self.transaction.run(&statement).await.map_err(|failure| match failure.class {
+            for statement in kind::add_column(next, at, kind, &self.sql.table)? {
+                self.session.run(&statement).await.map_err(|failure| match failure.class {
                     Class::ObjectExists => Error::TargetColumnExists { table: self.name.clone(), column: next.columns[at].name.clone() },
                     _ => failure.into(),
                 })?;
@@ -97,7 +99,7 @@ impl Merge<'_> {
         }
         if deletes {
             self.stage_keys(DELETES, &changes.deletes, Vec::new()).await?;
-            written += self.transaction.run(&self.sql.delete(DELETES, |place| format!("[k{place}]"))).await?;
+            written += self.session.run(&self.sql.delete(DELETES, |place| format!("[k{place}]"))).await?;
         }
         if upserts {
             written += self.upsert(changes.upserts.num_rows() as u64).await?;
@@ -105,7 +107,7 @@ impl Merge<'_> {
         // The next step stages under the same names, and the session is kept.
         let staged = [(upserts, UPSERTS), (deletes, DELETES), (!changes.unresolved.is_empty(), ORIGINS)];
         let drops: Vec<String> = staged.iter().filter(|(is, _)| *is).map(|(_, name)| format!("DROP TABLE {name}")).collect();
-        self.transaction.run(&drops.join("; ")).await?;
+        self.session.run(&drops.join("; ")).await?;
         Ok(written)
     }
 
@@ -133,12 +135,12 @@ impl Merge<'_> {
         numbers: Vec<(&str, ArrayRef)>,
     ) -> Result<(), Error> {
         let (names, numbers): (Vec<&str>, Vec<ArrayRef>) = numbers.into_iter().unzip();
-        self.transaction.run(&self.sql.create_staged(staged, letter, columns, &names)).await?;
+        self.session.run(&self.sql.create_staged(staged, letter, columns, &names)).await?;
         let Sql { schema, kinds, .. } = &self.sql;
         let sent = columns.iter().enumerate().map(|(place, &at)| Column::staged(schema, at, &kinds[at], format!("{letter}{place}")));
         let sent = sent.chain(names.iter().map(|name| Column::number(name))).collect();
         let batch = load::only(Batch::new(batch, columns.len(), beside, numbers)?);
-        load::load(self.transaction, staged, sent, false, batch, &self.name.to_string(), self.values).await?;
+        load::load(self.session, staged, sent, false, batch, &self.name.to_string(), self.values).await?;
         Ok(())
     }
 
@@ -147,22 +149,14 @@ impl Merge<'_> {
         if changes.origins.num_rows() != changes.unresolved.len() {
             return Err(Error::TargetInconsistent(format!("changes of {} leave columns open that nothing can fill", self.name)));
         }
-        // Rows that miss the same columns are filled by one statement; there are few such groups (the large columns).
-        let mut groups: BTreeMap<&[u16], (i32, u64)> = BTreeMap::new();
-        let mut group_of = Vec::with_capacity(changes.unresolved.len());
-        for row in &changes.unresolved {
-            let next = groups.len() as i32;
-            let group = groups.entry(&row.columns).or_insert((next, 0));
-            group.1 += 1;
-            group_of.push(group.0);
-        }
+        let Groups { groups, of } = groups(&changes.unresolved);
         let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(changes.unresolved.iter().map(|row| row.row as i32)));
-        self.stage_keys(ORIGINS, &changes.origins, vec![("n", numbers), ("g", Arc::new(Int32Array::from(group_of)))]).await?;
+        self.stage_keys(ORIGINS, &changes.origins, vec![("n", numbers), ("g", Arc::new(Int32Array::from(of)))]).await?;
         for (columns, (group, rows)) in groups {
             if let Some(column) = columns.iter().find(|column| usize::from(**column) >= self.sql.kinds.len()) {
                 return Err(Error::InputFailed(format!("a change names column {column} of {}, which is not there", self.name)));
             }
-            if !columns.is_empty() && self.transaction.run(&self.sql.fill(columns, group)).await? != rows {
+            if !columns.is_empty() && self.session.run(&self.sql.fill(columns, group)).await? != rows {
                 return Err(self.missing_origin(group).await?);
             }
         }
@@ -170,7 +164,7 @@ impl Merge<'_> {
     }
 
     async fn missing_origin(&mut self, group: i32) -> Result<Error, Error> {
-        let rows = self.transaction.query(&self.sql.missing(group)).await?;
+        let rows = self.session.query(&self.sql.missing(group)).await?;
         let key = rows.first().map(|row| (0..self.sql.key.len()).map(|at| row.text(at).unwrap_or_default()).collect::<Vec<_>>());
         Ok(Error::TargetInconsistent(format!(
             "{} has no row with key ({}) = ({}), which a change leaves in part as it was",
@@ -182,7 +176,7 @@ impl Merge<'_> {
 
     async fn upsert(&mut self, rows: u64) -> Result<u64, Error> {
         if let Some(twice) = self.sql.alike()
-            && let Some(row) = self.transaction.query(&twice).await?.first()
+            && let Some(row) = self.session.query(&twice).await?.first()
         {
             let key: Vec<String> = (0..self.sql.key.len()).map(|at| row.text(at).unwrap_or_default()).collect();
             return Err(Error::TargetInconsistent(format!(
@@ -194,14 +188,14 @@ impl Merge<'_> {
         }
         if self.sql.place == Place::Aside {
             let key = self.sql.schema.key.clone();
-            self.transaction.run(&self.sql.delete(UPSERTS, |place| format!("[c{}]", key[place]))).await?;
-            return Ok(self.transaction.run(&self.sql.insert(false)).await?);
+            self.session.run(&self.sql.delete(UPSERTS, |place| format!("[c{}]", key[place]))).await?;
+            return Ok(self.session.run(&self.sql.insert(false)).await?);
         }
         let updated = match self.sql.update() {
-            Some(update) => self.transaction.run(&update).await?,
+            Some(update) => self.session.run(&update).await?,
             None => 0,
         };
-        let inserted = if updated < rows { self.transaction.run(&self.sql.insert(true)).await? } else { 0 };
+        let inserted = if updated < rows { self.session.run(&self.sql.insert(true)).await? } else { 0 };
         Ok(updated + inserted)
     }
 }
@@ -218,7 +212,7 @@ pub(super) struct Sql {
 
 impl Sql {
     pub(super) fn new(name: &TableName, schema: TableSchema, types: Types, place: Place) -> Self {
-        let (kinds, columns, key) = (Kind::all(&schema, types), ddl::columns(&schema), ddl::key_columns(&schema));
+        let (kinds, columns, key) = (Kind::all(&schema, types), kind::columns(&schema), kind::key_columns(&schema));
         Self { table: quote::table(name), schema, kinds, columns, key, place }
     }
 
@@ -246,14 +240,14 @@ impl Sql {
 
     /// Deletes all rows whose key is among those of a staged table, the columns of which `name` gives by the key's place.
     pub(super) fn delete(&self, staged: &str, name: impl Fn(usize) -> String) -> String {
-        let same_key = ddl::same_key(&self.schema, &self.kinds, "d", name);
+        let same_key = kind::same_key(&self.schema, &self.kinds, "t", "d", name);
         format!("DELETE t FROM {} t JOIN {staged} d ON {same_key}", self.table)
     }
 
     /// Fills in columns of rows of a group of `origins`. Only a source whose types go as they are leaves columns open.
     pub(super) fn fill(&self, columns: &[u16], group: i32) -> String {
         let sets = columns.iter().map(|&column| format!("[c{column}] = t.{}", self.columns[usize::from(column)]));
-        let same_key = ddl::same_key(&self.schema, &self.kinds, "o", |place| format!("[k{place}]"));
+        let same_key = kind::same_key(&self.schema, &self.kinds, "t", "o", |place| format!("[k{place}]"));
         format!(
             "UPDATE u SET {} FROM {UPSERTS} u JOIN {ORIGINS} o ON u.[n] = o.[n] AND o.[g] = {group} JOIN {} t ON {same_key}",
             sets.collect::<Vec<_>>().join(", "),
@@ -264,7 +258,7 @@ impl Sql {
     /// Asks for a key of a group of `origins` that the table does not have.
     pub(super) fn missing(&self, group: i32) -> String {
         let key: Vec<String> = (0..self.key.len()).map(|place| format!("CONVERT(nvarchar(4000), o.[k{place}])")).collect();
-        let same_key = ddl::same_key(&self.schema, &self.kinds, "o", |place| format!("[k{place}]"));
+        let same_key = kind::same_key(&self.schema, &self.kinds, "t", "o", |place| format!("[k{place}]"));
         format!(
             "SELECT TOP (1) {} FROM {ORIGINS} o WHERE o.[g] = {group} AND NOT EXISTS (SELECT 1 FROM {} t WHERE {same_key})",
             key.join(", "),
@@ -284,7 +278,7 @@ impl Sql {
     }
 
     fn upserts_key(&self) -> String {
-        ddl::same_key(&self.schema, &self.kinds, "u", |place| format!("[c{}]", self.schema.key[place]))
+        kind::same_key(&self.schema, &self.kinds, "t", "u", |place| format!("[c{}]", self.schema.key[place]))
     }
 
     /// Brings rows that are there up to date; none if all columns are of the key. A text of the key is written too where texts that

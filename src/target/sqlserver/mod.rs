@@ -1,24 +1,19 @@
 //! SQL Server as a target: SQL Server 2016 or newer, Azure SQL Database, SQL Managed Instance.
 //!
 //! [`progress`] keeps the link's own tables (claims, progress, chunks), [`snapshot`] the table aside and the swap, [`merge`] applies
-//! changes, [`together`] moves the progress of several tables, [`load`] brings rows to the server, [`ddl`] says how a table stands
+//! changes, [`load`] brings rows to the server, [`ddl`] says how a table stands
 //! there. Each call is one session and, but for the swap's preparation, one transaction; a call that fails or is dropped closes
 //! its session and so leaves nothing.
 
 mod ddl;
-mod digest;
-mod error;
 #[cfg(test)]
 mod golden;
 mod load;
+mod lock;
 mod merge;
-mod outline;
-mod pool;
 mod preflight;
 mod progress;
 mod snapshot;
-mod together;
-mod transaction;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -31,10 +26,18 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
-use self::{ddl::Types, merge::Place, pool::Pool, transaction::Transaction};
+use self::merge::Place;
 use super::{
     Advance, Apart, Claim, Error, Incarnation, LargeValues, Outline, Progress, Steps, Stride, Target, TargetTable, Together, Untouched,
     aside,
+    tds::{
+        digest,
+        kind::{self, Kind, Types},
+        outline,
+        pool::Pool,
+        together,
+        transaction::Transaction,
+    },
 };
 use crate::{
     api::{
@@ -44,7 +47,11 @@ use crate::{
     data::{Among, Digests, KeyRange, RowDigests, TableName, TableSchema},
     failpoint::{self, Point},
     secrets::Secrets,
+    sqlserver::SETTINGS,
 };
+
+/// Begins a transaction. Its level is said each time: it stays with the session.
+const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; BEGIN TRANSACTION";
 
 /// A SQL Server database that holds copies of linked tables.
 pub struct SqlServer {
@@ -59,12 +66,12 @@ impl SqlServer {
     /// The target of a link. Opens no connection yet. `values`: where its rows' large values are.
     pub fn new(target: SqlServerTarget, secrets: Secrets, link_id: &str, values: Option<Arc<dyn LargeValues>>) -> Self {
         let application = format!("link-operator {link_id}");
-        let pool = Pool::new(target.database, secrets, application);
+        let pool = Pool::new(target.database, secrets, application, SETTINGS);
         Self { on_existing: target.on_existing_table, pool, values, types: OnceCell::new() }
     }
 
     async fn begin(&self) -> Result<Transaction, Error> {
-        Ok(Transaction::begin(self.pool.get().await?).await?)
+        Ok(Transaction::begin(self.pool.get().await?, BEGIN).await?)
     }
 
     async fn types(&self, transaction: &mut Transaction) -> Result<Types, Error> {
@@ -102,9 +109,11 @@ impl Target for SqlServer {
         }
     }
 
-    async fn outline(&self, name: &TableName, schema: &TableSchema) -> Result<Outline, Error> {
+    async fn outline(&self, table: &TargetTable, schema: &TableSchema) -> Result<Outline, Error> {
         let types = transaction!(self, |transaction| self.types(&mut transaction).await?);
-        Ok(outline::outline(name, schema, types))
+        let (name, kinds) = (&table.name, Kind::all(schema, types));
+        let statements = vec![ddl::create_table(name, schema, &kinds), ddl::primary_key(name, schema, &kinds)];
+        Ok(Outline { columns: outline::columns(schema, &kinds), statements })
     }
 
     async fn try_claim(&self, table: &TargetTable, schema: &TableSchema) -> Result<Claim, Error> {
@@ -113,7 +122,7 @@ impl Target for SqlServer {
         }
         // Dropped and not committed: the session ends, and takes all of it back.
         let mut transaction = self.begin().await?;
-        ddl::check_key(schema, self.types(&mut transaction).await?)?;
+        kind::check_key(schema, self.types(&mut transaction).await?)?;
         preflight::check_schema(&mut transaction, &table.name.schema_name).await?;
         progress::ensure(&mut transaction).await?;
         progress::claim(&mut transaction, table, self.on_existing).await
@@ -124,7 +133,7 @@ impl Target for SqlServer {
             return Err(not_adopted(table));
         }
         Ok(transaction!(self, |transaction| {
-            ddl::check_key(schema, self.types(&mut transaction).await?)?;
+            kind::check_key(schema, self.types(&mut transaction).await?)?;
             preflight::check_schema(&mut transaction, &table.name.schema_name).await?;
             progress::ensure(&mut transaction).await?;
             progress::claim(&mut transaction, table, self.on_existing).await?
@@ -241,15 +250,15 @@ impl Target for SqlServer {
 
     async fn digest(&self, table: &TargetTable, schema: &TableSchema, range: &KeyRange) -> Result<Digests, Error> {
         Ok(transaction!(self, |transaction| {
-            let types = self.types(&mut transaction).await?;
-            digest::digest(&mut transaction, &table.name, schema, types, range).await?
+            let kinds = Kind::all(schema, self.types(&mut transaction).await?);
+            digest::digest(&mut transaction, &table.name, schema, &kinds, range).await?
         }))
     }
 
     async fn row_digests(&self, table: &TargetTable, schema: &TableSchema, among: Among<'_>) -> Result<RowDigests, Error> {
         Ok(transaction!(self, |transaction| {
-            let types = self.types(&mut transaction).await?;
-            digest::rows(&mut transaction, &table.name, schema, types, among).await?
+            let kinds = Kind::all(schema, self.types(&mut transaction).await?);
+            digest::rows(&mut transaction, &table.name, schema, &kinds, among).await?
         }))
     }
 

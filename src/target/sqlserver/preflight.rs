@@ -1,6 +1,5 @@
 //! Whether the database is as a link needs it, and what cures it where it is not.
 
-use super::transaction::Transaction;
 use crate::{
     api::fault::{Check, Explain as _},
     sqlserver::{
@@ -150,8 +149,8 @@ pub(super) fn ask_schema(schema: &str) -> String {
 }
 
 /// Whether the schema that a table is to stand in is there and lets the link make and fill tables in it.
-pub(super) async fn check_schema(transaction: &mut Transaction, schema: &str) -> Result<(), Error> {
-    let rows = transaction.query(&ask_schema(schema)).await?;
+pub(super) async fn check_schema(session: &mut Session, schema: &str) -> Result<(), Error> {
+    let rows = session.query(&ask_schema(schema)).await?;
     let Some(row) = rows.first() else {
         return Err(Error::TargetSchemaMissing(schema.to_owned()));
     };

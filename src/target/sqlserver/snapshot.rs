@@ -6,17 +6,22 @@ use arrow::array::RecordBatch;
 use futures::{StreamExt as _, stream::BoxStream};
 
 use super::{
-    ddl::{self, Kind, Right, Types},
+    ddl,
     load::{self, Batch, Column},
     merge::{Place, Sql},
     progress::{self, Claimed},
-    transaction::Transaction,
 };
 use crate::{
     api::database::OnExistingTable,
     data::{TableName, TableSchema},
-    sqlserver::{Class, quote},
-    target::{Advance, Error, Incarnation, LargeValues, Progress, TargetTable, aside, besides},
+    sqlserver::{Class, Session, quote},
+    target::{
+        Advance, Error, Incarnation, LargeValues, Progress, TargetTable, aside, besides,
+        tds::{
+            kind::{Kind, Types},
+            rights::{self, Right},
+        },
+    },
 };
 
 /// Rows on their way into a table aside that cannot be loaded as they are sent.
@@ -24,31 +29,31 @@ const STAGED: &str = "#link_upserts";
 
 /// Makes the table of this incarnation, see [`crate::target::Target::begin_snapshot`].
 pub(super) async fn begin(
-    transaction: &mut Transaction,
+    session: &mut Session,
     table: &TargetTable,
     schema: &TableSchema,
     types: Types,
     incarnation: Incarnation,
 ) -> Result<BTreeSet<u32>, Error> {
     // First without the lock: this is asked again and again while chunks load, and their loads hold it.
-    let progress = progress::read(transaction, table).await?;
-    if let Some(chunks) = begun(transaction, table, incarnation, progress).await? {
+    let progress = progress::read(session, table).await?;
+    if let Some(chunks) = begun(session, table, incarnation, progress).await? {
         return Ok(chunks);
     }
-    let progress = claim_of(transaction, table).await?.progress;
-    if let Some(chunks) = begun(transaction, table, incarnation, progress).await? {
+    let progress = claim_of(session, table).await?.progress;
+    if let Some(chunks) = begun(session, table, incarnation, progress).await? {
         return Ok(chunks);
     }
-    progress::drop_aside(transaction, table).await?;
+    progress::drop_aside(session, table).await?;
     let build = aside::build_name(table, incarnation);
-    transaction.run(&ddl::create_table(&build, schema, &Kind::all(schema, types))).await?;
-    transaction.run(&progress::begin_incarnation(table, incarnation)).await?;
+    session.run(&ddl::create_table(&build, schema, &Kind::all(schema, types))).await?;
+    session.run(&progress::begin_incarnation(table, incarnation)).await?;
     Ok(BTreeSet::new())
 }
 
 /// The chunks that are loaded, if the incarnation has begun.
 async fn begun(
-    transaction: &mut Transaction,
+    session: &mut Session,
     table: &TargetTable,
     incarnation: Incarnation,
     progress: Option<Progress>,
@@ -61,10 +66,10 @@ async fn begun(
         return Ok(None);
     }
     // A table aside that somebody dropped is begun again.
-    if !progress.exact && progress::existing(transaction, &aside::build_name(table, incarnation)).await?.is_none() {
+    if !progress.exact && progress::existing(session, &aside::build_name(table, incarnation)).await?.is_none() {
         return Ok(None);
     }
-    progress::chunks(transaction, table, incarnation).await.map(Some)
+    progress::chunks(session, table, incarnation).await.map(Some)
 }
 
 /// A chunk's rows.
@@ -75,7 +80,7 @@ pub(super) struct Chunk {
 
 /// Loads one chunk, see [`crate::target::Target::load_chunk`].
 pub(super) async fn load(
-    transaction: &mut Transaction,
+    session: &mut Session,
     table: &TargetTable,
     schema: &TableSchema,
     types: Types,
@@ -83,24 +88,24 @@ pub(super) async fn load(
     chunk: Chunk,
     values: Option<&dyn LargeValues>,
 ) -> Result<u64, Error> {
-    progress::add_chunk(transaction, table, incarnation, chunk.number).await?;
+    progress::add_chunk(session, table, incarnation, chunk.number).await?;
     let (build, kinds) = (aside::build_name(table, incarnation), Kind::all(schema, types));
     let count = kinds.len();
     let batches = chunk.rows.map(move |batch| batch.and_then(|batch| Batch::new(&batch, count, besides(&batch)?, Vec::new()))).boxed();
     let people = table.name.to_string();
     let rows = if !types.babelfish && kinds.iter().all(Kind::is_direct) {
         let sent = (0..count).map(|at| Column::of(schema, at, &kinds[at])).collect();
-        load::load(transaction, &quote::table(&build), sent, true, batches, &people, values).await?
+        load::load(session, &quote::table(&build), sent, true, batches, &people, values).await?
     } else {
         let sql = Sql::new(&build, schema.clone(), types, Place::Aside);
         let all: Vec<usize> = (0..count).collect();
-        transaction.run(&sql.create_staged(STAGED, 'c', &all, &[])).await?;
+        session.run(&sql.create_staged(STAGED, 'c', &all, &[])).await?;
         let sent = (0..count).map(|at| Column::staged(schema, at, &kinds[at], format!("c{at}"))).collect();
-        let rows = load::load(transaction, STAGED, sent, false, batches, &people, values).await?;
-        transaction.run(&format!("{}; DROP TABLE {STAGED}", sql.insert(false))).await?;
+        let rows = load::load(session, STAGED, sent, false, batches, &people, values).await?;
+        session.run(&format!("{}; DROP TABLE {STAGED}", sql.insert(false))).await?;
         rows
     };
-    transaction.run(&progress::count_chunk(table, incarnation, chunk.number, rows)).await?;
+    session.run(&progress::count_chunk(table, incarnation, chunk.number, rows)).await?;
     Ok(rows)
 }
 
@@ -112,21 +117,21 @@ pub(super) fn is_sealed(build: &TableName) -> String {
 /// Makes the key of the table aside unique. In a transaction of its own, before the one that swaps: building the index of a large
 /// table takes minutes, the swap must take none. Done again, it does nothing.
 pub(super) async fn seal(
-    transaction: &mut Transaction,
+    session: &mut Session,
     table: &TargetTable,
     schema: &TableSchema,
     types: Types,
     advance: &Advance,
 ) -> Result<(), Error> {
-    let progress = claim_of(transaction, table).await?.progress;
+    let progress = claim_of(session, table).await?.progress;
     if !progress.is_some_and(|p| p.incarnation == advance.incarnation && p.record == advance.from && !p.exact) {
         return Err(progress::moved(table, &format!("it is not at record {} of {:?}", advance.from, advance.incarnation)));
     }
     let build = aside::build_name(table, advance.incarnation);
-    object_of(transaction, &build).await?;
-    if transaction.query(&is_sealed(&build)).await?.is_empty() {
+    object_of(session, &build).await?;
+    if session.query(&is_sealed(&build)).await?.is_empty() {
         let key = ddl::primary_key(&build, schema, &Kind::all(schema, types));
-        transaction.run(&key).await.map_err(|failure| match failure.class {
+        session.run(&key).await.map_err(|failure| match failure.class {
             Class::Duplicate => Error::TargetInconsistent(format!(
                 "the snapshot of {} has a row twice, or keys that the target compares alike: {}",
                 table.source, failure.message
@@ -134,35 +139,30 @@ pub(super) async fn seal(
             _ => failure.into(),
         })?;
     }
-    transaction.run(&ddl::set_mark(&build, table)).await?;
+    session.run(&ddl::set_mark(&build, table)).await?;
     Ok(())
 }
 
 /// Puts the table aside in place of the one before, whose rights it takes over.
-pub(super) async fn swap(
-    transaction: &mut Transaction,
-    table: &TargetTable,
-    advance: &Advance,
-    on_existing: OnExistingTable,
-) -> Result<(), Error> {
+pub(super) async fn swap(session: &mut Session, table: &TargetTable, advance: &Advance, on_existing: OnExistingTable) -> Result<(), Error> {
     // As in all that holds a claim, the lock comes before the row.
-    let placed = claim_of(transaction, table).await?.placed;
-    progress::advance(transaction, table, advance, false, true).await?;
-    transaction.run(&progress::count_chunks(table, advance.incarnation)).await?;
+    let placed = claim_of(session, table).await?.placed;
+    progress::advance(session, table, advance, false, true).await?;
+    session.run(&progress::count_chunks(table, advance.incarnation)).await?;
     let build = aside::build_name(table, advance.incarnation);
-    let object_id = object_of(transaction, &build).await?;
-    if let Some(before) = progress::existing(transaction, &table.name).await? {
+    let object_id = object_of(session, &build).await?;
+    if let Some(before) = progress::existing(session, &table.name).await? {
         progress::check_replaceable(table, &before, placed, on_existing)?;
-        for row in transaction.query(&ddl::rights(before.object_id)).await? {
+        for row in session.query(&rights::of(before.object_id)).await? {
             let [state, permission, grantee] = [0, 1, 2].map(|at| row.text(at).unwrap_or_default());
-            if let Some(give) = ddl::give(&Right { state, permission, grantee, column: row.text(3) }, &build) {
-                transaction.run(&give).await.map_err(|failure| not_given(failure.into(), table, &give))?;
+            if let Some(give) = rights::give(&Right { state, permission, grantee, column: row.text(3) }, &build) {
+                session.run(&give).await.map_err(|failure| not_given(failure.into(), table, &give))?;
             }
         }
-        progress::drop_table(transaction, &table.name).await?;
+        progress::drop_table(session, &table.name).await?;
     }
-    transaction.run(&ddl::rename(&build, &table.name)).await?;
-    transaction.run(&progress::set_placed(table, object_id)).await?;
+    session.run(&ddl::rename(&build, &table.name)).await?;
+    session.run(&progress::set_placed(table, object_id)).await?;
     Ok(())
 }
 
@@ -180,15 +180,15 @@ fn not_given(error: Error, table: &TargetTable, give: &str) -> Error {
 }
 
 /// The table's claim, held as [`progress::claimed`] does.
-async fn claim_of(transaction: &mut Transaction, table: &TargetTable) -> Result<Claimed, Error> {
-    match progress::claimed(transaction, table).await? {
+async fn claim_of(session: &mut Session, table: &TargetTable) -> Result<Claimed, Error> {
+    match progress::claimed(session, table).await? {
         Some(claimed) if claimed.name == table.name => Ok(claimed),
         _ => Err(progress::moved(table, "it is not claimed")),
     }
 }
 
-async fn object_of(transaction: &mut Transaction, name: &TableName) -> Result<i64, Error> {
-    let found = progress::existing(transaction, name).await?;
+async fn object_of(session: &mut Session, name: &TableName) -> Result<i64, Error> {
+    let found = progress::existing(session, name).await?;
     found
         .map(|table| table.object_id)
         .ok_or_else(|| Error::TargetInconsistent(format!("table {name}, which a snapshot is loaded into, is gone")))

@@ -27,6 +27,7 @@ use link_operator::{
     api::{
         database::{OnExistingTable, PostgresqlTarget, Source, Target},
         link_connection::SchemaChange,
+        link_table::TableOptions,
         plan::{Intent, LinkIdentity, PLAN_FORMAT, Plan, PlannedTable},
         report::{TablePhase, TableReport},
         source_protection::{Bounds, OnPositionLost},
@@ -97,6 +98,7 @@ impl Link {
             target: Target {
                 postgresql: Some(PostgresqlTarget { database: target.spec.clone(), on_existing_table: OnExistingTable::Fail }),
                 sql_server: None,
+                synapse: None,
             },
             zone: ZoneStore { azure: None, persistent_volume_claim: Some(ClaimZone { claim_name: "zone".into(), folder: String::new() }) },
             tables: tables.iter().map(|name| planned(name, 1)).collect(),
@@ -276,6 +278,7 @@ fn planned(name: &str, life: u32) -> PlannedTable {
         uid: format!("{name}-{life}"),
         source: name.clone(),
         target: name,
+        options: TableOptions::default(),
         reseed: None,
         verify: None,
     }

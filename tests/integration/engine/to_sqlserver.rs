@@ -21,7 +21,7 @@ async fn a_table_arrives_in_sql_server_row_by_row() {
         let ours = database.auth.password.as_mut().unwrap();
         (ours.secret_ref, ours.username_key, ours.password_key) = (theirs.secret_ref, "tds-username".into(), "tds-password".into());
         let target = SqlServerTarget { database, on_existing_table: OnExistingTable::Fail };
-        plan.target = Target { postgresql: None, sql_server: Some(target) };
+        plan.target = Target { postgresql: None, sql_server: Some(target), synapse: None };
         for table in &mut plan.tables {
             table.target.schema_name = "dw".into();
         }

@@ -271,7 +271,8 @@ async fn odd_names_and_many_columns() {
     let database = Server::shared().create_database().await;
     database.execute("CREATE SCHEMA \"d w\"").await;
     let name = TableName::new("d w", "we \"ird\" Tâble.x");
-    let table = TargetTable { link_id: "o'shop".to_owned(), source: TableName::new("it's", "a\\b"), name };
+    let table =
+        TargetTable { link_id: "o'shop".to_owned(), source: TableName::new("it's", "a\\b"), name, options: TableOptions::default() };
     let odd = ["select", "we \"ird\"", "Ümläut", "__link__", "c0", "n", "k0", " "];
     let mut columns: Vec<Column> = odd.iter().zip(1..).map(|(name, number)| column(number, name, "text", Travel::Utf8)).collect();
     columns.extend((9..=500).map(|number| column(number, &format!("wide {number}"), "integer", Travel::Int32)));

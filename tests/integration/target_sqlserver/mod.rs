@@ -12,7 +12,10 @@ use arrow::array::{Array, ArrayRef, Int32Array, RecordBatch, StringArray, new_nu
 use arrow::datatypes::{DataType, Schema};
 use futures::{StreamExt as _, stream};
 use link_operator::{
-    api::database::{OnExistingTable, SqlServerTarget},
+    api::{
+        database::{OnExistingTable, SqlServerTarget},
+        link_table::TableOptions,
+    },
     data::{Beside, Besides, Column, NetChanges, Step, TableName, TableSchema, Travel},
     target::{Advance, Claim, Error, Incarnation, LargeValues, Steps, Target as _, TargetTable, sqlserver::SqlServer},
 };
@@ -60,7 +63,12 @@ fn target_with(database: &Database, link: &str, on_existing_table: OnExistingTab
 }
 
 fn table_of(link: &str) -> TargetTable {
-    TargetTable { link_id: link.to_owned(), source: TableName::new("public", "orders"), name: TableName::new("dw", "orders") }
+    TargetTable {
+        link_id: link.to_owned(),
+        source: TableName::new("public", "orders"),
+        name: TableName::new("dw", "orders"),
+        options: TableOptions::default(),
+    }
 }
 
 fn column(number: i32, name: &str, source_type: &str, travel: Travel) -> Column {

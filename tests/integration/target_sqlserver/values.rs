@@ -280,7 +280,8 @@ async fn odd_names_and_many_columns() {
     database.run("EXEC(N'CREATE SCHEMA [d w]')").await;
     let bracket = if database.can("SELECT 1 AS [a]]b]", "brackets in names").await { "]" } else { "" };
     let name = TableName::new("d w", format!("we [ird{bracket} 'Tâble.x"));
-    let table = TargetTable { link_id: "o'shop".to_owned(), source: TableName::new("it's", "a\\b"), name };
+    let table =
+        TargetTable { link_id: "o'shop".to_owned(), source: TableName::new("it's", "a\\b"), name, options: TableOptions::default() };
     let weird = format!("we {bracket}ird[");
     let odd = ["select", &weird, "Ümläut", "__link__", "c0", "n", "k0", "a.b"];
     let mut columns: Vec<Column> = odd.iter().zip(1..).map(|(name, number)| column(number, name, "text", Travel::Utf8)).collect();

@@ -48,6 +48,7 @@ async fn a_probe_reckons_what_a_link_would_do_and_leaves_no_trace() {
         target: Some(Target {
             postgresql: Some(PostgresqlTarget { database: target.spec.clone(), on_existing_table: OnExistingTable::Fail }),
             sql_server: None,
+            synapse: None,
         }),
         tables: vec![table(0, "public", "keyless")],
         discover: Some(Discover { include: vec!["public.?".to_owned()], exclude: vec!["*.x".to_owned()] }),

@@ -1,6 +1,6 @@
 -- LinkConnection default/captured, source: SQL Server at erp:1433/erp. Run it in that database.
 -- [link_reader] stands for the display name, in Entra ID, of the application 0000-2.
-IF USER_ID(N'link_reader') IS NULL CREATE USER [link_reader] FROM EXTERNAL PROVIDER;
+IF NOT EXISTS (SELECT 1 FROM sys.database_principals WHERE [name] = N'link_reader') CREATE USER [link_reader] FROM EXTERNAL PROVIDER;
 ALTER DATABASE CURRENT SET ALLOW_SNAPSHOT_ISOLATION ON;
 IF NOT EXISTS (SELECT 1 FROM sys.databases WHERE database_id = DB_ID() AND is_cdc_enabled = 1)
     EXEC sys.sp_cdc_enable_db;

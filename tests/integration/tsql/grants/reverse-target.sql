@@ -1,6 +1,6 @@
 -- LinkConnection default/reverse, target: SQL Server at dw:1433/dw. Run it in that database.
 -- If there is no such login, in master: CREATE LOGIN [link_writer] WITH PASSWORD = the password of Secret dw
-IF USER_ID(N'link_writer') IS NULL CREATE USER [link_writer] FOR LOGIN [link_writer];
+IF NOT EXISTS (SELECT 1 FROM sys.database_principals WHERE [name] = N'link_writer') CREATE USER [link_writer] FOR LOGIN [link_writer];
 IF SCHEMA_ID(N'link_operator') IS NULL EXEC(N'CREATE SCHEMA [link_operator] AUTHORIZATION [link_writer]');
 GRANT CREATE TABLE, CREATE VIEW TO [link_writer];
 IF SCHEMA_ID(N'public') IS NULL EXEC(N'CREATE SCHEMA [public]');

@@ -1,6 +1,6 @@
 -- LinkConnection default/tracking, source: SQL Server at erp:1433/erp 2. Run it in that database.
 -- If there is no such login, in master: CREATE LOGIN [reader] WITH PASSWORD = the password of Secret shop
-IF USER_ID(N'reader') IS NULL CREATE USER [reader] FOR LOGIN [reader];
+IF NOT EXISTS (SELECT 1 FROM sys.database_principals WHERE [name] = N'reader') CREATE USER [reader] FOR LOGIN [reader];
 ALTER DATABASE CURRENT SET ALLOW_SNAPSHOT_ISOLATION ON;
 IF NOT EXISTS (SELECT 1 FROM sys.change_tracking_databases WHERE database_id = DB_ID())
     ALTER DATABASE CURRENT SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 7 DAYS, AUTO_CLEANUP = ON);

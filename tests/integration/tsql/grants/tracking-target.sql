@@ -1,6 +1,6 @@
 -- LinkConnection default/tracking, target: SQL Server at dw.database.windows.net:1433/dw. Run it in that database.
 -- [link_writer] stands for the display name, in Entra ID, of the application or managed identity 0000-1.
-IF USER_ID(N'link_writer') IS NULL CREATE USER [link_writer] FROM EXTERNAL PROVIDER;
+IF NOT EXISTS (SELECT 1 FROM sys.database_principals WHERE [name] = N'link_writer') CREATE USER [link_writer] FROM EXTERNAL PROVIDER;
 IF SCHEMA_ID(N'link_operator') IS NULL EXEC(N'CREATE SCHEMA [link_operator] AUTHORIZATION [link_writer]');
 GRANT CREATE TABLE, CREATE VIEW TO [link_writer];
 IF SCHEMA_ID(N'dbo') IS NULL EXEC(N'CREATE SCHEMA [dbo]');

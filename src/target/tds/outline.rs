@@ -1,20 +1,16 @@
-//! How a table would stand here, and what becomes of its values. Pure.
+//! How columns would stand, and what becomes of their values. Pure.
 
-use super::ddl::{Kind, Types, create_table, primary_key};
+use super::kind::Kind;
 use crate::{
-    data::{TableName, TableSchema, Travel},
+    data::{TableSchema, Travel},
     sqlserver::wire::Wire,
-    target::{Fit, Outline, OutlinedColumn},
+    target::{Fit, OutlinedColumn},
 };
 
-/// How a table would stand as `name`, see [`crate::target::Target::outline`].
-pub(super) fn outline(name: &TableName, schema: &TableSchema, types: Types) -> Outline {
-    let kinds = Kind::all(schema, types);
+/// How a table's columns would stand, see [`crate::target::Target::outline`].
+pub(in crate::target) fn columns(schema: &TableSchema, kinds: &[Kind]) -> Vec<OutlinedColumn> {
     let column = |(at, kind): (usize, &Kind)| OutlinedColumn { kind: kind.spelled.clone(), fit: fit(schema, at, kind) };
-    Outline {
-        columns: kinds.iter().enumerate().map(column).collect(),
-        statements: vec![create_table(name, schema, &kinds), primary_key(name, schema, &kinds)],
-    }
+    kinds.iter().enumerate().map(column).collect()
 }
 
 /// What becomes of a column's values here.
@@ -46,7 +42,10 @@ fn fit(schema: &TableSchema, at: usize, kind: &Kind) -> Fit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Column, fixtures};
+    use crate::{
+        data::{Column, fixtures},
+        target::tds::kind::Types,
+    };
 
     const ALL: Types = Types { xml: true, hierarchyid: true, geometry: true, geography: true, babelfish: false };
 
@@ -54,7 +53,7 @@ mod tests {
         let column = Column { source_type: source_type.to_owned(), ..fixtures::column(1, "c", travel) };
         let columns = vec![column, fixtures::column(2, "id", Travel::Int32)];
         let schema = TableSchema { system: system.to_owned(), ..fixtures::table("t", columns, &[usize::from(!is_key)]) };
-        outline(&TableName::new("s", "t"), &schema, types).columns.remove(0)
+        super::columns(&schema, &Kind::all(&schema, types)).remove(0)
     }
 
     #[test]
@@ -74,17 +73,5 @@ mod tests {
         assert!(matches!(foreign("date", Travel::Date, false).fit, Fit::Refuses(what) if what.contains("infinity")));
         assert_eq!(foreign("jsonb", Travel::Text, false).fit, Fit::Form("as its text"));
         assert_eq!(foreign("uuid", Travel::Uuid, false).fit, Fit::Whole);
-    }
-
-    #[test]
-    fn the_statements_make_the_table_under_its_name() {
-        let schema = fixtures::table("t", vec![fixtures::column(1, "id", Travel::Int32)], &[0]);
-        let made = outline(&TableName::new("dw", "t"), &schema, ALL).statements;
-        assert_eq!(made[0], "CREATE TABLE [dw].[t] ([id] int NOT NULL)");
-        assert!(
-            made[1].starts_with("ALTER TABLE [dw].[t] ADD CONSTRAINT") && made[1].ends_with("PRIMARY KEY CLUSTERED ([id])"),
-            "{}",
-            made[1]
-        );
     }
 }

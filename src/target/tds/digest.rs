@@ -8,14 +8,11 @@ use arrow::{
     datatypes::{DataType, Schema},
 };
 
-use super::{
-    ddl::{self, Kind, Types},
-    transaction::Transaction,
-};
+use super::kind::{self, Kind};
 use crate::{
     data::{Among, Column, Digesting, Digests, KeyRange, KeyTexts, RowDigests, TableName, TableSchema, Travel, list_rows},
     sqlserver::{
-        Failure,
+        Failure, Session,
         quote::{identifier, table as quoted},
         rows::Rows,
         types,
@@ -29,35 +26,35 @@ const BATCH: usize = 4 << 20;
 const KEYS: usize = 500;
 
 /// The rows of a range, see [`crate::target::Target::digest`].
-pub(super) async fn digest(
-    transaction: &mut Transaction,
+pub(in crate::target) async fn digest(
+    session: &mut Session,
     name: &TableName,
     schema: &TableSchema,
-    types: Types,
+    kinds: &[Kind],
     range: &KeyRange,
 ) -> Result<Digests, Error> {
     let mut digesting = Digesting::new(schema);
-    each(transaction, schema, &of_range(name, schema, types, range)?, |rows| digesting.add(rows)).await?;
+    each(session, schema, &of_range(name, schema, kinds, range)?, |rows| digesting.add(rows)).await?;
     Ok(digesting.finish())
 }
 
 /// Single rows, see [`crate::target::Target::row_digests`].
-pub(super) async fn rows(
-    transaction: &mut Transaction,
+pub(in crate::target) async fn rows(
+    session: &mut Session,
     name: &TableName,
     schema: &TableSchema,
-    types: Types,
+    kinds: &[Kind],
     among: Among<'_>,
 ) -> Result<RowDigests, Error> {
     let mut listed = RowDigests::new();
     match among {
         Among::Buckets(range, buckets) => {
-            let sql = of_range(name, schema, types, range)?;
-            each(transaction, schema, &sql, |rows| list_rows(schema, rows, Some(buckets), &mut listed)).await?;
+            let sql = of_range(name, schema, kinds, range)?;
+            each(session, schema, &sql, |rows| list_rows(schema, rows, Some(buckets), &mut listed)).await?;
         }
         Among::Keys(keys) => {
             for keys in keys.chunks(KEYS) {
-                each(transaction, schema, &of_keys(name, schema, types, keys)?, |rows| list_rows(schema, rows, None, &mut listed)).await?;
+                each(session, schema, &of_keys(name, schema, kinds, keys)?, |rows| list_rows(schema, rows, None, &mut listed)).await?;
             }
         }
     }
@@ -65,9 +62,8 @@ pub(super) async fn rows(
 }
 
 /// Reads what a question finds, some rows at a time.
-async fn each(transaction: &mut Transaction, schema: &TableSchema, sql: &str, mut digested: impl FnMut(&RecordBatch)) -> Result<(), Error> {
+async fn each(session: &mut Session, schema: &TableSchema, sql: &str, mut digested: impl FnMut(&RecordBatch)) -> Result<(), Error> {
     let mut rows = Rows::new(schema.columns.iter().map(|column| column.travel).collect());
-    let session = transaction.session();
     let mut more = session.open(sql).await?;
     while more {
         more = session.next(&mut rows).await?;
@@ -122,8 +118,7 @@ fn select_all(name: &TableName, schema: &TableSchema, kinds: &[Kind]) -> String 
 }
 
 /// Asks for the rows of a range.
-pub(super) fn of_range(name: &TableName, schema: &TableSchema, types: Types, range: &KeyRange) -> Result<String, Error> {
-    let kinds = Kind::all(schema, types);
+pub(in crate::target) fn of_range(name: &TableName, schema: &TableSchema, kinds: &[Kind], range: &KeyRange) -> Result<String, Error> {
     let mut conditions = Vec::new();
     for (bound, compare, last) in [(&range.after, ">", ">"), (&range.upto, "<", "<=")] {
         let Some(bound) = bound else { continue };
@@ -143,13 +138,13 @@ pub(super) fn of_range(name: &TableName, schema: &TableSchema, types: Types, ran
         conditions.push(format!("({})", alternatives.map(|all| format!("({all})")).collect::<Vec<_>>().join(" OR ")));
     }
     let condition = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-    Ok(format!("{}{condition}", select_all(name, schema, &kinds)))
+    Ok(format!("{}{condition}", select_all(name, schema, kinds)))
 }
 
 /// A column and a bound, as expressions that the server orders as the source does.
 fn ordered(schema: &TableSchema, at: usize, kind: &Kind, text: &str) -> Option<(String, String)> {
     let column = &schema.columns[at];
-    let (name, value) = (format!("t.{}", identifier(&column.name)), ddl::typed(column, kind, text)?);
+    let (name, value) = (format!("t.{}", identifier(&column.name)), kind::typed(column, kind, text)?);
     if column.travel == Travel::Uuid {
         // It compares the last bytes first; their digits it compares as PostgreSQL does the bytes.
         let digits = |uuid: &str| format!("CONVERT(char(36), {uuid}) COLLATE Latin1_General_BIN2");
@@ -159,20 +154,18 @@ fn ordered(schema: &TableSchema, at: usize, kind: &Kind, text: &str) -> Option<(
 }
 
 /// Asks for the rows with these keys.
-pub(super) fn of_keys(name: &TableName, schema: &TableSchema, types: Types, keys: &[KeyTexts]) -> Result<String, Error> {
-    let kinds = Kind::all(schema, types);
+pub(in crate::target) fn of_keys(name: &TableName, schema: &TableSchema, kinds: &[Kind], keys: &[KeyTexts]) -> Result<String, Error> {
     let rows = keys.iter().map(|key| {
-        let values = schema
-            .key
-            .iter()
-            .zip(key)
-            .map(|(&at, text)| ddl::typed(&schema.columns[at], &kinds[at], text).ok_or_else(|| not_a_key(name, text)));
-        Ok(format!("({})", values.collect::<Result<Vec<_>, Error>>()?.join(", ")))
+        let values = schema.key.iter().zip(key).enumerate().map(|(place, (&at, text))| {
+            let value = kind::typed(&schema.columns[at], &kinds[at], text).ok_or_else(|| not_a_key(name, text))?;
+            Ok(format!("{value} AS [k{place}]"))
+        });
+        Ok(format!("SELECT {}", values.collect::<Result<Vec<_>, Error>>()?.join(", ")))
     });
     let rows = rows.collect::<Result<Vec<_>, Error>>()?;
-    let names: Vec<String> = (0..schema.key.len()).map(|place| format!("[k{place}]")).collect();
-    let same_key = ddl::same_key(schema, &kinds, "w", |place| format!("[k{place}]"));
-    Ok(format!("{} JOIN (VALUES {}) AS w ({}) ON {same_key}", select_all(name, schema, &kinds), rows.join(", "), names.join(", ")))
+    let same_key = kind::same_key(schema, kinds, "t", "w", |place| format!("[k{place}]"));
+    // Not by VALUES, which only an INSERT may have in a Synapse pool.
+    Ok(format!("{} JOIN ({}) AS w ON {same_key}", select_all(name, schema, kinds), rows.join(" UNION ALL ")))
 }
 
 fn not_a_key(name: &TableName, text: &str) -> Error {

@@ -1,27 +1,24 @@
 //! Progress of several tables at once: moved in the transaction that moves the rows of all (DESIGN 5.5), or told as of when it is.
 //! Statements go in the order of names: two who move the same tables must not wait for each other.
 
-use super::{
-    progress::{its_source, of, time},
-    transaction::Transaction,
-};
+use super::progress::{its_source, of, time};
 use crate::{
     data::TableName,
     failpoint::{self, Moment, Point},
     protection::Protection,
-    sqlserver::quote::literal,
+    sqlserver::{Session, quote::literal},
     target::{Error, Incarnation, Stride, Untouched},
 };
 
 /// Where a table is thought to be.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) source: &'a TableName,
-    pub(super) incarnation: Incarnation,
-    pub(super) record: u64,
+pub(in crate::target) struct Place<'a> {
+    pub(in crate::target) source: &'a TableName,
+    pub(in crate::target) incarnation: Incarnation,
+    pub(in crate::target) record: u64,
 }
 
-pub(super) fn stride(stride: Stride<'_>, tables: &[Place<'_>]) -> String {
+pub(in crate::target) fn stride(stride: Stride<'_>, tables: &[Place<'_>]) -> String {
     let Stride { link_id, to, as_of, plan_revision } = stride;
     let mut tables = tables.to_vec();
     tables.sort_by_key(|table| table.source);
@@ -39,7 +36,7 @@ pub(super) fn stride(stride: Stride<'_>, tables: &[Place<'_>]) -> String {
 }
 
 /// Takes tables out of the group that moved with others before and do not now.
-pub(super) fn leave(stride: Stride<'_>, tables: &[Place<'_>]) -> String {
+pub(in crate::target) fn leave(stride: Stride<'_>, tables: &[Place<'_>]) -> String {
     let others = tables.iter().map(|table| {
         format!(
             " AND NOT ([source_schema] = {} AND [source_table] = {})",
@@ -57,9 +54,9 @@ pub(super) fn leave(stride: Stride<'_>, tables: &[Place<'_>]) -> String {
 
 /// Moves the progress of all tables by compare-and-set, or of none. Every table's is moved, also that of tables to which nothing is
 /// done: whoever believes in another place of only one of them moves nothing.
-pub(super) async fn advance(transaction: &mut Transaction, move_all: Stride<'_>, tables: &[Place<'_>]) -> Result<(), Error> {
+pub(in crate::target) async fn advance(session: &mut Session, move_all: Stride<'_>, tables: &[Place<'_>]) -> Result<(), Error> {
     failpoint::at(Point::ProgressUpdate, Moment::Before).await;
-    let moved = if tables.is_empty() { 0 } else { transaction.run(&stride(move_all, tables)).await? };
+    let moved = if tables.is_empty() { 0 } else { session.run(&stride(move_all, tables)).await? };
     if moved != tables.len() as u64 && Protection::CompareAndSet.holds() {
         let missing = (tables.len() as u64).saturating_sub(moved);
         return Err(Error::ProgressMoved(format!(
@@ -67,13 +64,13 @@ pub(super) async fn advance(transaction: &mut Transaction, move_all: Stride<'_>,
             tables.len()
         )));
     }
-    transaction.run(&leave(move_all, tables)).await?;
+    session.run(&leave(move_all, tables)).await?;
     failpoint::at(Point::ProgressUpdate, Moment::After).await;
     Ok(())
 }
 
 /// Moves `as_of` of tables that nothing has changed, see [`crate::target::Target::touch`].
-pub(super) fn touch(link_id: &str, tables: &[Untouched]) -> String {
+pub(in crate::target) fn touch(link_id: &str, tables: &[Untouched]) -> String {
     let mut tables: Vec<&Untouched> = tables.iter().collect();
     tables.sort_by_key(|table| &table.source);
     let statements = tables.iter().map(|table| {
