@@ -20,7 +20,7 @@ use kube::{
 use link_operator::{
     api::{landing_zone::LandingZone, link_connection::LinkConnection},
     controller::check::{CheckError, kinds_are_served},
-    telemetry::{Readiness, registry, serve_health},
+    telemetry::{Readiness, serve_health},
 };
 use serde_json::{Value, json};
 use tempfile::{NamedTempFile, TempDir};
@@ -165,7 +165,7 @@ async fn a_test_pod_needs_no_rights(server: &ApiServer, client: &Client) {
 
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (readiness, stop) = (Readiness::waiting_for(["what never comes"]), CancellationToken::new());
-    let health = tokio::spawn(serve_health(port, registry(), readiness.clone(), stop.clone()));
+    let health = tokio::spawn(serve_health(port, Vec::new, readiness.clone(), stop.clone()));
     let ready = format!("--ready=http://127.0.0.1:{port}/readyz");
     let waiting = tokio::task::block_in_place(|| check(&[&ready])).unwrap_err();
     assert!(waiting.contains("503") && waiting.contains("waiting for what never comes"), "{waiting}");
