@@ -35,8 +35,8 @@ impl Requests {
     pub(super) async fn counted<T>(&self, verb: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let began = Instant::now();
         let result = work.await;
-        let word = result.as_ref().err().map_or("ok", Into::into);
-        self.total.with_label_values(&[verb, word]).inc();
+        let label = result.as_ref().err().map_or("ok", Into::into);
+        self.total.with_label_values(&[verb, label]).inc();
         self.seconds.with_label_values(&[verb]).observe(began.elapsed().as_secs_f64());
         result
     }

@@ -121,7 +121,7 @@ mod tests {
         retain(&rows, "table", |table| table == "b");
         let text = TextEncoder::new().encode_to_string(&meters.gather()).unwrap();
         let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(series, [r#"link_operator_rows_total{kind="changes",link="shop",table="b"} 1"#]);
+        assert_eq!(series, [r#"link_operator_rows_total{kind="changes",table="b",link="shop"} 1"#]);
         assert_eq!(meters.described()[0].labels, ["table", "kind"]);
     }
 }

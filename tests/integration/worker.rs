@@ -113,6 +113,7 @@ impl Worker {
     async fn report(&self, client: &Client, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
         let patience = Instant::now() + Duration::from_secs(20);
         let mut after = 0;
+        let mut last = None;
         while Instant::now() < patience {
             let answer = self.get(client, after, 5).await.unwrap();
             if answer.status() == StatusCode::OK {
@@ -123,9 +124,10 @@ impl Worker {
                     return report;
                 }
                 after = report.sequence;
+                last = Some(report);
             }
         }
-        panic!("no report in which {what}");
+        panic!("no report in which {what}: {last:#?}");
     }
 
     async fn health(&self, path: &str) -> (u16, String) {
@@ -345,7 +347,7 @@ async fn a_port_that_is_taken_ends_the_worker_with_a_reason() {
 async fn what_a_worker_does_is_counted_by_table_and_forgotten_with_it() {
     let database = Server::shared().create_database().await;
     database.execute("CREATE TABLE public.a (id int PRIMARY KEY); INSERT INTO public.a SELECT generate_series(1, 30)").await;
-    database.execute("CREATE TABLE public.b (id int PRIMARY KEY); INSERT INTO public.b VALUES (1)").await;
+    database.execute("CREATE TABLE public.b (id int PRIMARY KEY); INSERT INTO public.b VALUES (1); CREATE SCHEMA copy").await;
     let (worker, client) = Worker::with_client().await;
     fs::create_dir(worker.options.secrets.join(SECRET)).unwrap();
     fs::write(worker.options.secrets.join(SECRET).join("username"), "postgres").unwrap();
@@ -360,20 +362,20 @@ async fn what_a_worker_does_is_counted_by_table_and_forgotten_with_it() {
     database.execute("INSERT INTO public.a SELECT generate_series(31, 35)").await;
     let metrics = worker
         .metrics_with(&[
-            r#"link_operator_read_rows_total{kind="snapshot",link="shop",table="public.a"} 30"#,
-            r#"link_operator_applied_rows_total{kind="snapshot",link="shop",table="public.a"} 30"#,
-            r#"link_operator_read_rows_total{kind="changes",link="shop",table="public.a"} 5"#,
-            r#"link_operator_applied_rows_total{kind="changes",link="shop",table="public.a"} 5"#,
-            r#"link_operator_table_phase{link="shop",phase="Replicating",table="public.b"} 1"#,
+            r#"link_operator_read_rows_total{kind="snapshot",table="public.a",link="shop"} 30"#,
+            r#"link_operator_applied_rows_total{kind="snapshot",table="public.a",link="shop"} 30"#,
+            r#"link_operator_read_rows_total{kind="changes",table="public.a",link="shop"} 5"#,
+            r#"link_operator_applied_rows_total{kind="changes",table="public.a",link="shop"} 5"#,
+            r#"link_operator_table_phase{phase="Replicating",table="public.b",link="shop"} 1"#,
             r#"link_operator_check_failed{check="SourceReachable",link="shop"} 0"#,
             r#"link_operator_plan_revision{link="shop"} 1"#,
             r#"link_operator_run{link="shop"} 1"#,
         ])
         .await;
     for series in [
-        r#"link_operator_read_bytes_total{kind="changes",link="shop",table="public.a"} "#,
-        r#"link_operator_applied_bytes_total{kind="snapshot",link="shop",table="public.b"} "#,
-        r#"link_operator_table_lag_seconds{link="shop",table="public.a"} "#,
+        r#"link_operator_read_bytes_total{kind="changes",table="public.a",link="shop"} "#,
+        r#"link_operator_applied_bytes_total{kind="snapshot",table="public.b",link="shop"} "#,
+        r#"link_operator_table_lag_seconds{table="public.a",link="shop"} "#,
         r#"link_operator_lag_seconds{link="shop"} "#,
         r#"link_operator_batches_total{content="data",link="shop"} "#,
         r#"link_operator_commit_duration_seconds_count{link="shop"} "#,
@@ -381,8 +383,8 @@ async fn what_a_worker_does_is_counted_by_table_and_forgotten_with_it() {
         r#"link_operator_last_commit_timestamp_seconds{link="shop"} "#,
         r#"link_operator_last_apply_timestamp_seconds{link="shop"} "#,
         r#"link_operator_source_retained_log_bytes{link="shop"} "#,
-        r#"link_operator_zone_requests_total{link="shop",result="ok",verb="put"} "#,
-        r#"link_operator_zone_requests_total{link="shop",result="ok",verb="create"} "#,
+        r#"link_operator_zone_requests_total{result="ok",verb="put",link="shop"} "#,
+        r#"link_operator_zone_requests_total{result="ok",verb="create",link="shop"} "#,
         r#"link_operator_core_seconds_total{link="shop"} "#,
     ] {
         assert!(metrics.contains(series), "{series} is not in\n{metrics}");
@@ -402,7 +404,7 @@ async fn what_a_worker_does_is_counted_by_table_and_forgotten_with_it() {
     worker.put(&client, packed(&plan)).await;
     worker.report(&client, "the missing table failed", failed).await;
     let metrics = worker.metrics_with(&[]).await;
-    assert!(metrics.contains(r#"link_operator_errors_total{link="shop",reason="SourceTableMissing",task="join"} "#), "{metrics}");
+    assert!(metrics.contains(r#"link_operator_errors_total{reason="SourceTableMissing",task="join",link="shop"} "#), "{metrics}");
 
     // What leaves the plan leaves the metrics.
     plan.revision = 3;
