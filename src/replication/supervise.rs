@@ -321,7 +321,7 @@ async fn capture(context: Context) {
         let revision = plan.borrow_and_update().revision;
         let began = tokio::time::Instant::now();
         let own = AtomicU64::new(0);
-        let Err(mut error) = capture::reign(&context, &own).await else { return };
+        let Err(mut error) = Box::pin(capture::reign(&context, &own)).await else { return };
         // A successor ends our stream before we meet its record: that is the loss of the term, and no fault of the source.
         let ours = own.into_inner();
         let theirs = if context.journal.catch_up().await.is_ok() { context.journal.state().term } else { 0 };

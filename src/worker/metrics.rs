@@ -184,7 +184,7 @@ mod tests {
     use super::*;
     use crate::data::TableName;
 
-    fn gathered(metrics: &Metrics, plan: &Plan, tables: serde_json::Value) -> Vec<String> {
+    fn gathered(metrics: &Metrics, plan: &Plan, tables: &serde_json::Value) -> Vec<String> {
         let report: Report = serde_json::from_value(json!({
             "formatVersion": 1, "sequence": 1, "worker": "shop-0", "version": "0", "planRevision": 1, "tables": tables,
             "source": {"version": "", "identity": "", "retainedLogBytes": 7},
@@ -219,7 +219,7 @@ mod tests {
         let a = json!({"uid": "a", "phase": "Suspended", "asOf": at(90)});
         let b =
             json!({"uid": "b", "phase": "Snapshotting", "snapshot": {"rowsDone": 5, "bytesDone": 1, "chunksDone": 1, "chunksTotal": 4}});
-        let both = gathered(&metrics, &plan(&["a", "b"]), json!([a, b]));
+        let both = gathered(&metrics, &plan(&["a", "b"]), &json!([a, b]));
         assert_eq!(
             both,
             [
@@ -237,7 +237,7 @@ mod tests {
             ]
         );
         // A table that left is nowhere, whatever the report still says.
-        let one = gathered(&metrics, &plan(&["b"]), json!([a, b]));
+        let one = gathered(&metrics, &plan(&["b"]), &json!([a, b]));
         assert!(one.iter().all(|line| !line.contains("public.a")) && one.len() == 6, "{one:#?}");
         assert!(!one.iter().any(|line| line.starts_with("lag_seconds")), "{one:#?}");
     }
