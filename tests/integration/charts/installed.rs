@@ -79,7 +79,7 @@ where
     api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap()
 }
 
-fn link(more: Value) -> Value {
+fn link(more: &Value) -> Value {
     let database = |host: &str| json!({"host": host, "database": "shop", "auth": {"password": {"secretRef": {"name": host}}}});
     let mut spec = json!({
         "source": {"postgresql": database("db")}, "target": {"postgresql": database("dw")}, "landingZoneRef": {"name": "staging"},
@@ -110,7 +110,7 @@ async fn objects_outlive_upgrades_and_removal_of_the_kinds() {
         }),
     )
     .await;
-    let made: LinkConnection = make(&client, link(json!({}))).await;
+    let made: LinkConnection = make(&client, link(&json!({}))).await;
     let links: Api<LinkConnection> = Api::namespaced(client.clone(), "default");
     let status = json!({"status": {"runId": 7, "observedGeneration": 1, "phase": "Running"}});
     let made_status = links.patch_status("shop", &PatchParams::default(), &Patch::Merge(status)).await.unwrap().status;

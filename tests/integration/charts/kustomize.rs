@@ -14,10 +14,7 @@ pub fn kustomize(folder: &str) -> Vec<DynamicObject> {
 /// By kind, namespace and name, and without what Helm says of itself.
 fn by_name(objects: Vec<DynamicObject>) -> BTreeMap<String, DynamicObject> {
     let plain = |mut object: DynamicObject| {
-        for labels in [object.labels_mut().clone()] {
-            let kept = labels.into_iter().filter(|(key, _)| key != "helm.sh/chart" && key != "app.kubernetes.io/managed-by");
-            *object.labels_mut() = kept.collect();
-        }
+        object.labels_mut().retain(|key, _| key != "helm.sh/chart" && key != "app.kubernetes.io/managed-by");
         if let Some(labels) = object.data.pointer_mut("/spec/template/metadata/labels").and_then(|labels| labels.as_object_mut()) {
             labels.retain(|key, _| key != "helm.sh/chart" && key != "app.kubernetes.io/managed-by");
         }
@@ -68,7 +65,9 @@ async fn server_takes_what_kustomize_builds() {
         let (namespaces, mut others): (Vec<_>, Vec<_>) =
             objects.into_iter().partition(|object| object.types.as_ref().unwrap().kind == "Namespace");
         let namespace = server.namespace().await;
-        others.iter_mut().for_each(|object| object.metadata.namespace = object.metadata.namespace.take().map(|_| namespace.clone()));
+        for object in &mut others {
+            object.metadata.namespace = object.metadata.namespace.take().map(|_| namespace.clone());
+        }
         apply(server, &namespace, namespaces).await;
         apply(server, &namespace, others).await;
     }
