@@ -17,6 +17,9 @@ use super::schema::LocalRef;
          && quantity(self.memoryPerCore).compareTo(quantity('64Gi')) <= 0")
         .message("memoryPerCore is a quantity from 256Mi to 64Gi, such as 2Gi")
         .field_path(".memoryPerCore"),
+    validation = Rule::new("self.dataProcessIntervalMinutes == 0 || self.dataProcessIntervalMinutes >= 5")
+        .message("dataProcessIntervalMinutes is 0 (continuous) or at least 5: workers need minutes to come and go")
+        .field_path(".dataProcessIntervalMinutes"),
     validation = Rule::new("self.flushInterval.matches('^[0-9]{1,5}(ms|s)$') && duration(self.flushInterval) >= duration('200ms') && duration(self.flushInterval) <= duration('60s')")
         .message("flushInterval is a whole number of ms or s from 200ms to 60s, such as 500ms or 2s")
         .field_path(".flushInterval"),
@@ -37,7 +40,15 @@ pub struct Compute {
     #[schemars(length(min = 1, max = 16))]
     #[serde(default = "default_memory_per_core")]
     pub memory_per_core: String,
-    /// Shortest time between two batches of changes, from 200ms to 60s. Shorter means that changes arrive sooner and that the
+    /// How often the link works, minutes: 0, or 5 to 10080 (a week). 0: its workers always run and changes arrive within seconds.
+    /// Else its workers run only for a batch: they come when one is due (`status.nextBatchTime`), bring the target up to where
+    /// the source is at that moment or a little further, and go. The source keeps its log meanwhile; a batch begins early if that nears
+    /// `sourceProtection.maxRetainedLog`, and for tables that are to be loaded or compared. Default: 0.
+    /// Synapse: the interval of a link in batch mode.
+    #[schemars(range(min = 0, max = 10080))]
+    #[serde(default)]
+    pub data_process_interval_minutes: i32,
+    /// Shortest time between two commits of changes, from 200ms to 60s. Shorter means that changes arrive sooner and that the
     /// landing zone is asked more often. Default: 1s.
     #[schemars(length(min = 1, max = 8))]
     #[serde(default = "default_flush_interval")]
@@ -70,6 +81,7 @@ impl Default for Compute {
             core_count: default_core_count(),
             cores_per_worker: default_cores_per_worker(),
             memory_per_core: default_memory_per_core(),
+            data_process_interval_minutes: 0,
             flush_interval: default_flush_interval(),
             integration_runtime_ref: None,
         }
@@ -88,6 +100,12 @@ impl Compute {
             _ => return None,
         };
         (Duration::from_millis(200)..=Duration::from_mins(1)).contains(&interval).then_some(interval)
+    }
+
+    /// Time from the begin of one batch to the begin of the next; None for a link that works all the time.
+    pub fn process_interval(&self) -> Option<Duration> {
+        let minutes = u64::try_from(self.data_process_interval_minutes).ok().filter(|minutes| *minutes > 0)?;
+        Some(Duration::from_mins(minutes))
     }
 
     /// Cores of each worker.

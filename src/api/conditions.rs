@@ -42,6 +42,8 @@ pub mod kind {
     pub const SOURCE_PROTECTED: &str = "SourceProtected";
     /// As many workers run as the core count asks for.
     pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
+    /// The link takes longer to start than it should. Only while it starts; its transition time says since when.
+    pub const START_DEADLINE_EXCEEDED: &str = "StartDeadlineExceeded";
     /// The landing zone can be read and listed.
     pub const READABLE: &str = "Readable";
     /// The landing zone can be written, with conditional creates.
@@ -64,6 +66,10 @@ pub mod reason {
     pub const REPLICATING: &str = "Replicating";
     /// First loads are under way.
     pub const SNAPSHOTTING: &str = "Snapshotting";
+    /// The link works in batches, and the next one is not due yet.
+    pub const IDLE: &str = "Idle";
+    /// The link takes longer to start than it should.
+    pub const START_DEADLINE_EXCEEDED: &str = "StartDeadlineExceeded";
     /// The link is Paused, as asked.
     pub const PAUSED: &str = "Paused";
     /// The link is Stopped, as asked.

@@ -109,6 +109,13 @@ pub struct LinkConnectionSpec {
     #[schemars(length(min = 1, max = 128), regex(pattern = OBJECT_NAME))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_id: Option<String>,
+    /// What to do if the folder of this `linkId` in the landing zone is that of a former LinkConnection, because the cluster was
+    /// rebuilt, or that one was deleted with `deletionPolicy.landingZone: Retain`. Refuse: the link waits for a person (reason
+    /// ZoneNotEmpty). Adopt: it goes on where the other was, its LinkTables taking over the tables of the same names with nothing
+    /// loaded again; if the source dropped its position meanwhile, see `onPositionLost`. Purge: it starts over with a full load.
+    /// If the other is still alive it does nothing any more (reason LinkTakenOver). Default: Refuse.
+    #[serde(default)]
+    pub relink_policy: RelinkPolicy,
     /// Tables to link: for each the operator makes a LinkTable, and deletes it when the entry goes. For more than 500, or to
     /// give teams their own, create LinkTables. Synapse: `linkTables`.
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["schemaName", "tableName"]))]
@@ -121,6 +128,18 @@ pub struct LinkConnectionSpec {
     /// cannot be linked, and why, says `status.discovery`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discover: Option<Discover>,
+}
+
+/// What to do if the link's folder in the landing zone is that of a former LinkConnection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RelinkPolicy {
+    /// Wait for a person.
+    #[default]
+    Refuse,
+    /// Go on where it was.
+    Adopt,
+    /// Start over.
+    Purge,
 }
 
 /// What a link shall do.
@@ -301,6 +320,10 @@ pub struct LinkConnectionStatus {
     /// Where the link is in its source's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<PositionReport>,
+    /// When the next batch is due, of a link whose `spec.compute.dataProcessIntervalMinutes` is not 0.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_batch_time: Option<Timestamp>,
     /// While the link is Paused: when, by how fast the source's log grows, the source will keep more for the link than
     /// `spec.sourceProtection.maxRetainedLog` or its own `max_slot_wal_keep_size` allows. Resume the link before.
     #[schemars(schema_with = "time")]
@@ -317,7 +340,7 @@ pub struct LinkConnectionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_verify_at: Option<String>,
     /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, Consistent, SourceReachable, SourcePrepared, TargetReachable,
-    /// TargetPrepared, ZoneReady, CapturePrepared, SourceProtected, WorkersAvailable; each with a reason and what to do.
+    /// TargetPrepared, ZoneReady, CapturePrepared, SourceProtected, WorkersAvailable, StartDeadlineExceeded (while it starts); each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -334,7 +357,7 @@ pub enum LinkPhase {
     Initial,
     /// On its way to Running, from Initial or Stopped, or in a new run after its position was lost.
     Starting,
-    /// Workers run; tables load or replicate.
+    /// Workers run, or come for a batch when it is due; tables load or replicate.
     Running,
     /// On its way to Paused.
     Pausing,
@@ -377,11 +400,11 @@ pub struct SourceStatus {
     /// Bytes of log that the source keeps for this link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained_log_bytes: Option<i64>,
-    /// When that was measured; only while the link is Paused, and nobody measures it all the time.
+    /// When that was measured; only while the link is Paused or between two batches, and nobody measures it all the time.
     #[schemars(schema_with = "time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained_log_time: Option<Timestamp>,
-    /// By how many bytes an hour it grows; only while the link is Paused.
+    /// By how many bytes an hour it grows; only while the link is Paused or between two batches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained_log_growth: Option<i64>,
 }

@@ -3,12 +3,13 @@
 //! Stored gzipped in the link's ConfigMap under [`PLAN_KEY`], mounted into every worker at [`PLAN_DIR`], and pushed over
 //! the workers' API. A plan never holds a secret: it names Secrets, which are mounted below [`SECRETS_DIR`].
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
     database::{Source, Target},
     discover::Discover,
-    link_connection::SchemaChange,
+    link_connection::{RelinkPolicy, SchemaChange},
     link_table::TableOptions,
     source_protection::{Bounds, OnPositionLost},
     verification::VerifyRequest,
@@ -56,6 +57,9 @@ pub struct Plan {
     pub run: u32,
     /// What to do.
     pub intent: Intent,
+    /// In scheduled mode: when the batch began. Its end is where the source was when a worker first read this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Timestamp>,
     /// How many workers share the work.
     pub workers: u32,
     /// Cores of each worker.
@@ -74,6 +78,9 @@ pub struct Plan {
     /// What becomes of a link whose position is lost. The next run is another plan's: workers only say what they met.
     #[serde(default)]
     pub on_position_lost: OnPositionLost,
+    /// What becomes of a folder that is a former link's.
+    #[serde(default)]
+    pub relink_policy: RelinkPolicy,
     /// What bounds the harm to the source; honoured as soon as the plan is there.
     #[serde(default)]
     pub bounds: Bounds,

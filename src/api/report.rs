@@ -41,6 +41,10 @@ pub struct Report {
     /// Intent Drain was carried out: nothing is under way.
     #[serde(default)]
     pub drained: bool,
+    /// The batch of the plan that was read: everything up to its end was captured, and of every table all that is to be loaded, but
+    /// for those that need a person. Only the worker that captures says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_done: Option<Timestamp>,
     /// A release: all that the link made was removed (what could not be is in `checks`).
     #[serde(default)]
     pub released: bool,

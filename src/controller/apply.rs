@@ -63,11 +63,12 @@ impl Applier {
         let params = PatchParams::apply(MANAGER).force();
         match api.patch(&name, &params, &Patch::Apply(child)).await {
             Ok(_) => {}
-            // An immutable field changed: make it anew and leave its pods alone.
+            // An immutable field changed: make it anew and leave its pods alone. It is gone only when the garbage collector has let
+            // go of them; that wakes the link.
             Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("updates to statefulset spec") => {
                 let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..Default::default() };
                 api.delete(&name, &orphan).await?;
-                api.patch(&name, &params, &Patch::Apply(child)).await?;
+                return Err(Error::BeingReplaced { kind: K::kind(&()).into_owned(), name });
             }
             Err(error) => return Err(error.into()),
         }

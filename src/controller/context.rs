@@ -18,9 +18,11 @@ use super::{
     budget::Budget,
     events::Events,
     link_connection::Memory,
+    link_table::acceptance::{self, Rival},
     metrics::Metrics,
     names::MANAGED_BY_LABEL,
     pods::PodBase,
+    rollouts::Rollouts,
     watch::{self, Change, Queue},
     workers::Workers,
 };
@@ -50,6 +52,8 @@ pub struct Context {
     pub workers: Workers,
     /// What is remembered of links between two reconciliations.
     pub memory: Memory,
+    /// Bounds rollouts.
+    pub rollouts: Rollouts,
     /// Budget for progress.
     pub budget: Arc<Budget>,
     /// What is counted.
@@ -114,6 +118,21 @@ impl Context {
         watch::list(&self.stores.links, namespace, wanted)
     }
 
+    /// Other links, wherever, that read the same database and write to the same target.
+    pub fn rival_links(&self, link: &LinkConnection) -> Vec<Arc<LinkConnection>> {
+        self.stores.links.state_filter(|other| acceptance::are_rivals(link, other))
+    }
+
+    /// What is linked there: a link's own tables are linked if they are older.
+    pub fn rivals(&self, link: &LinkConnection) -> Vec<Rival> {
+        let linked = |link: Arc<LinkConnection>| {
+            let tables = self.tables_of(&link.namespace().unwrap_or_default(), &link.name_any());
+            acceptance::winners(&tables).into_values().map(move |table| Rival { link: link.clone(), table })
+        };
+        let alive = |link: &Arc<LinkConnection>| link.metadata.deletion_timestamp.is_none();
+        self.rival_links(link).into_iter().filter(alive).flat_map(linked).collect()
+    }
+
     /// The link tables that refer to a link.
     pub fn tables_of(&self, namespace: &str, link: &str) -> Vec<Arc<LinkTable>> {
         watch::list(&self.stores.tables, namespace, |table| table.spec.link_connection_ref.name == link)
@@ -152,13 +171,17 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
     tasks.spawn(work);
 
     let (q, t, b) = (queues.clone(), tables.clone(), budget.clone());
-    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), move |link, change, _| {
+    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), move |link, change, store| {
         let namespace = link.namespace().unwrap_or_default();
         q.links.wake(ObjectRef::from_obj(link));
         if change == Change::Gone {
             b.forget(&ObjectRef::from_obj(link).into());
         }
         if change != Change::Status {
+            // Who has a source table may have changed.
+            for rival in store.state_filter(|other| acceptance::are_rivals(link, other)) {
+                q.links.wake(ObjectRef::from_obj(rival.as_ref()));
+            }
             q.zones.wake_named(&namespace, &link.spec.landing_zone_ref.name);
             if let Some(runtime) = &link.spec.compute.integration_runtime_ref {
                 q.runtimes.wake_named(&namespace, &runtime.name);

@@ -12,7 +12,7 @@ pub mod context;
 pub mod events;
 pub mod integration_runtime;
 pub mod landing_zone;
-mod leader;
+pub mod leader;
 pub mod link_connection;
 pub mod link_table;
 pub mod metrics;
@@ -20,6 +20,7 @@ pub mod names;
 pub mod oneshot;
 pub mod pods;
 pub mod requests;
+mod rollouts;
 mod run;
 pub mod status;
 pub mod watch;
@@ -69,6 +70,14 @@ pub enum Error {
         "which image the pods of links are to have is not known: give --worker-image, or POD_NAME and POD_NAMESPACE of a pod with a container `controller`"
     )]
     ImageUnknown,
+    /// An immutable field of an object changes: it is on its way out, without its pods, and is made anew once it is gone.
+    #[error("{kind} {name} is being made anew")]
+    BeingReplaced {
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
     /// Another controller leads now.
     #[error("another controller holds the Lease")]
     LeaseLost,
@@ -93,9 +102,13 @@ impl Explain for Error {
 }
 
 impl Error {
-    /// Somebody else changed the object meanwhile: it is read and judged again.
+    /// Somebody else changed the object meanwhile, or is about to: it is read and judged again.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::ApiServerRefused(kube::Error::Api(status)) if matches!(status.code, 404 | 409))
+        match self {
+            Self::ApiServerRefused(kube::Error::Api(status)) => matches!(status.code, 404 | 409),
+            Self::BeingReplaced { .. } => true,
+            _ => false,
+        }
     }
 }
 

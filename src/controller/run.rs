@@ -34,6 +34,7 @@ use super::{
     link_table,
     metrics::Metrics,
     requests,
+    rollouts::Rollouts,
     watch::Queue,
     workers::Workers,
 };
@@ -64,6 +65,9 @@ pub struct Options {
     /// Work without holding the Lease: only where no other controller runs.
     #[arg(long)]
     pub no_leader_election: bool,
+    /// To how many links at a time a change of their workers' pods is rolled out that nobody asked for: an upgrade of the operator.
+    #[arg(long, env = "MAX_ROLLOUTS", default_value_t = 10)]
+    pub max_rollouts: usize,
     /// The controller's own namespace, of its Lease and of Events that can be told nowhere else.
     #[arg(long, env = "POD_NAMESPACE")]
     pub pod_namespace: Option<String>,
@@ -80,7 +84,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     run_with(Client::try_from(config)?, options, stop).await
 }
 
-/// Runs the controller with this client until `stop`.
+/// Runs the controller with this client until `stop`. Ready is who leads and who waits: both do what they are there for.
 pub async fn run_with(client: Client, options: Options, stop: CancellationToken) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::new());
     let client = requests::counted(client, metrics.clone());
@@ -90,14 +94,14 @@ pub async fn run_with(client: Client, options: Options, stop: CancellationToken)
         move || metrics.gather()
     };
     let health = telemetry::serve_health(options.health_port, gather, readiness, stop.clone());
-    let work = Box::pin(work(client.clone(), options.clone(), metrics, stop.clone()));
     let led = async {
+        let working = |client: Client| Box::pin(work(client, options.clone(), metrics.clone(), stop.clone()));
         if options.no_leader_election {
-            return work.await;
+            return working(client).await;
         }
         let namespace = options.pod_namespace.as_deref().unwrap_or("default");
         let identity = options.pod_name.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        Box::pin(leader::lead(client, namespace, &identity, stop.clone(), work)).await
+        Box::pin(leader::lead(client, namespace, &identity, stop.clone(), working)).await
     };
     tokio::select! {
         result = led => result,
@@ -136,6 +140,7 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, stop:
         events: Events::new(client.clone(), options.pod_name.clone(), metrics.clone()),
         workers: Workers::new(wake),
         memory: Memory::default(),
+        rollouts: Rollouts::new(options.max_rollouts),
         budget,
         queues,
         stores: stores.clone(),

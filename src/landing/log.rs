@@ -114,15 +114,18 @@ pub async fn owner(zone: &Zone) -> Result<Option<Owner>, Error> {
     }
 }
 
-/// Makes `us` the owner of a folder that has none; returns whose it is.
-pub async fn own(zone: &Zone, us: &Owner) -> Result<Owner, Error> {
-    if let Some(owner) = owner(zone).await? {
-        return Ok(owner);
+/// All owners that a folder has had, the present one last.
+pub async fn owners(zone: &Zone) -> Result<Vec<Owner>, Error> {
+    let mut owners = Vec::new();
+    for path in zone.list(layout::OWNERS).await? {
+        owners.extend(read(zone, &path).await?);
     }
-    Ok(match create(zone, &layout::owner(1), us).await? {
-        Outcome::Ours => us.clone(),
-        Outcome::Theirs(other) => other,
-    })
+    Ok(owners)
+}
+
+/// Makes `us` the `number`-th owner of a folder, from 1, unless somebody else was faster.
+pub async fn own(zone: &Zone, number: usize, us: &Owner) -> Result<Outcome<Owner>, Error> {
+    create(zone, &layout::owner(number as u64), us).await
 }
 
 /// The newest run of a folder; 0 if none began.

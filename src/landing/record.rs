@@ -30,6 +30,9 @@ pub struct Record {
     pub token: String,
     /// Revision of the plan that the capture worked by.
     pub plan_revision: u64,
+    /// UID of the LinkConnection that the capture worked for; empty in records of a former version.
+    #[serde(default)]
+    pub owner: String,
     /// What the source said it is.
     pub source: Identity,
     /// Everything that the source committed up to here is in this record and those before. Empty before the run's slot is.
@@ -122,6 +125,18 @@ pub enum Event {
         /// Why.
         fault: Fault,
     },
+    /// The table of a former LinkConnection goes on as that of another LinkTable of the same names.
+    #[serde(rename_all = "camelCase")]
+    Inherit {
+        /// The table.
+        table: u32,
+        /// Its incarnation, which stays.
+        incarnation: u64,
+        /// UID of the LinkTable.
+        uid: String,
+        /// Its reseed request, which was answered before its time.
+        reseed: Option<String>,
+    },
     /// The table left the link.
     #[serde(rename_all = "camelCase")]
     Leave {
@@ -204,6 +219,15 @@ pub struct Owner {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// It works in runs from this one on: a higher one than there was if it starts over.
+    #[serde(default)]
+    pub run: u32,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} with UID {}", self.namespace, self.name, self.uid)
+    }
 }
 
 /// That a run began.

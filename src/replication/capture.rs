@@ -30,6 +30,7 @@ use super::{
     fill::Filling,
     join, keys,
     metrics::Way,
+    owner,
     pending::Pending,
     repair::{Read, Repair},
     scratch::ZoneScratch,
@@ -97,6 +98,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     let began = Timestamp::now();
     journal.catch_up().await?;
     journal.is_newest().await?;
+    owner::check(context).await?;
     let identity = setup.source.identity().await?;
     let state = journal.state();
     let checked_at = state.number;
@@ -105,6 +107,12 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
     }
     if !state.to.0.is_empty() && Protection::Continuity.holds() {
         setup.source.check_continuity(&state.to, state.source.as_ref().unwrap_or(&identity)).await?;
+    }
+
+    // Before the first record says that the log goes on for another LinkConnection: who dies in between does it again.
+    let uid = context.plan.borrow().link.uid.clone();
+    if state.owner != uid && !state.to.0.is_empty() {
+        setup.source.take_over(&uid).await?;
     }
 
     let mut reign = loop {
@@ -116,7 +124,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         let (number, to, time) = (state.number, state.to.clone(), state.time);
         let identity = identity.clone();
         let (last_record, last_commit) = (Instant::now(), began);
-        let mut reign = Reign { context, identity, number, term: number + 1, to, time, last_record, last_commit };
+        let mut reign = Reign { context, identity, number, term: number + 1, to, time, last_record, last_commit, batch: None };
         match reign.commit(vec![], vec![]).await {
             Ok(_) => break reign,
             // A capture that is still at work was faster by one. It must not win each time: the next number is known now.
@@ -135,7 +143,6 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         if newest.number != reign.number {
             return Err(Error::TermLost { ours: reign.term, theirs: newest.term });
         }
-        let uid = context.plan.borrow().link.uid.clone();
         reign.to = setup.source.begin_run(&uid).await?;
         reign.commit(vec![], vec![]).await?;
     }
@@ -172,6 +179,8 @@ struct Reign<'a> {
     last_record: Instant,
     /// The same by the clock, which goes on while a machine sleeps.
     last_commit: Timestamp,
+    /// The plan's batch, and where it ends.
+    batch: Option<(Timestamp, Position)>,
 }
 
 /// What the next record holds for each table, by number.
@@ -196,6 +205,7 @@ impl Reign<'_> {
             while let Some(order) = if boundary { inbox.try_recv().ok() } else { None } {
                 pending.take(order);
             }
+            self.begin_batch().await?;
             if compared.is_none_or(|at| at.elapsed() > self.context.setup.compare_every) {
                 compared = Some(Instant::now());
                 capture.compare().await?;
@@ -249,8 +259,21 @@ impl Reign<'_> {
             for (_, reply) in pending.passing.extract_if(.., |(position, _)| *position <= self.to) {
                 let _ = reply.send(self.number);
             }
-            self.context.board.link(|report| report.read_to = Some(self.to.clone()));
+            let read = self.batch.as_ref().filter(|(_, end)| *end <= self.to).map(|(batch, _)| *batch);
+            self.context.board.link(|report| (report.read_to, report.batch_read) = (Some(self.to.clone()), read));
         }
+    }
+
+    /// Fixes the end of a batch that the plan begins: where the source is now.
+    async fn begin_batch(&mut self) -> Result<(), Error> {
+        let planned = self.context.plan.borrow().batch;
+        if self.batch.as_ref().map(|(batch, _)| *batch) != planned {
+            self.batch = match planned {
+                Some(batch) => Some((batch, self.context.setup.source.heartbeat().await?)),
+                None => None,
+            };
+        }
+        Ok(())
     }
 
     /// Tells the capture which tables to deliver from here on.
@@ -409,6 +432,7 @@ impl Reign<'_> {
             term: self.term,
             token: uuid::Uuid::new_v4().simple().to_string(),
             plan_revision: self.context.plan.borrow().revision.max(state.plan_revision),
+            owner: self.context.plan.borrow().link.uid.clone(),
             source: self.identity.clone(),
             to: self.to.clone(),
             time: self.time,

@@ -74,6 +74,12 @@ pub enum Error {
         /// Namespace, name and UID of the owner.
         owner: String,
     },
+    /// Another LinkConnection with the same linkId took the folder over.
+    #[error("another LinkConnection with the same linkId, {by}, has taken the link over")]
+    LinkTakenOver {
+        /// Namespace, name and UID of the owner.
+        by: String,
+    },
     /// The plan asks for a newer run.
     #[error("run {ended} ended, run {begins} begins")]
     RunEnded {
@@ -125,7 +131,12 @@ impl Explain for Error {
                 "point spec.source at the database that the link began with, or start the link over by setting spec.state to Stopped, then to Running".to_owned()
             }
             Self::RunEnded { .. } => "none needed: all tables are loaded anew".to_owned(),
-            Self::ZoneNotEmpty { .. } => "give the link another spec.linkId, or remove the folder from the landing zone".to_owned(),
+            Self::ZoneNotEmpty { .. } => "if that LinkConnection is gone, set spec.relinkPolicy to Adopt to go on where it was, or to Purge to load \
+                 everything anew; if it is alive, give this one another spec.linkId"
+                .to_owned(),
+            Self::LinkTakenOver { .. } => "delete one of the two LinkConnections; to take the link back, delete this one and create it anew with \
+                 spec.relinkPolicy Adopt"
+                .to_owned(),
             Self::VerificationInterrupted(_) => "none needed: it is compared once it replicates again".to_owned(),
             Self::TargetBehind(_) => "see why the table does not replicate, then ask for the verification again".to_owned(),
             Self::Internal(_) => "report it with the worker's log; the link goes on trying".to_owned(),
@@ -148,6 +159,7 @@ impl Explain for Error {
             | Self::RecordMissing { .. }
             | Self::SourceIdentityChanged { .. }
             | Self::ZoneNotEmpty { .. }
+            | Self::LinkTakenOver { .. }
             | Self::TargetBehind(_) => false,
         }
     }

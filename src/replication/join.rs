@@ -41,6 +41,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the source is asked whether all tables are in its stream.
 const STREAM_EVERY: Duration = Duration::from_mins(1);
+/// How long the tables of a former link wait for LinkTables that take them over: manifests do not all come at once.
+const HEIRS_WITHIN: Duration = Duration::from_mins(10);
 /// How often the zone is asked which chunks were read.
 const CHUNKS_EVERY: Duration = Duration::from_millis(300);
 
@@ -50,6 +52,8 @@ enum Need {
     Join(Option<Box<TableState>>),
     /// A chunk plan, or to be adopted; it has joined.
     Plan,
+    /// To go on, as a former link left it.
+    Inherit(u32, u64),
 }
 
 /// Lets tables join and leave as the plan asks, for ever.
@@ -62,11 +66,13 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
     let mut silenced: HashSet<Life> = HashSet::new();
     let mut loud: HashMap<Life, (u32, Instant)> = HashMap::new();
     let mut retries: HashMap<String, (u32, Instant)> = HashMap::new();
+    let began = Instant::now();
     loop {
         let tables = plan.borrow_and_update().tables.clone();
         let state = context.journal.state();
 
-        for (id, table) in state.tables.iter().filter(|(_, table)| !table.left) {
+        let may_leave = |table: &TableState| !table.left && (!table.inherited || began.elapsed() > HEIRS_WITHIN);
+        for (id, table) in state.tables.iter().filter(|(_, table)| may_leave(table)) {
             let name = &table.schema.name;
             if !tables.iter().any(|planned| planned.source == *name) && busy.insert(name.clone()) {
                 leaves.spawn(leave(context.clone(), *id, table.clone(), orders.clone()));
@@ -129,12 +135,12 @@ pub async fn manage(context: &Context, orders: mpsc::Sender<Order>) -> Result<()
 
 /// What the table needs, if anything.
 fn need(planned: &PlannedTable, state: &RunState) -> Option<Need> {
-    let Some((_, table)) = state.table(&planned.source) else { return Some(Need::Join(None)) };
-    let other = table.left
-        || table.uid != planned.uid
-        || table.reseed != planned.reseed
-        || table.target != planned.target
-        || table.options != planned.options;
+    let Some((id, table)) = state.table(&planned.source) else { return Some(Need::Join(None)) };
+    let same_place = table.target == planned.target && table.options == planned.options;
+    if table.inherited && !table.left && same_place {
+        return Some(Need::Inherit(id, table.incarnation));
+    }
+    let other = table.left || table.uid != planned.uid || table.reseed != planned.reseed || !same_place;
     let void = table.fault.as_ref().is_some_and(|fault| fault.heals);
     if other || void {
         return Some(Need::Join(Some(Box::new(table.clone()))));
@@ -148,6 +154,12 @@ async fn join(context: Context, group: Vec<(PlannedTable, Need)>, orders: mpsc::
     let mut joined = Vec::new();
     for (planned, need) in group {
         let (result, why) = match need {
+            Need::Inherit(table, incarnation) => {
+                let (uid, reseed) = (planned.uid.clone(), planned.reseed.clone());
+                let event = Event::Inherit { table, incarnation, uid, reseed };
+                done.push((planned, commit(&orders, event).await.map(|_| ()).map_err(|error| error.fault())));
+                continue;
+            }
             Need::Plan => (Ok(()), None),
             Need::Join(before) => {
                 let result = admit(&context, &planned, before.as_deref(), &orders).await;

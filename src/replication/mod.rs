@@ -5,8 +5,9 @@
 //! - [`snapshot`] reads and loads chunks, [`apply`] brings a table to the present, [`group`] all tables together; [`batch`] is what
 //!   they apply, [`net`] and [`file`] are their pure parts
 //! - `verify` compares tables with their source, [`repair`] puts rows into the log beside the changes
-//! - [`share`] says who does what, [`board`] gathers what is known for the report, [`memory`] bounds what is held at once;
-//!   [`metrics`] what it counted; [`sweep`] removes what nobody needs any more; [`protect`] bounds what is asked of the source
+//! - `owner` says whose the folder is; [`share`] says who does what, [`board`] gathers what is known for the report, [`memory`] bounds
+//!   what is held at once; [`metrics`] what it counted; [`sweep`] removes what nobody needs any more; [`protect`] bounds what is asked
+//!   of the source
 
 pub mod apply;
 pub mod batch;
@@ -22,6 +23,7 @@ pub mod keys;
 pub mod memory;
 pub mod metrics;
 pub mod net;
+mod owner;
 mod pending;
 pub mod protect;
 pub mod repair;
@@ -123,6 +125,11 @@ pub struct EngineReport {
     pub term: Option<u64>,
     /// Intent Drain was carried out.
     pub drained: bool,
+    /// The plan's batch was read: its end was captured, and of every table all that is to be loaded, but for those that need a
+    /// person.
+    pub batch_done: Option<Timestamp>,
+    /// The batch up to whose end the capture has read.
+    pub batch_read: Option<Timestamp>,
     /// What stops the link as a whole, by the name of a condition.
     pub checks: Vec<Check>,
     /// What the source says of itself.

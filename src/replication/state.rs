@@ -23,6 +23,9 @@ pub struct RunState {
     pub term: u64,
     /// Revision of the plan that the newest record was made under.
     pub plan_revision: u64,
+    /// UID of the LinkConnection that the newest record was made for; empty if its version did not say.
+    #[serde(default)]
+    pub owner: String,
     /// The landing zone holds everything that the source committed up to here. Empty before the slot is made.
     pub to: Position,
     /// The source's time of `to`.
@@ -72,6 +75,9 @@ pub struct TableState {
     pub fault: Option<Fault>,
     /// It left the link.
     pub left: bool,
+    /// It is that of a former LinkConnection until a LinkTable of the same names takes it over.
+    #[serde(default)]
+    pub inherited: bool,
 }
 
 /// That a table had fewer columns before a record.
@@ -103,6 +109,7 @@ impl TableState {
             exact: None,
             fault: None,
             left: false,
+            inherited: false,
         }
     }
 
@@ -165,6 +172,12 @@ impl RunState {
         self.number = record.number;
         self.term = record.term;
         self.plan_revision = record.plan_revision;
+        if !record.owner.is_empty() {
+            if !self.owner.is_empty() && self.owner != record.owner {
+                self.tables.values_mut().for_each(|table| table.inherited = true);
+            }
+            self.owner.clone_from(&record.owner);
+        }
         self.to = record.to.clone();
         self.time = record.time.or(self.time);
         self.source = Some(record.source.clone());
@@ -201,6 +214,9 @@ impl RunState {
             Event::Passed { table, incarnation } => self.of(*table, *incarnation, |state| state.passed = Some(number)),
             Event::Exact { table, incarnation } => self.of(*table, *incarnation, |state| state.exact = Some(number)),
             Event::Fail { table, incarnation, fault } => self.of(*table, *incarnation, |state| state.fault = Some(fault.clone())),
+            Event::Inherit { table, incarnation, uid, reseed } => self.of(*table, *incarnation, |state| {
+                (state.uid, state.reseed, state.inherited) = (uid.clone(), reseed.clone(), false);
+            }),
             Event::Leave { table } => {
                 if let Some(state) = self.tables.get_mut(table) {
                     state.left = true;
@@ -261,6 +277,7 @@ mod tests {
             term,
             token: String::new(),
             plan_revision: 1,
+            owner: "one".into(),
             source: Identity { system: "s".into(), timeline: 1, version: String::new() },
             to: Position(format!("{number:08}")),
             time: None,
@@ -320,6 +337,22 @@ mod tests {
         state.fold(&record(4, 1, vec![join(1, "a")])).unwrap();
         state.fold(&record(5, 1, vec![adopt])).unwrap();
         assert!(!state.tables[&1].planned());
+    }
+
+    #[test]
+    fn tables_of_a_former_link_go_on_as_those_of_the_next() {
+        let of = |owner: &str, number: u64, events: Vec<Event>| Record { owner: owner.into(), ..record(number, 1, events) };
+        let inherit = |uid: &str| Event::Inherit { table: 1, incarnation: 1, uid: uid.into(), reseed: Some("x".into()) };
+        let mut state = RunState::new(1);
+        state.fold(&of("", 1, vec![join(1, "a"), Event::Exact { table: 1, incarnation: 1 }])).unwrap();
+        state.fold(&of("one", 2, vec![])).unwrap();
+        assert!(!state.tables[&1].inherited, "a former version did not say whose it was");
+        state.fold(&of("two", 3, vec![])).unwrap();
+        assert!(state.tables[&1].inherited);
+        state.fold(&of("two", 4, vec![inherit("b")])).unwrap();
+        let table = &state.tables[&1];
+        assert_eq!((table.uid.as_str(), table.reseed.as_deref(), table.inherited, table.incarnation), ("b", Some("x"), false, 1));
+        assert_eq!(table.exact, Some(1));
     }
 
     #[test]

@@ -22,20 +22,17 @@ use super::{
     journal::Journal,
     memory::{self, Memory},
     metrics::Task as Doing,
-    protect, retry, share,
+    owner, protect, retry, share,
     snapshot::Snapshot,
     state::{RunState, TableState},
 };
 use crate::{
     api::{
         fault::Explain,
-        plan::{Intent, Plan},
+        plan::{Intent, Plan, PlannedTable},
         report::{PositionTime, SchemaReport, TablePhase},
     },
-    landing::{
-        log::{self, Log},
-        record::{Owner, RECORD_FORMAT, Run},
-    },
+    landing::log::Log,
     target::{Incarnation, Untouched},
 };
 
@@ -80,7 +77,7 @@ pub async fn run(setup: Setup, plan: watch::Receiver<Arc<Plan>>, report: watch::
 fn check_of(error: &Error) -> &'static str {
     match error {
         Error::Zone(_) => "ZoneReadable",
-        Error::ZoneNotEmpty { .. } => "ZoneOwned",
+        Error::ZoneNotEmpty { .. } | Error::LinkTakenOver { .. } => "ZoneOwned",
         Error::DataFileUnreadable(_) | Error::RecordMissing { .. } | Error::LogMovedOn { .. } => "LogReadable",
         _ => "CapturePrepared",
     }
@@ -88,7 +85,7 @@ fn check_of(error: &Error) -> &'static str {
 
 async fn open_and_work(setup: &Setup, plan: &watch::Receiver<Arc<Plan>>, board: &Arc<Board>) -> Result<(), Error> {
     let planned = plan.borrow().clone();
-    let run = open_run(setup, &planned).await?;
+    let run = owner::open_run(setup, &planned).await?;
     let journal = Arc::new(Journal::open(Log::new(setup.zone.clone(), run)).await?);
     for name in ["ZoneReadable", "ZoneOwned", "LogReadable"] {
         board.check(name, None);
@@ -109,6 +106,7 @@ async fn open_and_work(setup: &Setup, plan: &watch::Receiver<Arc<Plan>>, board: 
     tokio::select! {
         result = context.journal.follow() => result,
         result = Supervisor::new(&context).run() => result,
+        result = owner::watch(&context) => result,
         () = touch(&context) => Ok(()),
     }
 }
@@ -133,21 +131,6 @@ async fn touch(context: &Context) {
             tracing::debug!(%error, "the target is not told as of when idle tables are exact");
         }
     }
-}
-
-/// Makes sure that the folder is this link's, and that the plan's run has begun. Returns the run to work in.
-async fn open_run(setup: &Setup, plan: &Plan) -> Result<u32, Error> {
-    let link = &plan.link;
-    let us = Owner { uid: link.uid.clone(), namespace: link.namespace.clone(), name: link.name.clone() };
-    let owner = log::own(&setup.zone, &us).await?;
-    if owner.uid != us.uid {
-        return Err(Error::ZoneNotEmpty { owner: format!("{}/{} with UID {}", owner.namespace, owner.name, owner.uid) });
-    }
-    let newest = log::newest_run(&setup.zone).await?;
-    if newest < plan.run {
-        log::begin_run(&setup.zone, &Run { run: plan.run, format_version: RECORD_FORMAT }).await?;
-    }
-    Ok(newest.max(plan.run))
 }
 
 /// A task that ends when it is dropped.
@@ -293,6 +276,7 @@ impl<'a> Supervisor<'a> {
         let replicating: Vec<_> = live.iter().filter(|(life, table)| table.exact.is_some() && ours(life.0)).collect();
         let last = replicating.iter().min_by_key(|(life, _)| seen(life));
         let lowest = last.map(|(life, _)| seen(life));
+        let loaded = plan.tables.iter().all(|planned| is_settled(plan, planned, state, &context.board));
         let drained = plan.intent == Intent::Drain && lowest.is_none_or(|lowest| lowest >= state.number);
         let applied = if lowest == Some(state.number) || live.is_empty() {
             Some(PositionTime { value: state.to.to_string(), time: state.time })
@@ -301,11 +285,29 @@ impl<'a> Supervisor<'a> {
         };
         context.board.link(|report| {
             report.drained = drained;
+            report.batch_done = plan.batch.filter(|batch| self.capture.is_some() && loaded && report.batch_read == Some(*batch));
             if let Some(applied) = applied {
                 report.position.get_or_insert_default().applied = Some(applied);
             }
         });
     }
+}
+
+/// Whether nothing is left to be read for a table but its changes: what is to be loaded was read and it was compared as asked, or it
+/// needs a person.
+fn is_settled(plan: &Plan, planned: &PlannedTable, state: &RunState, board: &Board) -> bool {
+    if board.failure(&planned.uid).is_some() {
+        return true;
+    }
+    let Some((_, table)) = state.table(&planned.source) else { return false };
+    if table.left || table.uid != planned.uid || table.reseed != planned.reseed || table.target != planned.target {
+        return false;
+    }
+    if let Some(fault) = &table.fault {
+        return !fault.heals;
+    }
+    let asked = [&planned.verify, &plan.verify].into_iter().flatten();
+    table.exact.is_some() && asked.map(|request| &request.requested_at).all(|request| board.has_verified(&planned.uid, request))
 }
 
 /// Reigns over the log, again and again; a reign that was lost to another worker is taken up only under a newer plan.

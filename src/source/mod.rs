@@ -428,6 +428,9 @@ pub trait Source: Send + Sync {
     /// where changes will come. Writes beside it whose it is: `owner` is the UID of the LinkConnection.
     async fn begin_run(&self, owner: &str) -> Result<Position, Error>;
 
+    /// What the run of a former LinkConnection made is from now on that of this one, whose UID is `owner`.
+    async fn take_over(&self, owner: &str) -> Result<(), Error>;
+
     /// Whether the log still continues at `from` (DESIGN 5.4): the same system, a history that includes `from`, nothing
     /// trimmed or forwarded past it. Else `PositionLost`, saying which.
     async fn check_continuity(&self, from: &Position, identity: &Identity) -> Result<(), Error>;

@@ -141,11 +141,11 @@ impl Manifests {
         let owned = owned_tables(&link, &tables, &[]).wanted;
         tables.extend(owned.iter().map(identified));
         for table in &tables {
-            if let Some(fault) = acceptance::refusal(table, &tables, Some(&link)) {
+            if let Some(fault) = acceptance::refusal(table, &tables, &[], Some(&link)) {
                 return Err(Error::ManifestInvalid { at: format!("LinkTable {}", table.name_any()), problem: explain(&fault) });
             }
         }
-        let course = Course { phase: LinkPhase::Running, run: 1, workers: true, intent: Intent::Run, release: false };
+        let course = Course { phase: LinkPhase::Running, run: 1, workers: true, intent: Intent::Run, release: false, batch: None };
         // One process does all of it, with all of the link's cores.
         let cores = u32::try_from(link.spec.compute.core_count).unwrap_or(1);
         let plan = Plan { workers: 1, cores_per_worker: cores, ..plan::plan(&link, &validated, &course, &tables) };

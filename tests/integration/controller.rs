@@ -1,6 +1,8 @@
 //! The controller against a real API server. Nobody makes pods for StatefulSets and nobody runs them: the tests play the
 //! StatefulSet controller and the kubelet, and a small HTTPS server plays the worker.
 
+#[path = "controller/availability.rs"]
+mod availability;
 #[path = "controller/converging.rs"]
 mod converging;
 #[path = "controller/discovering.rs"]
@@ -9,6 +11,8 @@ mod discovering;
 mod faults;
 #[path = "controller/gitops.rs"]
 mod gitops;
+#[path = "controller/lifecycle.rs"]
+mod lifecycle;
 #[path = "controller/plugin.rs"]
 mod plugin;
 #[path = "controller/stage.rs"]

@@ -154,11 +154,12 @@ async fn server_completes_the_minimal_link() {
                 "auth": {"password": {"secretRef": {"name": "dw-app"}, "usernameKey": "username", "passwordKey": "password"}}
             }},
             "landingZoneRef": {"name": "staging"},
-            "compute": {"coreCount": 1, "coresPerWorker": 4, "memoryPerCore": "2Gi", "flushInterval": "1s"},
+            "compute": {"coreCount": 1, "coresPerWorker": 4, "memoryPerCore": "2Gi", "flushInterval": "1s", "dataProcessIntervalMinutes": 0},
             "deletionPolicy": {"target": "Retain", "landingZone": "Delete"},
             "transactionalConsistency": false,
             "schemaChange": {"additive": "Propagate", "breaking": "Fail"},
             "onPositionLost": "Fail",
+            "relinkPolicy": "Refuse",
             "sourceProtection": {"action": "Alert"}
         })
     );

@@ -180,6 +180,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         link: LinkIdentity { namespace: "ns".to_owned(), name: "shop".to_owned(), uid: "0b8d".to_owned(), link_id: "ns.shop".to_owned() },
         run: 1,
         intent: Intent::Run,
+        batch: None,
         workers: 1,
         cores_per_worker: 1,
         flush_interval_ms: 1000,
@@ -187,6 +188,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         transactional_consistency: false,
         schema_change: SchemaChange::default(),
         on_position_lost: OnPositionLost::default(),
+        relink_policy: link_operator::api::link_connection::RelinkPolicy::default(),
         bounds: Bounds::default(),
         source: Source { postgresql: Some(database.clone()), sql_server: None },
         target: Target {

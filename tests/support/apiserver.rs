@@ -116,7 +116,12 @@ impl ApiServer {
 
     /// A client with all rights, for the runtime of the calling test (a client is bound to the runtime that it is made in).
     pub fn client(&self) -> Client {
-        Client::try_from(self.config()).unwrap()
+        self.client_at(&self.url)
+    }
+
+    /// The same, by another way.
+    pub fn client_at(&self, url: &str) -> Client {
+        Client::try_from(self.config(url)).unwrap()
     }
 
     /// The same, by way of `layer`.
@@ -126,19 +131,19 @@ impl ApiServer {
         L::Service: Service<Request<Body>, Response = Response<Box<DynBody>>, Error = BoxError> + Send + 'static,
         <L::Service as Service<Request<Body>>>::Future: Send,
     {
-        ClientBuilder::try_from(self.config()).unwrap().with_layer(layer).build()
+        ClientBuilder::try_from(self.config(&self.url)).unwrap().with_layer(layer).build()
     }
 
     /// A client that acts as a ServiceAccount, with its rights alone.
     pub fn client_as(&self, namespace: &str, service_account: &str) -> Client {
-        let mut config = self.config();
+        let mut config = self.config(&self.url);
         config.auth_info.impersonate = Some(format!("system:serviceaccount:{namespace}:{service_account}"));
         config.auth_info.impersonate_groups = Some(vec!["system:serviceaccounts".to_owned(), "system:authenticated".to_owned()]);
         Client::try_from(config).unwrap()
     }
 
-    fn config(&self) -> Config {
-        let mut config = Config::new(self.url.parse().unwrap());
+    fn config(&self, url: &str) -> Config {
+        let mut config = Config::new(url.parse().unwrap());
         config.root_cert = Some(vec![self.certificate.clone()]);
         config.auth_info = AuthInfo { token: Some(TOKEN.to_owned().into()), ..AuthInfo::default() };
         // Already installed by another test: as good.

@@ -32,6 +32,8 @@ const RECHECK: Duration = Duration::from_mins(5);
 const SETTLE: Duration = Duration::from_secs(2);
 /// LinkTables that are applied at once: discovery may find thousands.
 const TABLES_AT_ONCE: usize = 8;
+/// How soon a rollout that has to wait is tried again.
+const ROLL_AGAIN: Duration = Duration::from_secs(5);
 
 /// Knows the stored plan, from memory or from its ConfigMap.
 pub async fn recall(link: &LinkConnection, own: &mut Own, context: &Context) -> Result<(), Error> {
@@ -78,7 +80,7 @@ pub async fn store_plan(
     }
 }
 
-/// Applies all that runs for a link, and keeps talking to its workers.
+/// Applies all that runs for a link, and keeps talking to its workers. Returns when to come again, if a rollout has to wait.
 pub async fn apply(
     link: &LinkConnection,
     validated: &Validated,
@@ -86,13 +88,14 @@ pub async fn apply(
     own: &mut Own,
     pods: &[Arc<Pod>],
     context: &Context,
-) -> Result<(), Error> {
+) -> Result<Option<Duration>, Error> {
     let namespace = link.namespace().unwrap_or_default();
     let base = build::pod_base(link, validated, context.pod_base());
     let children = build::children(link, validated, &base, course.workers, context.options.pod_namespace.as_deref());
     let credentials = credentials::ensure(link, own, context).await?;
     let applier = &context.applier;
-    if crate::controller::watch::get(&context.stores.workers, &namespace, &names::workers(&link.name_any())).is_none() {
+    let there = crate::controller::watch::get(&context.stores.workers, &namespace, &names::workers(&link.name_any()));
+    if there.is_none() {
         applier.forget::<StatefulSet>(&namespace, &names::workers(&link.name_any()));
         // It has no owner: it may have gone with a namespace of the same name.
         applier.forget::<ServiceAccount>(&namespace, &children.service_account.name_any());
@@ -101,12 +104,15 @@ pub async fn apply(
     applier.apply(&children.service).await?;
     applier.apply(&children.network_policy).await?;
     applier.apply(&children.disruption_budget).await?;
-    applier.apply(&children.workers).await?;
+    let generation = link.metadata.generation.unwrap_or_default();
+    let all = || context.stores.workers.state();
+    let (workers, waits) = context.rollouts.admit(children.workers, generation, there.as_deref(), all)?;
+    applier.apply(&workers).await?;
     if let Some(stored) = &own.plan {
         let plan: &StoredPlan = &stored.pushed;
         context.workers.sync(&ObjectRef::from_obj(link), &link.uid().unwrap_or_default(), &credentials, plan, crew::reachable(pods));
     }
-    Ok(())
+    Ok(waits.then_some(ROLL_AGAIN))
 }
 
 /// Makes, hands over and removes the link's own LinkTables. `discovered`: what workers found.

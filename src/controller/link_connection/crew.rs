@@ -12,6 +12,7 @@ use crate::{
         fault::Fault,
         link_connection::LinkConnection,
         link_table::LinkTable,
+        plan::Plan,
         report::{PositionReport, PositionTime, Report, TablePhase, TableReport},
         verification::{LinkVerification, TableVerification, roll_up},
     },
@@ -76,6 +77,18 @@ pub fn crew(pods: &[Arc<Pod>], views: &[WorkerView], desired: u32, revision: Opt
 pub fn drained(views: &[WorkerView], revision: Option<u64>) -> bool {
     let done = |report: &Report| report.drained && revision.is_some_and(|revision| report.plan_revision >= revision);
     !views.is_empty() && views.iter().all(|view| view.heard.report.as_deref().is_some_and(done))
+}
+
+/// Whether the batch of the stored plan is done: the worker that captures has read all of it, and no table is still loaded into the
+/// target, which a worker that drains does not go on with.
+pub fn batch_done(views: &[WorkerView], stored: Option<&Plan>) -> bool {
+    let Some((batch, plan)) = stored.and_then(|plan| Some((plan.batch?, plan))) else { return false };
+    let reports = || views.iter().filter_map(|view| view.heard.report.as_deref());
+    let read = |report: &Report| report.batch_done == Some(batch) && report.plan_revision >= plan.revision;
+    let phases: HashMap<&str, TablePhase> =
+        reports().flat_map(|report| &report.tables).map(|table| (table.uid.as_str(), table.phase)).collect();
+    let loads = |phase: Option<&TablePhase>| matches!(phase, None | Some(TablePhase::Waiting | TablePhase::Snapshotting));
+    reports().any(read) && !plan.tables.iter().any(|table| loads(phases.get(table.uid.as_str())))
 }
 
 /// Reports of tables by the tables' identity.

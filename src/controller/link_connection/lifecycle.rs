@@ -1,5 +1,7 @@
 //! The life of a link: from its phase, what its spec asks and what is so, to its next phase and what is to be done. Pure.
 
+use jiff::Timestamp;
+
 use crate::api::{
     link_connection::{LinkPhase, LinkState},
     plan::Intent,
@@ -40,6 +42,15 @@ pub struct Course {
     pub intent: Intent,
     /// Whether to release what the link made in its source.
     pub release: bool,
+    /// When its batch began, if it works in batches.
+    pub batch: Option<Timestamp>,
+}
+
+impl Course {
+    /// Between two batches: no workers, although the link runs.
+    pub fn is_idle(&self) -> bool {
+        self.phase == LinkPhase::Running && self.batch.is_some() && !self.workers
+    }
 }
 
 /// The next step from `phase` and `run` towards `state`.
@@ -58,6 +69,7 @@ pub fn course(phase: LinkPhase, run: u32, state: LinkState, facts: &Facts) -> Co
         // Also at rest: a worker that is where none should be must not begin.
         intent: if matches!(phase, LinkPhase::Starting | LinkPhase::Running | LinkPhase::Resuming) { Intent::Run } else { Intent::Drain },
         release: phase == LinkPhase::Stopping && facts.gone,
+        batch: None,
     }
 }
 

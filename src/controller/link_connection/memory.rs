@@ -1,7 +1,7 @@
 //! What is remembered of objects between two reconciliations: nothing that could not be found out again.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -18,6 +18,7 @@ use crate::{
         verification::TableVerification,
     },
     controller::certificate::Credentials,
+    data::TableName,
 };
 
 /// Memory of all links and tables.
@@ -50,12 +51,23 @@ pub struct Own {
     pub revision: u64,
     /// The worker API's credentials and when they were last compared with the Secret.
     pub credentials: Option<(Arc<Credentials>, Instant)>,
-    /// The phase and since when this process sees it.
+    /// The phase, and since when this process sees it.
     pub phase: Option<(LinkPhase, Instant)>,
+    /// What the link has, and what it cannot have since another link has it: source tables.
+    pub claims: Claims,
     /// What was last told of each table, by its identity.
     pub tables: HashMap<String, TableReport>,
     /// What was last told of its comparison, by its identity.
     pub verifications: HashMap<String, TableVerification>,
+}
+
+/// Source tables of a link.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Those that it has LinkTables for, with the LinkTables' UIDs.
+    pub wanted: BTreeSet<(TableName, String)>,
+    /// Those of them that another link has.
+    pub held: BTreeSet<TableName>,
 }
 
 impl Memory {

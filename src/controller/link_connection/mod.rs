@@ -5,6 +5,7 @@ pub mod build;
 mod children;
 mod credentials;
 pub mod crew;
+mod deadline;
 mod dereference;
 #[cfg(test)]
 mod fixtures;
@@ -16,6 +17,7 @@ pub mod plan;
 mod probe;
 mod release;
 mod retained;
+mod schedule;
 pub mod status;
 #[cfg(test)]
 mod status_tests;
@@ -23,6 +25,7 @@ mod told;
 pub mod validate;
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,6 +44,7 @@ use super::{
     Error,
     availability::refusal_in_events,
     context::Context,
+    link_table::acceptance,
     names::{self, Component},
     status::{self as shared, Change, Ready},
     watch,
@@ -58,13 +62,15 @@ use crate::api::{
 };
 use lifecycle::{Course, Facts};
 use loss::Loss;
-use memory::Own;
+use memory::{Claims, Own};
 use release::Released;
 use status::{Crew, Findings};
 use validate::Validated;
 
 /// How long workers may take to commit and apply what they have read.
 const DRAIN: Duration = Duration::from_mins(1);
+/// How soon one whose phase changed is looked at again.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// How soon a link on its way is looked at again.
 const ON_THE_WAY: Duration = Duration::from_secs(5);
 /// How soon one that runs is: its workers may have fallen silent.
@@ -96,9 +102,9 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         Some(validate::as_planned(&link, &stored.plan, &references))
     });
     let mut seen = look(&link, &own, &context).await?;
-    let run = run(&link, &own);
+    let run = run(&link, &own, &seen.crew.reports);
     let loss = heed(&link, seen.crew.reports.iter().map(AsRef::as_ref), run);
-    let course = course(&link, run, validated.is_some(), loss.due, &seen, &mut own, &context).await?;
+    let course = course(&link, run, validated.as_ref(), loss.due, &seen, &mut own, &context).await?;
     // Many wanted now may be another number than before.
     seen.crew.desired = if course.workers { link.spec.compute.workers() } else { 0 };
 
@@ -140,8 +146,8 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         probed_at: probed.at,
         probe_obstacle: probed.obstacle.clone(),
         release_obstacle,
-        tables: crew::tables(&seen.tables, &reported, probed.report.as_ref().or(probe_before.as_deref())),
-        verified: crew::verified(&link, &seen.tables, &seen.crew.reports),
+        tables: crew::tables(&seen.linked, &reported, probed.report.as_ref().or(probe_before.as_deref())),
+        verified: crew::verified(&link, &seen.linked, &seen.crew.reports),
         deleting: false,
     };
     let before = link.status.clone().unwrap_or_default();
@@ -150,7 +156,8 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     for happened in &events {
         context.events.publish(&link.object_ref(&()), happened).await;
     }
-    if released {
+    // Also one that was to be removed before, and stayed: nobody asks for it any more.
+    if course.phase != LinkPhase::Stopping {
         release::tidy(&link, &context).await?;
     }
     // Tell the tables what concerns them.
@@ -159,9 +166,16 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         (None, true) => memory.set_probe(None),
         (None, false) => false,
     };
-    let all = probe_changed || before.phase != after.phase || before.observed_generation != after.observed_generation;
+    let claims = claims(&seen);
+    let held_changed = own.claims.held != claims.held;
+    if own.claims != claims {
+        // What one link has or gives up, another may not, or may now.
+        context.rival_links(&link).iter().for_each(|rival| context.queues.links.wake(ObjectRef::from_obj(rival.as_ref())));
+        own.claims = claims;
+    }
+    let all = held_changed || probe_changed || before.phase != after.phase || before.observed_generation != after.observed_generation;
     for table in &seen.tables {
-        let identity = super::link_table::acceptance::identity(table);
+        let identity = acceptance::identity(table);
         let news = reported.get(&identity).filter(|report| own.tables.get(&identity) != Some(report));
         let verified = verifications.get(&identity).filter(|found| own.verifications.get(&identity) != Some(found));
         if all || news.is_some() || verified.is_some() {
@@ -171,14 +185,23 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     own.tables = reported;
     own.verifications = verifications;
 
+    let due = after.next_batch_time.filter(|_| course.is_idle());
+    let due = due.map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default());
     let calm = match course.phase {
         _ if trouble.is_some() => TROUBLED,
-        _ if before.phase != after.phase => Duration::from_millis(100),
-        LinkPhase::Running => RUNNING,
+        _ if before.phase != after.phase => AT_ONCE,
+        LinkPhase::Running => due.map_or(RUNNING, |due| due.clamp(AT_ONCE, RUNNING)),
         LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped => probed.again,
         _ => ON_THE_WAY,
     };
     Ok(Action::requeue(soon.map_or(calm, |soon| soon.min(calm))))
+}
+
+fn claims(seen: &Seen) -> Claims {
+    let wanted = seen.tables.iter().map(|table| (table.spec.source_name(), table.uid().unwrap_or_default())).collect();
+    let linked: HashSet<Option<String>> = seen.linked.iter().map(|table| table.uid()).collect();
+    let held = seen.tables.iter().filter(|table| !linked.contains(&table.uid())).map(|table| table.spec.source_name()).collect();
+    Claims { wanted, held }
 }
 
 /// Says at once that a new generation was seen, so that nobody takes the old answer for one to the new question.
@@ -224,12 +247,16 @@ fn note(link: &LinkConnection, error: Error) -> Result<Fault, Error> {
 
 /// What is there.
 struct Seen {
+    /// All LinkTables of the link.
     tables: Vec<Arc<LinkTable>>,
+    /// Those whose source table no other link has.
+    linked: Vec<Arc<LinkTable>>,
     pods: Vec<Arc<Pod>>,
     /// The StatefulSet asks for no workers, or is not there.
     scaled_down: bool,
     crew: Crew,
     drained: bool,
+    batch_done: bool,
 }
 
 async fn look(link: &LinkConnection, own: &Own, context: &Context) -> Result<Seen, Error> {
@@ -250,12 +277,17 @@ async fn look(link: &LinkConnection, own: &Own, context: &Context) -> Result<See
         }
         _ => None,
     };
+    let tables = context.tables_of(&namespace, &name);
+    let rivals = context.rivals(link);
+    let linked = tables.iter().filter(|table| acceptance::holder(table, &rivals).is_none()).cloned().collect();
     let draining = own.plan.as_ref().is_some_and(|stored| stored.plan.intent == Intent::Drain);
     Ok(Seen {
-        tables: context.tables_of(&namespace, &name),
+        tables,
+        linked,
         scaled_down: asked == 0,
         crew: crew::crew(&pods, &views, link.spec.compute.workers(), revision, refused),
         drained: draining && crew::drained(&views, revision),
+        batch_done: crew::batch_done(&views, own.plan.as_ref().map(|stored| &stored.plan)),
         pods,
     })
 }
@@ -297,13 +329,17 @@ fn heed<'a>(link: &LinkConnection, reports: impl IntoIterator<Item = &'a Report>
     loss::heed(before, loss::reported(reports, run), Timestamp::now())
 }
 
-/// The run that the link is in. It too stands in the plan first.
-fn run(link: &LinkConnection, own: &Own) -> u32 {
+/// The run that the link is in. It too stands in the plan first; but who goes on where a former link was learns it from the zone,
+/// by the workers.
+fn run(link: &LinkConnection, own: &Own, reports: &[Arc<Report>]) -> u32 {
     let known = link.status.as_ref().and_then(|status| status.run_id).unwrap_or_default();
     match phase(link, own) {
         // The next start raises it, from the number in the status.
         LinkPhase::Initial | LinkPhase::Stopped => known,
-        _ => own.plan.as_ref().map_or(known, |stored| stored.plan.run.max(known)),
+        _ => {
+            let planned = own.plan.as_ref().map_or(0, |stored| stored.plan.run);
+            reports.iter().filter_map(|report| report.run).chain([known, planned]).max().unwrap_or_default()
+        }
     }
 }
 
@@ -311,17 +347,18 @@ fn run(link: &LinkConnection, own: &Own) -> u32 {
 async fn course(
     link: &LinkConnection,
     run: u32,
-    valid: bool,
+    validated: Option<&Validated>,
     reseed: bool,
     seen: &Seen,
     own: &mut Own,
     context: &Context,
 ) -> Result<Course, Error> {
     let phase = phase(link, own);
-    if !valid {
+    let Some(validated) = validated else {
         // It stays as it is: workers that run go on by their last plan.
-        return Ok(Course { phase, run, workers: !seen.scaled_down, intent: Intent::Run, release: false });
-    }
+        let batch = own.plan.as_ref().and_then(|stored| stored.plan.batch);
+        return Ok(Course { phase, run, workers: !seen.scaled_down, intent: Intent::Run, release: false, batch });
+    };
     let since = match own.phase {
         Some((known, since)) if known == phase => since,
         _ => own.phase.insert((phase, Instant::now())).1,
@@ -341,7 +378,27 @@ async fn course(
         released: false,
         reseed,
     };
-    Ok(lifecycle::course(phase, run, link.spec.state, &facts))
+    let course = lifecycle::course(phase, run, link.spec.state, &facts);
+    Ok(match link.spec.compute.process_interval() {
+        None => course,
+        Some(interval) => scheduled(link, validated, course, interval, seen, own),
+    })
+}
+
+/// The course of a link that works in batches.
+fn scheduled(link: &LinkConnection, validated: &Validated, course: Course, interval: Duration, seen: &Seen, own: &Own) -> Course {
+    let stored = own.plan.as_ref().map(|stored| &stored.plan);
+    let log_high = || link.status.as_ref().is_some_and(|status| schedule::is_log_high(status, &validated.bounds, Timestamp::now()));
+    let asked = || stored.is_some_and(|stored| schedule::asks_for_work(&plan::plan(link, validated, &course, &seen.linked), stored));
+    let facts = schedule::Facts {
+        done: seen.batch_done,
+        drained: seen.drained,
+        scaled_down: seen.scaled_down,
+        pods: !seen.pods.is_empty(),
+        // While workers are there they measure the log, which they are about to read.
+        urgent: asked() || (seen.scaled_down && log_high()),
+    };
+    schedule::shift(course, stored, interval, facts, Timestamp::now())
 }
 
 /// What was done.
@@ -361,8 +418,9 @@ async fn carry_out(
     own: &mut Own,
     context: &Context,
 ) -> Result<Done, Error> {
-    let mut done = Done { soon: children::store_plan(link, validated, course, &seen.tables, own, context).await?, ..Done::default() };
-    children::apply(link, validated, course, own, &seen.pods, context).await?;
+    let mut done = Done { soon: children::store_plan(link, validated, course, &seen.linked, own, context).await?, ..Done::default() };
+    let rollout = children::apply(link, validated, course, own, &seen.pods, context).await?;
+    done.soon = [done.soon, rollout].into_iter().flatten().min();
     // The watch may be behind what was just applied: whether a worker is left is asked of the API server.
     if course.release && release::workers_are_gone(link, context).await? {
         let base = build::pod_base(link, validated, context.pod_base());

@@ -56,11 +56,13 @@ pub async fn step(
     let pod = context.pod(&namespace, &names::link_probe(&name));
     let rests = matches!(course.phase, LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped);
     let cannot_start = course.workers && seen.crew.problem.is_some() && !captures(&name, seen);
-    let guards = course.phase == LinkPhase::Paused || cannot_start;
+    // Between two batches only a log that is bounded needs to be watched.
+    let idle = course.is_idle() && validated.is_some_and(|validated| validated.bounds.max_retained_log.is_some());
+    let guards = course.phase == LinkPhase::Paused || cannot_start || idle;
     let Some(validated) = validated else {
         return Ok(Probed { again: oneshot::ASK_AGAIN, ..Probed::default() });
     };
-    if !rests && !cannot_start {
+    if !rests && !cannot_start && !idle {
         // A live worker answers the same questions.
         if let (Some(pod), true) = (&pod, seen.crew.ready > 0) {
             oneshot::remove(&context.client, pod).await?;
@@ -68,7 +70,7 @@ pub async fn step(
         return Ok(Probed { over: seen.crew.ready > 0, again: oneshot::ASK_AGAIN, ..Probed::default() });
     }
     let base = build::pod_base(link, validated, context.pod_base());
-    let mut tables = plan::plan(link, validated, course, &seen.tables).tables;
+    let mut tables = plan::plan(link, validated, course, &seen.linked).tables;
     tables.truncate(TABLES);
     let request = ProbeRequest {
         link_id: Some(validated.link_id.clone()),
@@ -102,7 +104,7 @@ pub async fn step(
     };
     let room = progress.report().and_then(|report| report.source.as_ref()?.log_room_bytes);
     let good_for = match &link.status {
-        Some(status) if course.phase == LinkPhase::Paused => retained::good_for(status, &validated.bounds, room),
+        Some(status) if course.phase == LinkPhase::Paused || idle => retained::good_for(status, &validated.bounds, room),
         _ if guards => retained::ASK_AT_MOST,
         _ => oneshot::GOOD_FOR,
     };

@@ -244,7 +244,7 @@ async fn prepared(link: &LinkConnection, context: &Context) -> Result<Option<(Pl
         },
     };
     let run = link.status.as_ref().and_then(|status| status.run_id).unwrap_or_default();
-    let course = Course { phase: LinkPhase::Stopping, run, workers: false, intent: Intent::Drain, release: true };
+    let course = Course { phase: LinkPhase::Stopping, run, workers: false, intent: Intent::Drain, release: true, batch: None };
     let plan = plan::plan(link, &validated, &course, &[]);
     Ok(Some((release_plan(link, plan, false), build::pod_base(link, &validated, context.pod_base()))))
 }

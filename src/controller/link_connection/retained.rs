@@ -62,11 +62,22 @@ pub fn judge(source: &SourceStatus, bounds: &Bounds, resume_before: Option<Times
 
 /// Writes down what a probe of a Paused link measured at a time, and what follows from it.
 pub fn measured(status: &mut LinkConnectionStatus, said: &SourceReport, at: Timestamp, bounds: &Bounds) {
-    let (stop_time, source) = (status.stop_time, status.source.get_or_insert_default());
+    status.resume_before = measured_since(status.stop_time, status, said, at, bounds);
+}
+
+/// Writes down what the probe of a link that nobody reads since `stop_time` measured at a time. Returns when, by how fast it
+/// grows, it will be too much.
+pub fn measured_since(
+    stop_time: Option<Timestamp>,
+    status: &mut LinkConnectionStatus,
+    said: &SourceReport,
+    at: Timestamp,
+    bounds: &Bounds,
+) -> Option<Timestamp> {
+    let source = status.source.get_or_insert_default();
     let (Some(bytes), at) = (said.retained_log_bytes, whole_second(at)) else {
-        status.resume_before = None;
         forget(source);
-        return;
+        return None;
     };
     let earlier = source.retained_log_time.or(stop_time).zip(source.retained_log_bytes).map(|(time, bytes)| (time, bytes.unsigned_abs()));
     if source.retained_log_time != Some(at) {
@@ -76,7 +87,7 @@ pub fn measured(status: &mut LinkConnectionStatus, said: &SourceReport, at: Time
     }
     let left = [bounds.max_retained_log.map(|bound| bound.saturating_sub(bytes)), said.log_room_bytes].into_iter().flatten().min();
     let growth = source.retained_log_growth.unwrap_or_default().unsigned_abs();
-    status.resume_before = left.and_then(|left| full_at(at, left, growth));
+    left.and_then(|left| full_at(at, left, growth))
 }
 
 /// Workers measure now.

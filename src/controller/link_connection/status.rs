@@ -7,10 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     build::{POSTGRESQL, SQL_SERVER, SYNAPSE},
-    crew,
+    crew, deadline,
     lifecycle::Course,
     loss::Loss,
-    retained, told,
+    retained, schedule, told,
 };
 use crate::{
     api::{
@@ -37,7 +37,7 @@ use crate::{
 /// The condition that says whether what a link made in its source is gone.
 pub const RELEASED: &str = "SourceReleased";
 /// Conditions that are not answers of a worker or probe.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     kind::READY,
     kind::RECONCILING,
     kind::STALLED,
@@ -47,6 +47,7 @@ const OURS: [&str; 10] = [
     kind::CONSISTENT,
     kind::SOURCE_PROTECTED,
     kind::WORKERS_AVAILABLE,
+    kind::START_DEADLINE_EXCEEDED,
     RELEASED,
 ];
 
@@ -138,6 +139,8 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
             _ => {}
         }
     }
+    let interval = findings.spec.compute.process_interval();
+    status.next_batch_time = course.batch.zip(interval).map(|(began, interval)| schedule::next(began, interval));
     numbers(&mut status, findings);
     if let Some((asked, found)) = &findings.verified {
         status.last_handled_verify_at = Some(asked.clone());
@@ -200,7 +203,8 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
         remove(&mut conditions, RELEASED);
     }
     let kept = get(&conditions, kind::READY).is_some() && before.observed_generation == findings.generation && before.phase == status.phase;
-    match ready(findings, at_rest, &conditions) {
+    let said = ready(findings, at_rest, &conditions);
+    match deadline::heed(&mut conditions, course.phase, said, findings.generation, now) {
         // Nobody has had the time to answer since this controller began to ask: what was said before stands.
         None if kept => {}
         None => {
@@ -311,7 +315,7 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
     if let Some(fault) = failing.iter().find(|fault| !fault.heals).or(failing.first()) {
         return Some(Ready::fault(fault));
     }
-    if at_rest {
+    if at_rest || course.is_idle() {
         if let Some(fault) = &findings.probe_obstacle {
             return Some(Ready::fault(fault));
         }
@@ -324,6 +328,9 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
         }
         if conditions.iter().all(|condition| OURS.contains(&condition.type_.as_str())) && findings.probe.is_none() {
             return Some(Ready::unknown(reason::NOT_CHECKED, "connections are being tested"));
+        }
+        if course.is_idle() {
+            return Some(Ready::yes(reason::IDLE, "the link rests until status.nextBatchTime; the source keeps its log meanwhile"));
         }
         let (word, text) = rest(findings);
         return Some(Ready::yes(word, format!("the link rests, as asked: {text}")));
@@ -503,13 +510,18 @@ fn numbers(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     }
 }
 
-/// While the link is Paused or cannot start, its probe says how much log the source keeps; else its workers do.
+/// While the link is Paused, between two batches or cannot start, its probe says how much log the source keeps; else its workers do.
 fn retained_log(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
     let said = findings.probe.and_then(|probe| probe.source.as_ref()).zip(findings.probed_at);
-    match (findings.course.phase, said) {
+    let course = &findings.course;
+    match (course.phase, said) {
         (LinkPhase::Paused, Some((said, at))) => retained::measured(status, said, at, &findings.bounds),
+        (_, Some((said, at))) if course.is_idle() => {
+            retained::measured_since(course.batch, status, said, at, &findings.bounds);
+        }
         // What was said last stands until the next answer.
         (LinkPhase::Paused, None) => {}
+        _ if course.is_idle() => {}
         (_, said) => {
             retained::resumed(status);
             if let (Some((said, _)), Some(source)) = (said, &mut status.source) {

@@ -79,7 +79,7 @@ fn judge_spec(case: &Case, before: &LinkConnectionStatus, spec: &LinkConnectionS
         generation: Some(3),
         spec,
         link_id: "shops.shop".into(),
-        course: Course { phase: case.phase, run: 1, workers, intent: Intent::Run, release: false },
+        course: Course { phase: case.phase, run: 1, workers, intent: Intent::Run, release: false, batch: None },
         refusal: case.refusal.clone(),
         trouble: None,
         crew: case.crew.clone(),

@@ -3,7 +3,7 @@
 use super::retained;
 use crate::{
     api::{
-        conditions::{get, kind, reason},
+        conditions::{get, is_true, kind, reason},
         link_connection::{LinkConnectionStatus, LinkPhase},
         verification::{LinkVerification, VerificationResult},
     },
@@ -45,6 +45,10 @@ pub fn events(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Ve
     {
         events.push(Happened::normal("WorkersScaled", format!("{now} workers instead of {was} share the work")));
     }
+    let late = |status: &LinkConnectionStatus| is_true(&status.conditions, kind::START_DEADLINE_EXCEEDED);
+    if let (false, true, Some(condition)) = (late(before), late(after), get(&after.conditions, kind::START_DEADLINE_EXCEEDED)) {
+        events.push(Happened::warning(reason::START_DEADLINE_EXCEEDED, condition.message.clone()));
+    }
     let said = |status: &LinkConnectionStatus| {
         get(&status.conditions, kind::READY).map(|ready| (ready.status.clone(), ready.reason.clone(), ready.message.clone()))
     };
@@ -52,7 +56,14 @@ pub fn events(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Ve
         && was.as_ref().map(|was| (&was.0, &was.1)) != Some((&truth, &word))
     {
         // Steps on the way are told by the phase; what is told here is what went wrong, and that it is well again.
-        let step = [reason::PROGRESSING, reason::NEW_GENERATION, reason::DELETING, reason::WORKERS_MISSING, "TablesWaiting"];
+        let step = [
+            reason::START_DEADLINE_EXCEEDED,
+            reason::PROGRESSING,
+            reason::NEW_GENERATION,
+            reason::DELETING,
+            reason::WORKERS_MISSING,
+            "TablesWaiting",
+        ];
         let phase: &str = phases.1.into();
         if truth == "False" && !step.contains(&word.as_str()) && word != phase {
             events.push(Happened::warning(word, text));

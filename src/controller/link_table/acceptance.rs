@@ -1,11 +1,18 @@
-//! Which LinkTables of a link are linked: one a source table. Pure.
+//! Which LinkTables are linked: of a source table one in its link, and one among all links from its database to the same target.
+//! Pure.
 
 use std::{collections::HashMap, sync::Arc};
 
 use kube::ResourceExt;
 
 use crate::{
-    api::{conditions::reason, fault::Fault, link_connection::LinkConnection, link_table::LinkTable},
+    api::{
+        conditions::reason,
+        database::{Source, Target},
+        fault::Fault,
+        link_connection::LinkConnection,
+        link_table::LinkTable,
+    },
     controller::names::TAKES_OVER,
     data::TableName,
 };
@@ -39,8 +46,49 @@ pub fn winners(tables: &[Arc<LinkTable>]) -> HashMap<TableName, Arc<LinkTable>> 
     winners
 }
 
-/// Why this table is not linked, if it is not; `tables` are all of its link.
-pub fn refusal(table: &LinkTable, tables: &[Arc<LinkTable>], link: Option<&LinkConnection>) -> Option<Fault> {
+/// A LinkTable of another link that reads the same database and writes to the same target system.
+#[derive(Clone, Debug)]
+pub struct Rival {
+    /// The other link.
+    pub link: Arc<LinkConnection>,
+    /// The LinkTable that is linked there.
+    pub table: Arc<LinkTable>,
+}
+
+/// Whether two links read the same database, by its address or by what it says that it is, and write to the same target system.
+pub fn are_rivals(one: &LinkConnection, other: &LinkConnection) -> bool {
+    let identity = |link: &LinkConnection| link.status.as_ref()?.source.as_ref()?.identity.clone();
+    let same_source = source_address(&one.spec.source) == source_address(&other.spec.source)
+        || identity(one).is_some_and(|found| identity(other) == Some(found));
+    one.metadata.uid != other.metadata.uid && same_source && target_address(&one.spec.target) == target_address(&other.spec.target)
+}
+
+/// The rival that has a LinkTable's source table: one that is older.
+pub fn holder<'a>(table: &LinkTable, rivals: &'a [Rival]) -> Option<&'a Rival> {
+    let age = |table: &LinkTable| (table.metadata.creation_timestamp.as_ref().map(|time| time.0), table.namespace(), table.name_any());
+    let same = |rival: &&Rival| rival.table.spec.source_name() == table.spec.source_name();
+    rivals.iter().filter(same).filter(|rival| age(&rival.table) < age(table)).min_by_key(|rival| age(&rival.table))
+}
+
+/// System, host, port and database.
+type Address = Option<(&'static str, String, u16, String)>;
+
+fn source_address(source: &Source) -> Address {
+    let postgresql = source.postgresql.as_ref().map(|it| ("postgresql", it.host.to_lowercase(), it.port, it.database.clone()));
+    let sql_server = || {
+        source.sql_server.as_ref().map(|it| ("sqlServer", it.database.host.to_lowercase(), it.database.port, it.database.database.clone()))
+    };
+    postgresql.or_else(sql_server)
+}
+
+fn target_address(target: &Target) -> Address {
+    let postgresql = target.postgresql.as_ref().map(|it| ("postgresql", &it.database.host, it.database.port, &it.database.database));
+    let sql_server = target.sql_server.as_ref().map(|it| ("sqlServer", &it.database.host, it.database.port, &it.database.database));
+    postgresql.or(sql_server).map(|(system, host, port, database)| (system, host.to_lowercase(), port, database.clone()))
+}
+
+/// Why this table is not linked, if it is not; `tables` are all of its link, `rivals` those of others.
+pub fn refusal(table: &LinkTable, tables: &[Arc<LinkTable>], rivals: &[Rival], link: Option<&LinkConnection>) -> Option<Fault> {
     let name = &table.spec.link_connection_ref.name;
     let Some(link) = link else {
         return Some(Fault {
@@ -61,10 +109,16 @@ pub fn refusal(table: &LinkTable, tables: &[Arc<LinkTable>], link: Option<&LinkC
     if let Some(fault) = unfit(table, link) {
         return Some(fault);
     }
-    let winner = winners(tables).remove(&table.spec.source_name())?;
-    (winner.uid() != table.uid()).then(|| Fault {
+    let by = if let Some(Rival { link, table }) = holder(table, rivals) {
+        let (namespace, link, table) = (link.namespace().unwrap_or_default(), link.name_any(), table.name_any());
+        format!("LinkTable {namespace}/{table} of LinkConnection {namespace}/{link}, from the same database to the same target,")
+    } else {
+        let winner = winners(tables).remove(&table.spec.source_name()).filter(|winner| winner.uid() != table.uid())?;
+        format!("LinkTable {}", winner.name_any())
+    };
+    Some(Fault {
         reason: "TableAlreadyLinked".to_owned(),
-        message: format!("table {} is linked by LinkTable {} already", table.spec.source_name(), winner.name_any()),
+        message: format!("table {} is linked by {by} already", table.spec.source_name()),
         remedy: "delete one of the two LinkTables".to_owned(),
         heals: false,
     })
@@ -115,6 +169,37 @@ mod tests {
     }
 
     #[test]
+    fn among_links_of_the_same_systems_the_oldest_table_is_linked_and_the_loser_says_who_has_it() {
+        let database =
+            |host: &str| json!({"postgresql": {"host": host, "database": "shop", "auth": {"password": {"secretRef": {"name": "s"}}}}});
+        let link = |name: &str, source: &str, target: &str, identity: &str| -> Arc<LinkConnection> {
+            let status = json!({"source": {"type": "postgresql", "identity": identity}});
+            Arc::new(
+                serde_json::from_value(json!({
+                    "apiVersion": "link-operator.io/v1alpha1", "kind": "LinkConnection",
+                    "metadata": {"name": name, "namespace": "other", "uid": name}, "status": status,
+                    "spec": {"source": database(source), "target": database(target), "landingZoneRef": {"name": "z"}},
+                }))
+                .unwrap(),
+            )
+        };
+        let ours = link("ours", "db", "dw", "1/1");
+        assert!(are_rivals(&ours, &link("same", "DB", "dw", "2/2")), "by address");
+        assert!(are_rivals(&ours, &link("moved", "db-2", "dw", "1/1")), "by identity");
+        assert!(!are_rivals(&ours, &link("else", "db-2", "dw", "2/2")) && !are_rivals(&ours, &link("away", "db", "dw-2", "1/1")));
+        assert!(!are_rivals(&ours, &ours));
+
+        let rival =
+            |source: &str, second: u32| Rival { link: link("shop", "db", "dw", "1/1"), table: table("theirs", source, second, false) };
+        let mine = table("mine", "a", 5, false);
+        assert!(holder(&mine, &[rival("b", 1), rival("a", 9)]).is_none(), "another table, or a younger one");
+        let rivals = [rival("a", 1)];
+        let fault = refusal(&mine, std::slice::from_ref(&mine), &rivals, Some(&ours)).unwrap();
+        assert!(fault.reason == "TableAlreadyLinked" && fault.message.contains("other/theirs of LinkConnection other/shop"), "{fault:?}");
+        assert_eq!(refusal(&mine, std::slice::from_ref(&mine), &[rival("a", 9)], Some(&ours)), None);
+    }
+
+    #[test]
     fn the_loser_says_who_holds_the_table() {
         let link: LinkConnection = serde_json::from_value(json!({
             "apiVersion": "link-operator.io/v1alpha1", "kind": "LinkConnection", "metadata": {"name": "shop"},
@@ -122,24 +207,24 @@ mod tests {
         }))
         .unwrap();
         let tables = [table("young", "a", 9, false), table("old", "a", 1, false)];
-        let fault = refusal(&tables[0], &tables, Some(&link)).unwrap();
+        let fault = refusal(&tables[0], &tables, &[], Some(&link)).unwrap();
         assert_eq!(fault.reason, "TableAlreadyLinked");
         assert!(fault.message.contains("LinkTable old"), "{}", fault.message);
-        assert_eq!(refusal(&tables[1], &tables, Some(&link)), None);
-        assert_eq!(refusal(&tables[1], &tables, None).unwrap().reason, "LinkConnectionNotFound");
+        assert_eq!(refusal(&tables[1], &tables, &[], Some(&link)), None);
+        assert_eq!(refusal(&tables[1], &tables, &[], None).unwrap().reason, "LinkConnectionNotFound");
 
         let mut spread = tables[1].as_ref().clone();
         spread.spec.target = serde_json::from_value(json!({"distributionOptions": {"type": "Replicate"}})).unwrap();
-        let fault = refusal(&spread, &tables, Some(&link)).unwrap();
+        let fault = refusal(&spread, &tables, &[], Some(&link)).unwrap();
         assert!(fault.reason == "NotApplicable" && fault.message.starts_with("target.distributionOptions is for"), "{fault:?}");
         let mut pool = link.clone();
         pool.spec.target = serde_json::from_value(json!({"synapse": {
             "host": "w", "database": "pool", "auth": {"managedIdentity": {}}, "copyAuth": {"managedIdentity": {}},
         }}))
         .unwrap();
-        assert_eq!(refusal(&spread, &tables, Some(&pool)), None);
+        assert_eq!(refusal(&spread, &tables, &[], Some(&pool)), None);
         let mut leaving = link;
         leaving.metadata.deletion_timestamp = tables[0].metadata.creation_timestamp.clone();
-        assert_eq!(refusal(&tables[1], &tables, Some(&leaving)).unwrap().reason, "LinkConnectionDeleted");
+        assert_eq!(refusal(&tables[1], &tables, &[], Some(&leaving)).unwrap().reason, "LinkConnectionDeleted");
     }
 }

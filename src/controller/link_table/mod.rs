@@ -37,7 +37,8 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
     let this = ObjectRef::from_obj(table.as_ref());
     let namespace = table.namespace().unwrap_or_default();
     let link = watch::get(&context.stores.links, &namespace, &table.spec.link_connection_ref.name);
-    let rivals = context.tables_of(&namespace, &table.spec.link_connection_ref.name);
+    let siblings = context.tables_of(&namespace, &table.spec.link_connection_ref.name);
+    let rivals = link.as_ref().map(|link| context.rivals(link)).unwrap_or_default();
     let table = context.memory.tables.newest(&table);
     let identity = acceptance::identity(&table);
     let heard = link.as_ref().and_then(|link| {
@@ -58,7 +59,7 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
     let findings = Findings {
         probed,
         generation: table.metadata.generation,
-        refusal: acceptance::refusal(&table, &rivals, link.as_deref()),
+        refusal: acceptance::refusal(&table, &siblings, &rivals, link.as_deref()),
         link_phase: link.as_ref().map(|link| link.status.as_ref().and_then(|status| status.phase).unwrap_or(LinkPhase::Initial)),
         report: heard,
         verified,

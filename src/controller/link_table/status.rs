@@ -62,6 +62,7 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
         Some(fault) => mark(&mut status, kind::ACCEPTED, Truth::False, &fault.reason, &explain(fault)),
         None => mark(&mut status, kind::ACCEPTED, Truth::True, reason::AS_REQUESTED, ""),
     }
+    let was_refused = get(&before.conditions, kind::ACCEPTED).is_some_and(|accepted| accepted.status != "True");
     let at_rest = matches!(findings.link_phase, Some(LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped));
     let ready = match (&findings.refusal, &findings.report) {
         (Some(fault), _) => {
@@ -95,7 +96,7 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
                 Ready::yes(reason::PAUSED, "the link is paused; the target table is exact as of status.asOf")
             }
             Some(LinkPhase::Paused) => Ready::progressing(reason::PAUSED, "the link is paused"),
-            _ if status.phase.is_none() || before.observed_generation != findings.generation => {
+            _ if status.phase.is_none() || before.observed_generation != findings.generation || was_refused => {
                 status.phase = Some(status.phase.unwrap_or_default());
                 Ready::unknown(reason::NEW_GENERATION, "no worker has reported on it yet")
             }

@@ -55,6 +55,17 @@ pub async fn mark(client: &Client, name: &str) -> Result<Option<String>, Error> 
     Ok(note(client, name).await?.given_up)
 }
 
+/// See [`crate::source::Source::take_over`]. That the position was given up stays written.
+pub async fn take_over(client: &Client, name: &str, owner: &str) -> Result<(), Error> {
+    let exists = client.query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[&name]).await?.is_some();
+    let note = note(client, name).await?;
+    if !exists || note.owner.as_deref() == Some(owner) {
+        return Ok(());
+    }
+    let comment = quote::literal(&comment(owner, note.given_up.as_deref()));
+    Ok(client.batch_execute(&format!("COMMENT ON PUBLICATION {} IS {comment}", quote::identifier(name))).await?)
+}
+
 /// See [`crate::source::Source::retained_log`].
 pub async fn retained(client: &Client, name: &str, owner: &str) -> Result<Option<RetainedLog>, Error> {
     let note = note(client, name).await?;

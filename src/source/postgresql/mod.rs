@@ -216,6 +216,10 @@ impl Source for Postgresql {
         Ok(slot::create(&session, &self.name).await?.position())
     }
 
+    async fn take_over(&self, owner: &str) -> Result<(), Error> {
+        given_up::take_over(&*self.session().await?, &self.name, owner).await
+    }
+
     async fn check_continuity(&self, from: &Position, identity: &Identity) -> Result<(), Error> {
         continuity::check(self, &*self.session().await?, Lsn::from_position(from)?, identity).await
     }

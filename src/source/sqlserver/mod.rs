@@ -147,6 +147,11 @@ impl Source for SqlServer {
     }
 
     /// Nothing is made in the source.
+    /// It makes nothing that would say whose it is.
+    async fn take_over(&self, _owner: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn begin_run(&self, _owner: &str) -> Result<Position, Error> {
         position::now(&mut *self.session().await?, self.mode()).await
     }

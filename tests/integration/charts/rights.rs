@@ -66,6 +66,7 @@ impl Replica {
             namespace: Some(watched.to_owned()).filter(|watched| !watched.is_empty()),
             health_port: port,
             no_leader_election: false,
+            max_rollouts: 10,
             pod_namespace: Some(home.to_owned()),
             pod_name: Some(name.to_owned()),
         };

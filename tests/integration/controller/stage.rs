@@ -24,6 +24,7 @@ use axum::{
 };
 use axum_server::tls_rustls::RustlsConfig;
 use flate2::read::GzDecoder;
+use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -47,7 +48,11 @@ use link_operator::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::faults::Faults;
@@ -65,7 +70,7 @@ pub struct Stage {
 }
 
 /// A controller that runs.
-struct Controller {
+pub struct Controller {
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
@@ -91,32 +96,53 @@ impl Stage {
         let server = ApiServer::shared().await;
         let (client, namespace, operator_namespace) = (server.client(), server.namespace().await, server.namespace().await);
         let mut stage = Self { client, namespace, operator_namespace, health_port: 0, controller: None };
-        stage.start_controller_by(controllers);
+        let controller = stage.run(controllers, |_| {});
+        stage.controller = Some(controller);
         stage
     }
 
     /// Starts a controller that knows nothing.
     pub async fn start_controller(&mut self) {
-        self.start_controller_by(ApiServer::shared().await.client());
+        self.start_controller_as(|_| {}).await;
     }
 
-    fn start_controller_by(&mut self, client: Client) {
+    /// Starts a controller with other options.
+    pub async fn start_controller_as(&mut self, change: impl FnOnce(&mut Options)) {
+        let controller = self.run(ApiServer::shared().await.client(), change);
+        self.controller = Some(controller);
+    }
+
+    /// Starts one with other options beside the one that runs, which is returned.
+    pub async fn swap_controller(&mut self, change: impl FnOnce(&mut Options)) -> Option<Controller> {
+        let next = self.run(ApiServer::shared().await.client(), change);
+        self.controller.replace(next)
+    }
+
+    /// Starts a controller whose way to the API server can be cut.
+    pub async fn start_controller_by(&mut self, way: &Way) {
+        let controller = self.run(ApiServer::shared().await.client_at(&way.url), |_| {});
+        self.controller = Some(controller);
+    }
+
+    fn run(&mut self, client: Client, change: impl FnOnce(&mut Options)) -> Controller {
         let stop = CancellationToken::new();
         self.health_port = free_port();
-        let options = Options {
+        let mut options = Options {
             worker_image: "link-operator:test".to_owned(),
             image_pull_policy: "Never".to_owned(),
             namespace: Some(self.namespace.clone()),
             health_port: self.health_port,
             no_leader_election: true,
+            max_rollouts: 10,
             pod_namespace: Some(self.operator_namespace.clone()),
             pod_name: Some("controller".to_owned()),
         };
+        change(&mut options);
         let task = tokio::spawn({
             let stop = stop.clone();
             async move { Box::pin(run_with(client, options, stop)).await.expect("the controller ended") }
         });
-        self.controller = Some(Controller { stop, task: AbortOnDropHandle::new(task) });
+        Controller { stop, task: AbortOnDropHandle::new(task) }
     }
 
     /// Ends the controller as a node that dies does, wherever it is.
@@ -269,6 +295,15 @@ impl Stage {
         self.api::<StatefulSet>().patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
 
+    /// As the StatefulSet controller: all pods are there, as the newest template says, and ready.
+    pub async fn pods_are_ready(&self, name: &str) {
+        let set = self.appears::<StatefulSet>(name).await;
+        let replicas = set.spec.unwrap().replicas;
+        let status = json!({"status": {"observedGeneration": set.metadata.generation, "replicas": replicas, "readyReplicas": replicas,
+            "updatedReplicas": replicas, "currentRevision": "1", "updateRevision": "1"}});
+        self.api::<StatefulSet>().patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
     /// As the kubelet: the pod's container ended with this message.
     pub async fn ends(&self, pod: &Pod, message: &str) {
         let terminated = json!({"exitCode": 0, "message": message, "finishedAt": jiff::Timestamp::now().strftime("%FT%TZ").to_string()});
@@ -313,6 +348,48 @@ impl Stage {
         if self.api::<StatefulSet>().get_opt(&link).await.unwrap().is_some() {
             self.observe_set(&link).await;
         }
+    }
+}
+
+/// A way to the API server that can be cut.
+pub struct Way {
+    url: String,
+    cut: watch::Sender<bool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Way {
+    pub async fn new() -> Self {
+        let server = ApiServer::shared().await.url.trim_start_matches("https://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let (cut, state) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let (server, mut state) = (server.clone(), state.clone());
+                tokio::spawn(async move {
+                    let forward = async {
+                        let mut far = TcpStream::connect(server).await?;
+                        tokio::io::copy_bidirectional(&mut near, &mut far).await
+                    };
+                    tokio::select! {
+                        _ = forward => {}
+                        _ = state.wait_for(|cut| *cut) => {}
+                    }
+                });
+            }
+        });
+        Self { url, cut, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Ends all connections, and every new one at once.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    pub fn mend(&self) {
+        self.cut.send_replace(false);
     }
 }
 
@@ -443,6 +520,17 @@ impl Worker {
             next["verifications"] = verifications;
             *report = Some(serde_json::from_value(next).unwrap());
         });
+    }
+
+    /// Reports that a batch was read, and where all tables are.
+    pub fn finishes(&self, plan: &Plan, batch: Timestamp, phase: TablePhase) {
+        let tables: Vec<Value> = plan.tables.iter().map(|table| json!({"uid": table.uid, "phase": phase, "rows": 3})).collect();
+        self.say_with(plan, &tables, &[("SourceReachable", None)], false, &json!({"batchDone": batch}));
+    }
+
+    /// Reports that all is well in a run.
+    pub fn works_in(&self, plan: &Plan, run: u32) {
+        self.say_with(plan, &[], &[("SourceReachable", None)], false, &json!({"run": run}));
     }
 
     /// Reports a check that fails.

@@ -9,6 +9,8 @@ mod joining;
 mod large;
 mod limits;
 mod partitions;
+mod relinking;
+mod scheduling;
 mod schema;
 mod sharing;
 mod sweeping;
@@ -86,6 +88,7 @@ impl Link {
             },
             run: 1,
             intent: Intent::Run,
+            batch: None,
             workers: 1,
             cores_per_worker: 2,
             flush_interval_ms: 50,
@@ -93,6 +96,7 @@ impl Link {
             transactional_consistency: false,
             schema_change: SchemaChange::default(),
             on_position_lost: OnPositionLost::default(),
+            relink_policy: link_operator::api::link_connection::RelinkPolicy::default(),
             bounds: Bounds::default(),
             source: Source { postgresql: Some(source.spec.clone()), sql_server: None },
             target: Target {
