@@ -144,6 +144,7 @@ mod tests {
             uid: uid.into(),
             source: crate::data::TableName::new("public", uid),
             target: crate::data::TableName::new("public", uid),
+            options: crate::api::link_table::TableOptions::default(),
             reseed: None,
             verify: None,
         };

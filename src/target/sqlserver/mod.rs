@@ -1,9 +1,8 @@
 //! SQL Server as a target: SQL Server 2016 or newer, Azure SQL Database, SQL Managed Instance.
 //!
 //! [`progress`] keeps the link's own tables (claims, progress, chunks), [`snapshot`] the table aside and the swap, [`merge`] applies
-//! changes, [`load`] brings rows to the server, [`ddl`] says how a table stands
-//! there. Each call is one session and, but for the swap's preparation, one transaction; a call that fails or is dropped closes
-//! its session and so leaves nothing.
+//! changes, [`load`] brings rows to the server, [`ddl`] says how a table stands there. Each call is one session and, but for the
+//! swap's preparation, one transaction; a call that fails or is dropped closes its session and so leaves nothing.
 
 mod ddl;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use link_operator::{
     data::Unresolved,
-    target::{Claim, Stride, Together},
+    target::{Claim, Fit, Stride, Together},
 };
 
 use super::{
@@ -183,4 +183,31 @@ async fn a_key_that_two_rows_have_is_found_before_the_swap() {
     let twice = link.target.finish_snapshot(&link.table, &link.schema, at(10, 10)).await.unwrap_err();
     assert!(reason(&twice) == "TargetInconsistent" && twice.to_string().contains('7'), "{twice}");
     assert!(!link.pool.state().tables.contains_key("orders"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_be_made_is_told_and_nothing_is() {
+    let link = Link::new(Some(Arc::new(Nowhere)), None);
+    let outline = link.target.outline(&link.table, &link.schema).await.unwrap();
+    let made = "CREATE TABLE [dw].[orders] ([id] int NOT NULL, [name] nvarchar(max) NULL) WITH (DISTRIBUTION = ROUND_ROBIN, HEAP)";
+    assert_eq!(outline.statements, [made]);
+    let fits: Vec<Fit> = outline.columns.into_iter().map(|column| column.fit).collect();
+    assert_eq!(fits, [Fit::Whole, Fit::Refuses("values that are too large for memory".to_owned())]);
+
+    let theirs = |state: &mut pool::State| {
+        state.tables.insert("orders".to_owned(), 7);
+    };
+    assert_eq!(link.target.try_claim(&link.table, &link.schema).await.unwrap(), Claim::Load);
+    link.pool.change(theirs);
+    let refused = link.target.try_claim(&link.table, &link.schema).await.unwrap_err();
+    assert_eq!((reason(&refused), link.pool.state().own), ("TargetTableExists", 0));
+
+    let link = Link::claimed(Some(Arc::new(Nowhere)), None).await;
+    link.target.forget(&link.table, false).await.unwrap();
+    let before = link.pool.state();
+    assert_eq!(link.target.try_claim(&link.table, &link.schema).await.unwrap(), Claim::Load);
+    assert_eq!(link.pool.state(), before, "nobody has claimed it");
+    link.pool.change(theirs);
+    let refused = link.target.try_claim(&link.table, &link.schema).await.unwrap_err();
+    assert_eq!((reason(&refused), link.pool.state().claim), ("TargetTableExists", None));
 }
