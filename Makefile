@@ -27,7 +27,7 @@ SCRIPTS := .ci/run benches/peers/install charts/check tests/protections deploy/p
 CARGO := cargo --locked
 PHASE := deploy/phase
 
-.PHONY: help demo demo-down test check unit integration soak protections bench e2e build crds manifests image install tools
+.PHONY: help demo demo-down test check unit integration soak faults protections bench e2e build crds manifests image install tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ soak: ## kills the real process 200 times, at every failpoint and at odd moments
 bench: ## compares with peers on this machine: COPY, pgcopydb, Sling, native replication (ROWS=n, UPDATES=n, SECONDS=n)
 	@benches/peers/install
 	@$(PHASE) "Benchmarks" $(CARGO) bench -j$(JOBS) --bench peers
+
+faults: ## fails, delays and contradicts every call of the controller to the API server in every way (FAULTS=each: in one way)
+	@$(PHASE) "Faults" env FAULTS=$${FAULTS:-all} $(CARGO) test -j$(JOBS) --test integration -- --nocapture controller::converging
 
 protections: ## switches each protection of the engine off and sees its test fail
 	@$(PHASE) "Protections" tests/protections
