@@ -25,7 +25,7 @@ mod told;
 pub mod validate;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,7 +58,8 @@ use crate::api::{
     link_connection::{LinkConnection, LinkConnectionStatus, LinkPhase, LinkState},
     link_table::LinkTable,
     plan::Intent,
-    report::Report,
+    report::{Report, TableReport},
+    verification::TableVerification,
 };
 use lifecycle::{Course, Facts};
 use loss::Loss;
@@ -174,16 +175,7 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         own.claims = claims;
     }
     let all = held_changed || probe_changed || before.phase != after.phase || before.observed_generation != after.observed_generation;
-    for table in &seen.tables {
-        let identity = acceptance::identity(table);
-        let news = reported.get(&identity).filter(|report| own.tables.get(&identity) != Some(report));
-        let verified = verifications.get(&identity).filter(|found| own.verifications.get(&identity) != Some(found));
-        if all || news.is_some() || verified.is_some() {
-            context.queues.tables.wake(ObjectRef::from_obj(table.as_ref()));
-        }
-    }
-    own.tables = reported;
-    own.verifications = verifications;
+    wake_tables(&seen.tables, &mut own, reported, verifications, all, &context);
 
     let due = after.next_batch_time.filter(|_| course.is_idle());
     let due = due.map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default());
@@ -195,6 +187,27 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         _ => ON_THE_WAY,
     };
     Ok(Action::requeue(soon.map_or(calm, |soon| soon.min(calm))))
+}
+
+/// Wakes the tables of which something new was told; `all`: what concerns every table changed.
+fn wake_tables(
+    tables: &[Arc<LinkTable>],
+    own: &mut Own,
+    reported: HashMap<String, TableReport>,
+    verifications: HashMap<String, TableVerification>,
+    all: bool,
+    context: &Context,
+) {
+    for table in tables {
+        let identity = acceptance::identity(table);
+        let news = reported.get(&identity).filter(|report| own.tables.get(&identity) != Some(report));
+        let verified = verifications.get(&identity).filter(|found| own.verifications.get(&identity) != Some(found));
+        if all || news.is_some() || verified.is_some() {
+            context.queues.tables.wake(ObjectRef::from_obj(table.as_ref()));
+        }
+    }
+    own.tables = reported;
+    own.verifications = verifications;
 }
 
 fn claims(seen: &Seen) -> Claims {

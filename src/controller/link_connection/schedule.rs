@@ -33,19 +33,19 @@ pub struct Facts {
     pub urgent: bool,
 }
 
-/// The course of a link that works in batches, where without a schedule it would be `course`. `stored` is the plan in force.
-pub fn shift(course: Course, stored: Option<&Plan>, interval: Duration, facts: Facts, now: Timestamp) -> Course {
+/// The course of a link that works in batches, where without a schedule it would be `course`. `in_force` is the plan in force.
+pub fn shift(course: Course, in_force: Option<&Plan>, interval: Duration, facts: Facts, now: Timestamp) -> Course {
     // A condition's times are whole seconds, and so are these.
     let begin = || Course { batch: Some(whole_second(now)), ..course };
-    let Some((began, intent)) = stored.filter(|plan| plan.run == course.run).and_then(|plan| Some((plan.batch?, plan.intent))) else {
+    let Some((since, intent)) = in_force.filter(|plan| plan.run == course.run).and_then(|plan| Some((plan.batch?, plan.intent))) else {
         return if course.intent == Intent::Run { begin() } else { course };
     };
-    let on = Course { batch: Some(began), ..course };
+    let on = Course { batch: Some(since), ..course };
     match course.phase {
         LinkPhase::Starting | LinkPhase::Resuming if intent == Intent::Drain => begin(),
         LinkPhase::Starting | LinkPhase::Resuming => on,
         LinkPhase::Running if intent == Intent::Run && !facts.done => on,
-        LinkPhase::Running if intent == Intent::Drain && (facts.urgent || next(began, interval) <= now) => begin(),
+        LinkPhase::Running if intent == Intent::Drain && (facts.urgent || next(since, interval) <= now) => begin(),
         LinkPhase::Running => {
             let workers = !(facts.scaled_down || facts.drained || !facts.pods);
             Course { intent: Intent::Drain, workers, ..on }

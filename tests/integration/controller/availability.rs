@@ -59,7 +59,7 @@ async fn an_upgrade_reaches_the_next_link_once_the_one_before_is_ready() {
     // Time enough for the other to be looked at; what its owner asks for does not wait.
     stage.merge::<LinkConnection>(second, json!({"spec": {"flushInterval": "2s"}})).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(upgraded().await, [first.clone()]);
+    assert_eq!(upgraded().await, std::slice::from_ref(&first));
     stage.pods_are_ready(&first).await;
     stage.becomes::<StatefulSet>(second, next).await;
 }

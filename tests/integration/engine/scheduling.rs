@@ -75,7 +75,7 @@ async fn a_batch_that_begins_while_workers_are_there_has_an_end_of_its_own() {
     link.source.execute("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0)").await;
     let (engine, first) = begin(&link, 1);
     engine.until("the batch is done", |report| report.batch_done == Some(first)).await;
-    let second = first.checked_add(Duration::from_secs(60)).unwrap();
+    let second = first.checked_add(Duration::from_mins(1)).unwrap();
     link.source.execute("UPDATE t SET v = 1").await;
     link.replan(|plan| plan.batch = Some(second));
     engine.until("the next batch is done", |report| report.batch_done == Some(second)).await;
