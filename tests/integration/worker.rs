@@ -362,7 +362,7 @@ async fn what_a_worker_does_is_counted_by_table_and_forgotten_with_it() {
     let all = |report: &Report| report.tables.len() == 2 && report.tables.iter().all(|table| table.phase == TablePhase::Replicating);
     worker.report(&client, "both tables replicate", all).await;
     database.execute("INSERT INTO public.a SELECT generate_series(31, 35)").await;
-    let metrics = worker
+    worker
         .metrics_with(&[
             r#"link_operator_read_rows_total{kind="snapshot",table="public.a",link="shop"} 30"#,
             r#"link_operator_applied_rows_total{kind="snapshot",table="public.a",link="shop"} 30"#,
@@ -374,6 +374,7 @@ async fn what_a_worker_does_is_counted_by_table_and_forgotten_with_it() {
             r#"link_operator_run{link="shop"} 1"#,
         ])
         .await;
+    // How much log is kept is asked for every ten seconds.
     for series in [
         r#"link_operator_read_bytes_total{kind="changes",table="public.a",link="shop"} "#,
         r#"link_operator_applied_bytes_total{kind="snapshot",table="public.b",link="shop"} "#,
@@ -389,7 +390,8 @@ async fn what_a_worker_does_is_counted_by_table_and_forgotten_with_it() {
         r#"link_operator_zone_requests_total{result="ok",verb="create",link="shop"} "#,
         r#"link_operator_core_seconds_total{link="shop"} "#,
     ] {
-        assert!(metrics.contains(series), "{series} is not in\n{metrics}");
+        let there = async || worker.metrics_with(&[]).await.contains(series);
+        worker.until(series, Duration::from_secs(20), there).await;
     }
     let everywhere = |report: &Report| {
         report.position.as_ref().is_some_and(|at| at.source_head.is_some() && at.captured.is_some() && at.applied == at.captured)
