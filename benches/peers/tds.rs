@@ -61,10 +61,32 @@ pub async fn compare() {
     let file = folder.path().join("bench.txt");
     heading(&format!("Reading {rows} rows of 10 columns over TDS; one connection each"));
     let bytes = freebcp(&database, &file, rows);
-    let source = database::Source { sql_server: Some(serde_json::from_value(json!(database.spec)).unwrap()), postgresql: None };
+    let mut spec = json!(database.spec);
+    spec["captureMode"] = json!(keep_changes(&database).await);
+    let source = database::Source { sql_server: Some(serde_json::from_value(spec).unwrap()), postgresql: None };
     let reader = source::open(&source, &database.secrets, "bench").unwrap();
     to_files(reader, rows, bytes).await;
     server.run(&format!("DROP DATABASE [{}]", database.spec.database)).await;
+}
+
+/// Only a table whose changes are kept can be linked. Returns how they are.
+async fn keep_changes(database: &Database) -> &'static str {
+    let mut session = database.session().await;
+    if session.query("SELECT CHANGE_TRACKING_CURRENT_VERSION()").await.is_ok() {
+        for sql in [
+            "ALTER DATABASE CURRENT SET ALLOW_SNAPSHOT_ISOLATION ON",
+            "ALTER DATABASE CURRENT SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 1 DAYS, AUTO_CLEANUP = ON)",
+            "ALTER TABLE dbo.bench ENABLE CHANGE_TRACKING",
+        ] {
+            database.run(sql).await;
+        }
+        return "ChangeTracking";
+    }
+    // Where change data capture is acted out, its schema is made by hand.
+    let _ = database.session().await.run("CREATE SCHEMA cdc").await;
+    database.run("EXEC sys.sp_cdc_enable_db").await;
+    database.run("EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'bench', @role_name = NULL").await;
+    "ChangeDataCapture"
 }
 
 /// Returns the bytes that it wrote.
