@@ -175,7 +175,12 @@ pub async fn remove(client: &Client, pod: &Pod) -> Result<(), kube::Error> {
     };
     match api.delete(&pod.name_any(), &params).await {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        // Another pod has the name by now; or this one is there still, and who goes on would leave it for ever.
+        Err(error @ kube::Error::Api(_)) => match api.get_metadata_opt(&pod.name_any()).await? {
+            Some(there) if there.metadata.uid == pod.metadata.uid => Err(error),
+            _ => Ok(()),
+        },
         Err(error) => Err(error),
     }
 }
