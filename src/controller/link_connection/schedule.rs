@@ -35,8 +35,12 @@ pub struct Facts {
 
 /// The course of a link that works in batches, where without a schedule it would be `course`. `in_force` is the plan in force.
 pub fn shift(course: Course, in_force: Option<&Plan>, interval: Duration, facts: Facts, now: Timestamp) -> Course {
-    // A condition's times are whole seconds, and so are these.
-    let begin = || Course { batch: Some(whole_second(now)), ..course };
+    let last = in_force.and_then(|plan| plan.batch);
+    // A condition's times are whole seconds, and so are these. No two batches have one: by it a worker's word belongs to a batch.
+    let begin = || {
+        let after = last.and_then(|last| last.checked_add(Duration::from_secs(1)).ok());
+        Course { batch: after.max(Some(whole_second(now))), ..course }
+    };
     let Some((since, intent)) = in_force.filter(|plan| plan.run == course.run).and_then(|plan| Some((plan.batch?, plan.intent))) else {
         return if course.intent == Intent::Run { begin() } else { course };
     };
@@ -133,6 +137,15 @@ mod tests {
             let (batch, intent, workers) = expected;
             assert_eq!((found.batch, found.intent, found.workers), (batch.map(at), intent, workers), "{phase} {facts:?} {minute}");
             assert_eq!(found.phase, phase);
+        }
+    }
+
+    #[test]
+    fn a_batch_in_the_second_of_the_last_one_is_another() {
+        let urgent = Facts { urgent: true, ..DOWN };
+        for (phase, run, facts) in [(LinkPhase::Running, 1, urgent), (LinkPhase::Resuming, 1, DOWN), (LinkPhase::Starting, 2, DOWN)] {
+            let next = shift(course(phase, run), Some(&stored(Some(3), Intent::Drain)), INTERVAL, facts, at(3));
+            assert_eq!(next.batch, at(3).checked_add(Duration::from_secs(1)).ok(), "{phase}");
         }
     }
 
