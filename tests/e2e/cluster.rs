@@ -3,12 +3,14 @@
 use std::{
     io::Write as _,
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls};
+
+use crate::{canaries::Canaries, secrecy};
 
 /// Longest wait for anything; the machine may be busy.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -66,6 +68,8 @@ pub struct Place {
     pub database: String,
     pub source: Client,
     pub target: Client,
+    /// Credentials that were handed over.
+    canaries: Mutex<Canaries>,
 }
 
 impl Place {
@@ -86,7 +90,8 @@ impl Place {
             admin.batch_execute(&format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)")).await.unwrap();
             admin.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
         }
-        let place = Self { source: client("source", &database).await, target: client("target", &database).await, namespace, database };
+        let (source, target) = (client("source", &database).await, client("target", &database).await);
+        let place = Self { namespace, database, source, target, canaries: Mutex::default() };
         place.apply(&format!(
             "{{apiVersion: v1, kind: Secret, metadata: {{name: source}}, stringData: {{username: postgres, password: {PASSWORD}}}}}
 ---
@@ -107,6 +112,7 @@ spec: {{persistentVolumeClaim: {{claimName: zone}}}}
     }
 
     pub fn apply(&self, manifests: &str) {
+        secrecy::remember(&mut self.canaries.lock().unwrap(), manifests);
         apply(&self.namespace, manifests);
     }
 
@@ -229,8 +235,9 @@ spec:
         names.lines().map(|line| line.trim_start_matches("pod/").to_owned()).collect()
     }
 
-    /// The test went well: nothing of it is needed for looking.
+    /// The test went well: nothing of it is needed for looking, once no credential was found in it.
     pub fn done(self) {
+        secrecy::check(&mut self.canaries.lock().unwrap(), &self.namespace);
         kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]);
     }
 }

@@ -7,6 +7,8 @@
 #[path = "../support/azurite.rs"]
 #[allow(dead_code)] // only its tokens: here Azurite runs in a pod
 mod azurite;
+#[path = "../support/canaries.rs"]
+mod canaries;
 mod cluster;
 
 mod crash;
@@ -16,3 +18,4 @@ mod installation;
 mod lifecycle;
 mod memory;
 mod scale;
+mod secrecy;

@@ -15,6 +15,7 @@ mod gitops;
 mod lifecycle;
 #[path = "controller/plugin.rs"]
 mod plugin;
+mod secrecy;
 #[path = "controller/stage.rs"]
 mod stage;
 

@@ -151,6 +151,11 @@ impl ApiServer {
         config
     }
 
+    /// What its clients show that they are who they are.
+    pub fn token() -> &'static str {
+        TOKEN
+    }
+
     /// A kubeconfig file's text for programs, of the same rights.
     pub fn kubeconfig(&self, namespace: &str) -> String {
         use base64::Engine as _;

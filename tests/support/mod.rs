@@ -3,6 +3,7 @@
 
 pub mod apiserver;
 pub mod azurite;
+pub mod canaries;
 pub mod postgres;
 pub mod sqlfluff;
 pub mod sqlserver;

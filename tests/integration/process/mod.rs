@@ -6,6 +6,7 @@ mod kills;
 mod moves;
 mod planning;
 mod protects;
+mod secrecy;
 mod verifying;
 
 use std::{
