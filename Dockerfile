@@ -1,4 +1,5 @@
-# The operator's image: one binary, built before (cargo build --release), on a base without a shell.
+# The operator's image: one binary, built before (cargo build --release), on a base without a shell. Beside it the list of what it
+# is made of (deploy/sbom target/release/link-operator.cdx.json).
 ARG BASE=gcr.io/distroless/cc-debian12:nonroot
 FROM ${BASE}
 
@@ -18,6 +19,7 @@ LABEL org.opencontainers.image.title="link-operator" \
       org.opencontainers.image.base.name="${BASE}"
 
 COPY --chmod=0755 ${BINARY} /usr/local/bin/link-operator
+COPY --chmod=0444 ${BINARY}.cdx.json /usr/local/share/sbom/link-operator.cdx.json
 
 # A number, so that runAsNonRoot can be checked without reading /etc/passwd.
 USER 65532:65532

@@ -19,13 +19,17 @@ JOBS ?= 2
 CLUSTER ?= $(shell deploy/kind/cluster usable && echo kind || echo local)
 
 CARGO_DENY := 0.20.2
+CARGO_CYCLONEDX := 0.5.9
 IMAGE := localhost/link-operator/link-operator
 BINARY := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/link-operator
-SCRIPTS := .ci/run benches/peers/install charts/check tests/protections deploy/phase deploy/install deploy/render deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
+SCRIPTS := .ci/run benches/peers/install charts/check tests/protections deploy/phase deploy/install deploy/render deploy/sbom deploy/demo/demo deploy/kind/cluster deploy/local/cluster \
   deploy/local/with-cluster $(wildcard deploy/demo/*.sh deploy/local/images/*/*.sh)
 
 CARGO := cargo --locked
 PHASE := deploy/phase
+# A Cargo tool, built for use rather than speed.
+INSTALL = $(PHASE) "cargo install" env CARGO_TARGET_DIR=$(LINK_CACHE)/target-tools CARGO_PROFILE_DEV_DEBUG=0 \
+  cargo install --quiet --debug --locked -j$(JOBS) --root $(LINK_CACHE)
 
 .PHONY: help demo demo-down test check unit integration soak faults protections bench e2e build crds manifests image install tools
 
@@ -67,13 +71,14 @@ faults: ## fails, delays and contradicts every call of the controller to the API
 protections: ## switches each protection of the engine off and sees its test fail
 	@$(PHASE) "Protections" tests/protections
 
-e2e: ## tests on a real cluster; started, and stopped again unless it was up
+e2e: ## tests on a real cluster; started, and stopped again unless it was up (AWAY=seconds: how long its API server is away)
 	@$(PHASE) "End-to-end tests: build" $(CARGO) test -j$(JOBS) --test e2e --no-run
 	@$(PHASE) "End-to-end tests" deploy/local/with-cluster $(MAKE) --no-print-directory CLUSTER=local install e2e-run
 
 .PHONY: e2e-run
 e2e-run:
 	@$(CARGO) test -j$(JOBS) --test e2e -- --test-threads=$(JOBS)
+	@$(CARGO) test -j$(JOBS) --test e2e -- --ignored --test-threads=1
 
 build: ## the binary (PROFILE=dev|release)
 	@$(PHASE) "Binary" $(CARGO) build -j$(JOBS) --profile $(PROFILE) --bin link-operator
@@ -87,6 +92,7 @@ crds: ## writes crds/, and the chart's copy, from the types in src/api
 image: export IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image: export IMAGE_REVISION = $(shell git rev-parse --verify --quiet HEAD || echo unknown)
 image: build ## the image, for CLUSTER
+	@$(PHASE) "List of what the binary is made of" deploy/sbom $(BINARY).cdx.json
 	@$(PHASE) "Image" deploy/$(CLUSTER)/cluster build-image $(BINARY) $(IMAGE):dev
 
 install: image ## the charts, on the running cluster of CLUSTER
@@ -96,6 +102,5 @@ tools: ## what tests and demo need beside Rust, Go, npm and gcc
 	@$(PHASE) "What the cluster needs" deploy/local/cluster deps
 	@command -v shellcheck >/dev/null || $(PHASE) "shellcheck" apt-get install -y -qq --no-install-recommends shellcheck
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || $(PHASE) "rustfmt, clippy" rustup component add rustfmt clippy
-	@[[ "$$(cargo-deny --version 2>/dev/null)" == "cargo-deny $(CARGO_DENY)" ]] || $(PHASE) "cargo-deny" \
-	  env CARGO_TARGET_DIR=$(LINK_CACHE)/target-tools CARGO_PROFILE_DEV_DEBUG=0 \
-	  cargo install --quiet --debug --locked -j$(JOBS) --root $(LINK_CACHE) cargo-deny@$(CARGO_DENY)
+	@[[ "$$(cargo-deny --version 2>/dev/null)" == *" $(CARGO_DENY)" ]] || $(INSTALL) cargo-deny@$(CARGO_DENY)
+	@[[ "$$(cargo cyclonedx --version 2>/dev/null)" == *" $(CARGO_CYCLONEDX)" ]] || $(INSTALL) cargo-cyclonedx@$(CARGO_CYCLONEDX)

@@ -17,5 +17,6 @@ mod flow;
 mod installation;
 mod lifecycle;
 mod memory;
+mod outage;
 mod scale;
 mod secrecy;

@@ -10,6 +10,20 @@ control_plane_up() {
     --initial-cluster local=https://127.0.0.1:2380 --peer-cert-file "$CERTS/etcd.crt" --peer-key-file "$CERTS/etcd.key" \
     --peer-client-cert-auth --peer-trusted-ca-file "$CERTS/ca.crt"
 
+  api_up
+
+  start kube-controller-manager kube-controller-manager --kubeconfig "$CERTS/controller-manager.kubeconfig" \
+    --leader-elect=false --use-service-account-credentials --root-ca-file "$CERTS/ca.crt" \
+    --service-account-private-key-file "$CERTS/service-accounts.key" \
+    --cluster-signing-cert-file "$CERTS/ca.crt" --cluster-signing-key-file "$CERTS/ca.key" \
+    --bind-address 127.0.0.1 --node-monitor-grace-period 20s --flex-volume-plugin-dir "$DIR/volume-plugins"
+  start kube-scheduler kube-scheduler --kubeconfig "$CERTS/scheduler.kubeconfig" --leader-elect=false --bind-address 127.0.0.1
+
+  # One kube-proxy serves both nodes: they share the host's network. Its conntrack limits are left to the host.
+  start kube-proxy kube-proxy --config "$(kube_proxy_config)" --hostname-override "$(node_name 1)"
+}
+
+api_up() {
   # It advertises the bridge's address, because pods cannot reach loopback.
   # InternalIP, because nothing resolves the nodes' names and logs, exec and port-forward would look for them.
   start kube-apiserver kube-apiserver --bind-address "$NODE1_IP" --advertise-address "$NODE1_IP" --secure-port 6443 \
@@ -24,16 +38,12 @@ control_plane_up() {
     --service-cluster-ip-range "$SERVICE_RANGE" --authorization-mode Node,RBAC \
     --enable-admission-plugins NodeRestriction --allow-privileged
   until_ok 60 "the API server" api_ready
+}
 
-  start kube-controller-manager kube-controller-manager --kubeconfig "$CERTS/controller-manager.kubeconfig" \
-    --leader-elect=false --use-service-account-credentials --root-ca-file "$CERTS/ca.crt" \
-    --service-account-private-key-file "$CERTS/service-accounts.key" \
-    --cluster-signing-cert-file "$CERTS/ca.crt" --cluster-signing-key-file "$CERTS/ca.key" \
-    --bind-address 127.0.0.1 --node-monitor-grace-period 20s --flex-volume-plugin-dir "$DIR/volume-plugins"
-  start kube-scheduler kube-scheduler --kubeconfig "$CERTS/scheduler.kubeconfig" --leader-elect=false --bind-address 127.0.0.1
-
-  # One kube-proxy serves both nodes: they share the host's network. Its conntrack limits are left to the host.
-  start kube-proxy kube-proxy --config "$(kube_proxy_config)" --hostname-override "$(node_name 1)"
+# As if its machine were gone; etcd, kubelets and pods run on.
+api_down() {
+  alive kube-apiserver || die "the cluster is not up"
+  stop kube-apiserver KILL
 }
 
 api_ready() { kubectl get --raw /readyz; }

@@ -85,9 +85,9 @@ context_azurite() { cp "$CACHE"/azurite/{node,azurite-blob.js} "$1/"; }
 # build_image BINARY [TAG]: the operator's own image, as `docker build` makes it, on our base
 build_image() {
   local binary=${1:?which binary?} tag=${2:-localhost/link-operator/link-operator:dev} context cached_key since=$EPOCHREALTIME
-  [[ -f $binary ]] || die "no such file: $binary"
+  [[ -f $binary && -f $binary.cdx.json ]] || die "no such files: $binary and, from deploy/sbom, $binary.cdx.json"
   image base
-  if cached "$IMAGES/.link-operator.key" "$binary" "$HERE/../../Dockerfile" "$IMAGES/.base.key" <(echo "$tag"); then
+  if cached "$IMAGES/.link-operator.key" "$binary" "$binary.cdx.json" "$HERE/../../Dockerfile" "$IMAGES/.base.key" <(echo "$tag"); then
     say "$IMAGES/link-operator.tar holds this binary already"
     return
   fi
@@ -95,6 +95,7 @@ build_image() {
   # shellcheck disable=SC2064 # the name of now
   trap "rm -rf $context" EXIT
   cp "$binary" "$context/link-operator"
+  cp "$binary.cdx.json" "$context/link-operator.cdx.json"
   rm -f "$IMAGES/.link-operator.key"
   step "Image $tag" build_archive "$HERE/../../Dockerfile" "$context" "$tag" "$IMAGES/link-operator.tar" \
     --build-arg "BASE=$BASE_IMAGE" --build-arg BINARY=link-operator \
