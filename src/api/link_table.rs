@@ -118,7 +118,7 @@ pub struct SourceTable {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetTable {
-    /// Schema of the target table; made if it does not exist. Default: the source table's schema.
+    /// Schema of the target table, which must be there already (`TargetSchemaMissing`). Default: the source table's schema.
     #[schemars(length(min = 1, max = 128))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_name: Option<String>,

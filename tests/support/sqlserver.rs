@@ -65,7 +65,12 @@ impl Database {
             let _ = session.run(&format!("DROP DATABASE [{}]", row.text(0).unwrap())).await;
         }
         let name = format!("{PREFIX}{}", uuid::Uuid::new_v4().simple());
-        session.run(&format!("CREATE DATABASE [{name}]")).await.unwrap();
+        {
+            // Two at once fail on Babelfish: "tuple concurrently updated".
+            static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+            let _one = ONE.lock().await;
+            session.run(&format!("CREATE DATABASE [{name}]")).await.unwrap();
+        }
         Self { spec: SqlServerDatabase { database: name, ..self.spec.clone() }, ..self.clone() }
     }
 

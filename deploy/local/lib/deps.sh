@@ -90,9 +90,9 @@ go_build() {
       flags+=" -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$version")"
     done
   elif [[ ${1##*/} == helm ]]; then
-    flags+=" -X helm.sh/helm/v3/internal/version.version=$(go list -m -f '{{.Version}}' helm.sh/helm/v3)"
+    flags+=" -X helm.sh/helm/v4/internal/version.version=$(go list -m -f '{{.Version}}' helm.sh/helm/v4)"
   fi
-  if [[ ${1##*/} == @(helm|checks) ]]; then
+  if [[ ${1##*/} == checks ]]; then
     # What charts that are rendered without a cluster are told; Helm's default is older than what ours need.
     version=$(go list -m -f '{{.Version}}' k8s.io/client-go)
     flags+=" -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$(cut -d. -f2 <<<"$version")"

@@ -1,4 +1,5 @@
-//! What the tools of others say of a link in each of its phases: `kubectl wait`, kstatus (Flux, Helm), Argo CD. All by their own code.
+//! What the tools of others say of a link in each of its phases: `kubectl wait`, `helm upgrade --wait`, kstatus (Flux), Argo CD. All
+//! by their own code.
 
 use std::{
     io::Write as _,
@@ -47,12 +48,32 @@ async fn waits_no_longer(stage: &Stage, what: &str) -> bool {
     kubectl.stdout(Stdio::null()).stderr(Stdio::null()).status().await.unwrap().success()
 }
 
-/// All three, of the link.
+/// Whether `helm upgrade --wait` of a chart with the link as it is succeeds: Helm 4 knows kinds that it has never seen.
+async fn helm_waits_no_longer(stage: &Stage, link: &LinkConnection) -> bool {
+    let chart = tempfile::tempdir().unwrap();
+    let path = |name: &str| chart.path().join(name);
+    let object =
+        json!({"apiVersion": "link-operator.io/v1alpha1", "kind": "LinkConnection", "metadata": {"name": "shop"}, "spec": link.spec});
+    std::fs::create_dir(path("templates")).unwrap();
+    std::fs::write(path("Chart.yaml"), "{apiVersion: v2, name: shop, version: 1.0.0}").unwrap();
+    std::fs::write(path("templates/link.yaml"), object.to_string()).unwrap();
+    std::fs::write(path("config"), ApiServer::shared().await.kubeconfig(&stage.namespace)).unwrap();
+    let mut helm = tokio::process::Command::new(binary("helm"));
+    helm.arg("--kubeconfig").arg(path("config")).args(["upgrade", "shop", "--install", "--take-ownership", "--wait", "--timeout=3s"]);
+    let output = helm.arg(chart.path()).output().await.unwrap();
+    // To have waited is one thing, to have failed for another reason another.
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || said.contains("not ready") || said.contains("deadline"), "{said}");
+    output.status.success()
+}
+
+/// All of them, of the link.
 async fn say(stage: &Stage, phase: LinkPhase, word: &str, kstatus: &str, argo: &str) {
     let link = stage.link_where("shop", |link| reason(link) == word && link.status.as_ref().unwrap().phase == Some(phase)).await;
-    let verdict = statuses(&[serde_json::to_value(link).unwrap()]).pop().unwrap();
+    let verdict = statuses(&[serde_json::to_value(&link).unwrap()]).pop().unwrap();
     assert_eq!((verdict.kstatus.as_str(), verdict.argo.as_str()), (kstatus, argo), "{phase} {word}");
     assert_eq!(waits_no_longer(stage, "linkconnection/shop").await, kstatus == "Current", "{phase} {word}");
+    assert_eq!(helm_waits_no_longer(stage, &link).await, kstatus == "Current", "{phase} {word}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
