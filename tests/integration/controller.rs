@@ -1,22 +1,14 @@
 //! The controller against a real API server. Nobody makes pods for StatefulSets and nobody runs them: the tests play the
 //! StatefulSet controller and the kubelet, and a small HTTPS server plays the worker.
 
-#[path = "controller/availability.rs"]
 mod availability;
-#[path = "controller/converging.rs"]
 mod converging;
-#[path = "controller/discovering.rs"]
 mod discovering;
-#[path = "controller/faults.rs"]
 mod faults;
-#[path = "controller/gitops.rs"]
 mod gitops;
-#[path = "controller/lifecycle.rs"]
 mod lifecycle;
-#[path = "controller/plugin.rs"]
 mod plugin;
 mod secrecy;
-#[path = "controller/stage.rs"]
 mod stage;
 
 use std::collections::BTreeMap;
