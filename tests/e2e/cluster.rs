@@ -268,6 +268,11 @@ pub async fn client(server: &str, database: &str) -> Client {
     }
 }
 
+/// Name of the node that never dies.
+pub fn first_node() -> String {
+    kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])
+}
+
 /// Starts the servers that all tests share, once.
 fn servers() {
     static STARTED: OnceLock<()> = OnceLock::new();
@@ -275,6 +280,8 @@ fn servers() {
         if try_kubectl(&["get", "namespace", SERVERS], "").is_err() {
             kubectl(&["create", "namespace", SERVERS]);
         }
+        // Where they stay when the other node dies.
+        let node = first_node();
         let postgres = |name: &str| {
             format!(
                 "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}}, ports: [{{port: 5432}}]}}}}
@@ -283,6 +290,7 @@ apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, labels: {{app: {name}}}}}
 spec:
+  nodeSelector: {{kubernetes.io/hostname: {node}}}
   securityContext: {{runAsNonRoot: true, runAsUser: 999, fsGroup: 999, seccompProfile: {{type: RuntimeDefault}}}}
   containers:
     - name: postgres

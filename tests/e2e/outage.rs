@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Place, client, condition, kubectl, until};
+use crate::cluster::{Place, client, condition, first_node, kubectl, until};
 
 /// How long the API server is away, in seconds, unless the environment variable `AWAY` says otherwise.
 const AWAY: u64 = 45;
@@ -31,7 +31,7 @@ impl Drop for Back {
 fn works(pod: &str) -> bool {
     fs::read_dir("/proc").unwrap().filter_map(Result::ok).any(|process| {
         let says = |file: &str, word: &str| fs::read_to_string(process.path().join(file)).is_ok_and(|text| text.contains(word));
-        says("cgroup", pod) && says("cmdline", "link-operator worker")
+        says("cgroup", pod) && says("cmdline", "link-operator\0worker")
     })
 }
 
@@ -66,8 +66,8 @@ async fn linked(name: &str) -> Place {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "alone: make e2e"]
 async fn a_worker_of_a_dead_node_is_replaced_while_it_still_runs() {
-    // So that the worker comes to the second node, and the operator and the databases are on the first.
-    let first = kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    // The databases are on the first node.
+    let first = first_node();
     let second = kubectl(&["get", "nodes", "-o", "jsonpath={.items[1].metadata.name}"]);
     let place = linked("nodes").await;
     kubectl(&["cordon", &first]);
