@@ -205,6 +205,15 @@ pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
     get(conditions, kind).is_some_and(|condition| condition.status == "True")
 }
 
+/// Whether a condition says what is wrong, beside Ready: most are well when True.
+pub fn is_problem(condition: &Condition) -> bool {
+    match condition.type_.as_str() {
+        kind::READY | kind::RECONCILING | kind::SUSPENDED | kind::SNAPSHOT_COMPLETE => false,
+        kind::STALLED | kind::CREDENTIAL_EXPIRING => condition.status == "True",
+        _ => condition.status != "True",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

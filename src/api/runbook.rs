@@ -85,6 +85,13 @@ pub fn refer(reason: &str, message: &str) -> String {
     }
 }
 
+/// A message without the page that [`refer`] named at its end, and the page.
+pub fn parts(message: &str) -> (&str, Option<String>) {
+    let pages = PAGES.iter().map(|(page, _)| format!("{BASE}{page}.md"));
+    let mut parts = pages.filter_map(|page| Some((message.strip_suffix(&page)?.strip_suffix("; see ")?, Some(page))));
+    parts.next().unwrap_or((message, None))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +104,14 @@ mod tests {
         assert_eq!(refer("TablesFailed", &once), once);
         assert_eq!(refer("NoPrimaryKey", ""), "");
         assert_eq!(refer("AsRequested", "all is well"), "all is well");
+    }
+
+    #[test]
+    fn a_page_is_told_apart_from_its_message_and_only_one_of_ours() {
+        let page = format!("{BASE}LinkTablesFailed.md");
+        assert_eq!(parts(&refer("NoPrimaryKey", "add one")), ("add one", Some(page)));
+        for other in ["add one", "add one; see https://evil.example/LinkTablesFailed.md", &format!("add one; see {BASE}../../evil.md")] {
+            assert_eq!(parts(other), (other, None));
+        }
     }
 }

@@ -18,6 +18,7 @@ pub mod link_table;
 pub mod metrics;
 pub mod names;
 pub mod oneshot;
+pub mod page;
 pub mod pods;
 pub mod requests;
 mod rollouts;

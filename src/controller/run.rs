@@ -33,6 +33,7 @@ use super::{
     link_connection::{self, Memory},
     link_table,
     metrics::Metrics,
+    page::{self, Page},
     requests,
     rollouts::Rollouts,
     watch::Queue,
@@ -62,6 +63,9 @@ pub struct Options {
     /// Port of /healthz, /readyz and /metrics.
     #[arg(long, env = "HEALTH_PORT", default_value_t = HEALTH_PORT)]
     pub health_port: u16,
+    /// The page to look at.
+    #[command(flatten)]
+    pub page: page::Options,
     /// Work without holding the Lease: only where no other controller runs.
     #[arg(long)]
     pub no_leader_election: bool,
@@ -94,11 +98,14 @@ pub async fn run_with(client: Client, options: Options, stop: CancellationToken)
         move || metrics.gather()
     };
     let health = telemetry::serve_health(options.health_port, gather, readiness, stop.clone());
+    let page = Arc::new(Page::new(&options));
+    let shown = page.clone().serve(stop.clone());
     let led = async {
-        let working = |client: Client| Box::pin(work(client, options.clone(), metrics.clone(), stop.clone()));
+        let working = |client: Client| Box::pin(work(client, options.clone(), metrics.clone(), page.clone(), stop.clone()));
         if options.no_leader_election {
             return working(client).await;
         }
+        page.waits(&client);
         let namespace = options.pod_namespace.as_deref().unwrap_or("default");
         let identity = options.pod_name.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         Box::pin(leader::lead(client, namespace, &identity, stop.clone(), working)).await
@@ -109,10 +116,12 @@ pub async fn run_with(client: Client, options: Options, stop: CancellationToken)
             Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
         },
+        // Without anybody who looks it ends sooner than the work does.
+        Err(error) = shown => Err(error.into()),
     }
 }
 
-async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), Error> {
+async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page: Arc<Page>, stop: CancellationToken) -> Result<(), Error> {
     if options.worker_image.is_empty() {
         let own = tokio::select! {
             own = own_image(&client, &options) => own?,
@@ -165,6 +174,7 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, stop:
         () = stop.cancelled() => return Ok(()),
     }
     tracing::info!("all watches have begun");
+    page.leads(&context.stores);
     let controllers = futures::future::join4(
         control(stores.links, context.queues.links.clone(), link_wakes, link_connection::reconcile, context.clone(), &stop),
         control(stores.tables, context.queues.tables.clone(), table_wakes, link_table::reconcile, context.clone(), &stop),

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Error, Format};
 use crate::{
     api::{
-        conditions::{get, kind},
+        conditions::{get, is_problem, kind},
         link_connection::{LinkConnection, LinkConnectionStatus},
         link_table::{LinkTable, LinkTableStatus},
         report::TablePhase,
@@ -118,7 +118,7 @@ pub fn link(link: &LinkConnection, tables: &[LinkTable], now: Timestamp) -> Stri
     text.push_str(&facts.to_string());
 
     let mut wrong = Table::new(&["  CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"]);
-    for condition in status.conditions.iter().filter(|condition| is_worth_telling(condition)) {
+    for condition in status.conditions.iter().filter(|condition| is_problem(condition)) {
         wrong.row(vec![
             format!("  {}", condition.type_),
             condition.status.clone(),
@@ -203,15 +203,6 @@ pub fn ready(conditions: &[Condition]) -> String {
         None => "unknown: the controller has not seen it yet".to_owned(),
         Some(ready) if ready.message.is_empty() => format!("{}, {}", ready.status, ready.reason),
         Some(ready) => format!("{}, {}: {}", ready.status, ready.reason, ready.message),
-    }
-}
-
-/// Conditions that say what is wrong: most are well when True.
-fn is_worth_telling(condition: &Condition) -> bool {
-    match condition.type_.as_str() {
-        kind::READY | kind::RECONCILING | kind::SUSPENDED | kind::SNAPSHOT_COMPLETE => false,
-        kind::STALLED | kind::CREDENTIAL_EXPIRING => condition.status == "True",
-        _ => condition.status != "True",
     }
 }
 

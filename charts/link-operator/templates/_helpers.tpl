@@ -64,3 +64,13 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
+
+{{/* Whether the page can be reached at the pod's address. It asks nobody who they are: only a NetworkPolicy keeps others from it. */}}
+{{- define "link-operator.pageOnPod" -}}
+{{- if and .Values.page.enabled (eq .Values.page.listen "Pod") -}}
+{{- if not (and .Values.networkPolicy.enabled .Values.page.from) -}}
+{{- fail "page.listen Pod needs networkPolicy.enabled, and page.from: where connections of the API server come from. Everybody else would reach the page without a login" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}

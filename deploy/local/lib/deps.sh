@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the cluster is made of: Debian packages, Go programs built from pinned modules, Azurite. Built once, kept in $CACHE.
 
-PACKAGES=(bind9-dnsutils buildah ca-certificates conntrack containerd containernetworking-plugins curl gcc iproute2 jq
+PACKAGES=(bind9-dnsutils buildah ca-certificates chromium conntrack containerd containernetworking-plugins curl gcc iproute2 jq
   libc6-dev make mmdebstrap nftables openssl perl postgresql-15 postgresql-client-15 runc util-linux)
 
 GO_MODULES=(kubernetes etcd coredns helm checks kube-score gitops)

@@ -14,7 +14,7 @@ use kube::{
 };
 use link_operator::{
     api::{landing_zone::LandingZone, link_connection::LinkConnection},
-    controller::{Options, run_with},
+    controller::{Options, page, run_with},
 };
 use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -65,6 +65,7 @@ impl Replica {
             image_pull_policy: "IfNotPresent".to_owned(),
             namespace: Some(watched.to_owned()).filter(|watched| !watched.is_empty()),
             health_port: port,
+            page: page::Options::default(),
             no_leader_election: false,
             max_rollouts: 10,
             pod_namespace: Some(home.to_owned()),

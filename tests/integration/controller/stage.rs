@@ -44,7 +44,7 @@ use link_operator::{
         plan::{API_PORT, PLAN_KEY, Plan},
         report::{Report, TablePhase},
     },
-    controller::{Options, run_with},
+    controller::{Options, page, run_with},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -132,6 +132,7 @@ impl Stage {
             image_pull_policy: "Never".to_owned(),
             namespace: Some(self.namespace.clone()),
             health_port: self.health_port,
+            page: page::Options::default(),
             no_leader_election: true,
             max_rollouts: 10,
             pod_namespace: Some(self.operator_namespace.clone()),
