@@ -7,6 +7,7 @@ mod discovering;
 mod faults;
 mod gitops;
 mod lifecycle;
+mod page;
 mod plugin;
 mod secrecy;
 mod stage;

@@ -3,6 +3,7 @@
 
 pub mod apiserver;
 pub mod azurite;
+pub mod browser;
 pub mod canaries;
 pub mod postgres;
 pub mod sqlfluff;

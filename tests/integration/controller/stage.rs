@@ -561,6 +561,14 @@ impl Worker {
         self.say_with(plan, &tables, &[("SourceReachable", None)], false, &json!({"position": position}));
     }
 
+    /// Reports on tables as they are given, and that the target holds everything before a time.
+    pub fn tells(&self, plan: &Plan, tables: &[Value], up_to: Timestamp) {
+        let position = json!({"value": "0/5", "time": up_to});
+        let more = json!({"source": {"version": "PostgreSQL 15.18", "identity": "1/1", "retainedLogBytes": 1_048_576},
+            "position": {"sourceHead": "0/6", "captured": position, "applied": position}});
+        self.say_with(plan, tables, &[("SourceReachable", None)], false, &more);
+    }
+
     /// Reports how much log the source keeps.
     pub fn retains(&self, plan: &Plan, table: &str, bytes: u64) {
         let source = json!({"version": "PostgreSQL 15", "identity": "1/1", "retainedLogBytes": bytes});

@@ -48,7 +48,7 @@ export function lagChart(lags, { now, range, width, at }) {
   const zone = new Date(end * 1000).getTimezoneOffset() * 60;
   for (let time = Math.ceil((end - range - zone) / run) * run + zone; time <= end; time += run) {
     const text = new Date(time * 1000).toLocaleTimeString('sv', { hour: '2-digit', minute: '2-digit' });
-    columns.push(svg('text', { x: x(time), y: HEIGHT - 8, 'text-anchor': 'middle' }, text));
+    columns.push(svg('text', { x: Math.min(x(time), width - 22), y: HEIGHT - 8, 'text-anchor': 'middle' }, text));
   }
   const areas = runs.map((run) => svg('path', { class: 'area', d: `${line(run, x, y)}V${y(0)}H${x(run[0].time).toFixed(1)}Z` }));
   const lines = runs.map((run) => svg('path', { class: 'line', d: line(run, x, y) }));

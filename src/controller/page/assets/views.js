@@ -84,7 +84,7 @@ function linkRow(row, now) {
     h('th', { scope: 'row' }, h('a', { href: link(row) }, row.name), h('small', {}, row.namespace)),
     h('td', {}, pill(row.phase, kindOf(row)), h('small', { class: stands ? 'wrong' : '', title: row.message }, row.reason || 'not seen yet')),
     h('td', { class: 'number', title: phases(row) }, `${count(row.tablesByPhase.Replicating ?? 0)} / ${count(row.tables)}`, phaseBar(row.tablesByPhase, row.tables),
-      row.loading && progress(row.loading, row.name)),
+      row.loading && h('small', {}, `Snapshot ${row.loading.percent ?? '?'} %`)),
     h('td', { class: 'number', title: row.consistentAsOf && `up to ${clock(row.consistentAsOf)}` }, span(row.lagSeconds), sparkline(row.recent)),
     h('td', { class: 'wide' }, row.source, h('small', {}, row.target && `→ ${row.target}`)),
     h('td', { class: 'number' }, count(row.coreCount)),
@@ -132,7 +132,7 @@ function loading(data) {
   return h(
     'section', { class: 'card', id: 'snapshot' },
     h('h2', {}, 'Snapshot'), progress(loaded, 'of this link'),
-    h('p', { class: 'quiet' }, parts.join(' · '), end && [' · done ', when(end, data.now)]),
+    h('p', { class: 'quiet' }, parts.join(' · '), end && [' · expected to end ', when(end, data.now)]),
   );
 }
 
@@ -199,7 +199,7 @@ function tableMore(table, now) {
   const rows = loaded && `${count(loaded.rowsDone)}${loaded.rowsEstimated ? ` of about ${count(loaded.rowsEstimated)}` : ''} rows, ${bytes(loaded.bytesDone)}`;
   const all = [
     ['LinkTable', table.name], ['Target', table.target], ['Position', table.position], ['Written', bytes(table.bytes)],
-    ['Snapshot', rows], ['Done', loaded && when(loaded.estimatedCompletion, now)],
+    ['Snapshot', rows], ['Expected to end', loaded && when(loaded.estimatedCompletion, now)],
     ['Columns', table.schema && `${table.schema.columns}, version ${table.schema.version}`],
     ['Next attempt', table.retry && [`${table.retry.attempt} so far, `, when(table.retry.nextTime, now)]],
     ['Compared', result && [`${result}, `, when(compared, now), `: ${sentence}`]],
