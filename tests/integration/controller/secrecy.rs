@@ -33,18 +33,19 @@ use crate::support::{
 struct Program {
     folder: tempfile::TempDir,
     port: u16,
+    page_port: u16,
     _process: Child,
 }
 
 impl Program {
     async fn start(stage: &Stage) -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let (folder, port, page_port) = (tempfile::tempdir().unwrap(), free_port(), free_port());
         let log = File::create(folder.path().join("log")).unwrap();
         fs::write(folder.path().join("config"), ApiServer::shared().await.kubeconfig(&stage.namespace)).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_link-operator"))
             .args(["controller", "--worker-image", "link-operator:test", "--image-pull-policy", "Never"])
             .args(["--namespace", &stage.namespace, "--pod-namespace", &stage.operator_namespace, "--pod-name", "controller"])
-            .args(["--health-port", &port.to_string()])
+            .args(["--health-port", &port.to_string(), "--page-port", &page_port.to_string()])
             .env("KUBECONFIG", folder.path().join("config"))
             .env("LOG", "trace")
             .stdin(Stdio::null())
@@ -53,7 +54,7 @@ impl Program {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Self { folder, port, _process: process }
+        Self { folder, port, page_port, _process: process }
     }
 
     fn log(&self) -> String {
@@ -61,9 +62,24 @@ impl Program {
     }
 
     async fn metrics(&self) -> String {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        http.get(format!("http://127.0.0.1:{}/metrics", self.port)).send().await.unwrap().text().await.unwrap()
+        answer(self.port, "metrics").await
     }
+
+    /// Everything that the page says of a link and its tables.
+    async fn page(&self, namespace: &str, link: &str, table: &str) -> String {
+        let path = format!("api/links/{namespace}/{link}");
+        let mut all = String::new();
+        for path in ["api/links", &path, &format!("{path}/tables"), &format!("{path}/tables/{table}")] {
+            all += &answer(self.page_port, path).await;
+        }
+        all
+    }
+}
+
+async fn answer(port: u16, path: &str) -> String {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = http.get(format!("http://127.0.0.1:{port}/{path}")).send().await.unwrap();
+    answer.error_for_status().unwrap().text().await.unwrap()
 }
 
 /// All objects of the namespace but its Secrets, as text.
@@ -137,6 +153,7 @@ async fn the_controller_writes_no_credential_whatever_it_logs() {
     for (name, secret) in held {
         canaries.add_secret(&name, secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)));
     }
+    canaries.absent("the page", &program.page(&stage.namespace, "shop", &plan.tables[0].name).await);
     let written = objects(&stage).await;
     stage.api::<LinkConnection>().delete("shop", &DeleteParams::background()).await.unwrap();
     stage.appears::<Pod>("shop-release").await;
