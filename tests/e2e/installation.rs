@@ -1,8 +1,13 @@
-//! The installation itself: what `helm test` says of it, and two replicas that are both ready.
+//! The installation itself: what `helm test` says of it, two replicas that are both ready, and who gets to the page.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
-use crate::cluster::{kubectl, until};
+use crate::cluster::{kubectl, try_kubectl, until};
 
 /// Namespace and name of the release.
 const OPERATOR: &str = "link-operator";
@@ -27,4 +32,39 @@ async fn helm_test_passes_and_of_two_replicas_both_are_ready() {
     kubectl(&["scale", "deployment", OPERATOR, "-n", OPERATOR, "--replicas=1"]);
     until(OPERATOR, "one replica is ready", || (ready_replicas() == "1/1").then_some(())).await;
     assert_eq!(before, "1/1");
+}
+
+/// A `kubectl port-forward`, as long as it lasts.
+struct Forwarding(Child);
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_page_is_behind_the_api_server() {
+    let forward = ["port-forward", "-n", OPERATOR, "deployment/link-operator", ":8090"];
+    let mut forwarding = Forwarding(Command::new("kubectl").args(forward).stdout(Stdio::piped()).spawn().unwrap());
+    let mut said = String::new();
+    BufReader::new(forwarding.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let address = said.split_whitespace().find(|word| word.starts_with("127.0.0.1:")).unwrap_or_else(|| panic!("{said}"));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let links = http.get(format!("http://{address}/api/links")).send().await.unwrap();
+    assert_eq!(links.status(), 200);
+    assert!(links.text().await.unwrap().contains("\"leads\":true"));
+
+    // Who may look at everything else in the namespace may not do that.
+    kubectl(&["create", "rolebinding", "viewer", "-n", OPERATOR, "--clusterrole=view", "--user=viewer"]);
+    let refused = try_kubectl(&[forward.as_slice(), &["--as=viewer"]].concat(), "").unwrap_err();
+    kubectl(&["delete", "rolebinding", "viewer", "-n", OPERATOR]);
+    assert!(refused.contains("pods/portforward"), "{refused}");
+
+    // At the pod's address there are health and metrics alone.
+    let selected = ["-l", "app.kubernetes.io/component=controller", "-o", "jsonpath={.items[0].status.podIP}"];
+    let ip = kubectl(&[["get", "pods", "-n", OPERATOR].as_slice(), &selected].concat());
+    let answers = |port: u16| TcpStream::connect_timeout(&SocketAddr::new(ip.parse().unwrap(), port), Duration::from_secs(3)).is_ok();
+    assert_eq!((answers(8080), answers(8090)), (true, false));
 }

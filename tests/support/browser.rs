@@ -32,7 +32,8 @@ impl Browser {
     /// Starts it. `names` are hosts that are at 127.0.0.1 for it; others but loopback do not exist.
     pub async fn start(names: &[&str]) -> Self {
         let profile = TempDir::new().unwrap();
-        let hosts: String = names.iter().map(|name| format!("MAP {name} 127.0.0.1, ")).collect();
+        let nothing_else = ["MAP * ~NOTFOUND", "EXCLUDE localhost", "EXCLUDE 127.0.0.1"].map(str::to_owned);
+        let hosts: Vec<String> = names.iter().map(|name| format!("MAP {name} 127.0.0.1")).chain(nothing_else).collect();
         let mut command = Command::new("sh");
         // The protocol goes over the descriptors 3 and 4.
         command.args(["-c", r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#, "sh", "chromium"]);
@@ -51,7 +52,7 @@ impl Browser {
             "--no-proxy-server",
             "--remote-debugging-pipe",
         ]);
-        command.arg(format!("--host-resolver-rules={hosts}MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"));
+        command.arg(format!("--host-resolver-rules={}", hosts.join(", ")));
         command.arg("--window-size=1360,900");
         command.arg(format!("--user-data-dir={}", profile.path().display()));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);

@@ -7,8 +7,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
-    core::v1::{Pod, Service},
-    discovery::v1::EndpointSlice,
+    core::v1::{Endpoints, Pod, Service},
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
@@ -258,11 +257,9 @@ async fn the_api_servers_proxy_lets_in_who_may() {
     pods.patch_status("operator", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
     let service = json!({"metadata": {"name": "page"}, "spec": {"ports": [{"name": "page", "port": 8090, "targetPort": "page"}]}});
     create::<Service>(&stage, service).await;
-    let of_pod = json!({"addresses": [address], "conditions": {"ready": true},
-        "targetRef": {"kind": "Pod", "name": "operator", "namespace": stage.namespace}});
-    let slice = json!({"metadata": {"name": "page-1", "labels": {"kubernetes.io/service-name": "page"}}, "addressType": "IPv4",
-        "endpoints": [of_pod], "ports": [{"name": "page", "port": port}]});
-    create::<EndpointSlice>(&stage, slice).await;
+    let of_pod = json!({"ip": address, "targetRef": {"kind": "Pod", "name": "operator", "namespace": stage.namespace}});
+    let endpoints = json!({"metadata": {"name": "page"}, "subsets": [{"addresses": [of_pod], "ports": [{"name": "page", "port": port}]}]});
+    create::<Endpoints>(&stage, endpoints).await;
     let proxy = format!("/api/v1/namespaces/{}/services/page:page/proxy/", stage.namespace);
     let get = async |client: &Client, path: &str| {
         let asked = client.request_text(axum::http::Request::get(format!("{proxy}{path}")).body(Vec::new()).unwrap());

@@ -78,11 +78,11 @@ export function linksView(data, ask) {
 }
 
 function linkRow(row, now) {
-  const stands = row.state !== 'Ready';
+  const kind = { Stalled: 'wrong', Reconciling: 'working' }[row.state];
   return h(
     'tr', { 'data-key': `${row.namespace}/${row.name}` },
     h('th', { scope: 'row' }, h('a', { href: link(row) }, row.name), h('small', {}, row.namespace)),
-    h('td', {}, pill(row.phase, kindOf(row)), h('small', { class: stands ? 'wrong' : '', title: row.message }, row.reason || 'not seen yet')),
+    h('td', {}, pill(row.phase, kindOf(row)), h('small', { class: kind, title: row.message }, row.reason || 'not seen yet')),
     h('td', { class: 'number', title: phases(row) }, `${count(row.tablesByPhase.Replicating ?? 0)} / ${count(row.tables)}`, phaseBar(row.tablesByPhase, row.tables),
       row.loading && h('small', {}, `Snapshot ${row.loading.percent ?? '?'} %`)),
     h('td', { class: 'number', title: row.consistentAsOf && `up to ${clock(row.consistentAsOf)}` }, span(row.lagSeconds), sparkline(row.recent)),
@@ -140,7 +140,7 @@ function loading(data) {
 export function linkView(data, tables, opened, ask, shown) {
   const ranges = RANGES.map(([range, name]) => h('button', { type: 'button', 'data-range': range, 'aria-pressed': String(range === shown.range) }, name));
   const wrong = data.state === 'Ready' ? '' : h(
-    'article', { class: 'problem' }, h('h3', {}, data.reason || 'Not seen yet'), h('p', { class: 'message' }, data.message),
+    'article', { class: data.state === 'Stalled' ? 'problem' : 'problem working' }, h('h3', {}, data.reason || 'Not seen yet'), h('p', { class: 'message' }, data.message),
     data.runbook && h('p', { class: 'quiet' }, h('a', { href: data.runbook, rel: 'noreferrer', target: '_blank' }, 'Runbook')),
   );
   // What the headline says already is not said twice.
