@@ -39,6 +39,7 @@ use crate::{
 
 /// Where the page is served.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[group(id = "page")]
 pub struct Options {
     /// Port of the page that shows links and tables to a person. Default: none is served.
     #[arg(long, env = "PAGE_PORT")]
