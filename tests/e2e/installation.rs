@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::cluster::{kubectl, try_kubectl, until};
@@ -48,13 +48,19 @@ impl Drop for Forwarding {
 async fn the_page_is_behind_the_api_server() {
     let forward = ["port-forward", "-n", OPERATOR, "deployment/link-operator", ":8090"];
     let mut forwarding = Forwarding(Command::new("kubectl").args(forward).stdout(Stdio::piped()).spawn().unwrap());
+    // Kept: kubectl ends when it can no longer tell of connections.
+    let mut told = BufReader::new(forwarding.0.stdout.take().unwrap());
     let mut said = String::new();
-    BufReader::new(forwarding.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    told.read_line(&mut said).unwrap();
     let address = said.split_whitespace().find(|word| word.starts_with("127.0.0.1:")).unwrap_or_else(|| panic!("{said}"));
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let links = http.get(format!("http://{address}/api/links")).send().await.unwrap();
-    assert_eq!(links.status(), 200);
-    assert!(links.text().await.unwrap().contains("\"leads\":true"));
+    let url = format!("http://{address}/api/links");
+    let answers = async || http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200);
+    let patience = Instant::now() + Duration::from_mins(1);
+    while !answers().await {
+        assert!(Instant::now() < patience, "{url} does not answer");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 
     // Who may look at everything else in the namespace may not do that.
     kubectl(&["create", "rolebinding", "viewer", "-n", OPERATOR, "--clusterrole=view", "--user=viewer"]);
