@@ -112,11 +112,8 @@ pub async fn run_with(client: Client, options: Options, stop: CancellationToken)
     };
     tokio::select! {
         result = led => result,
-        result = health => match result {
-            Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
-        },
-        // Without anybody who looks it ends sooner than the work does.
+        // When told to stop, these end sooner than the work, which has a Lease to give back.
+        Err(error) = health => Err(error.into()),
         Err(error) = shown => Err(error.into()),
     }
 }

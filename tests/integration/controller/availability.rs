@@ -142,7 +142,8 @@ async fn two_controllers_are_ready_and_one_goes_on_where_the_other_was() {
     let leases: Api<Lease> = Api::namespaced(stage.client.clone(), &stage.operator_namespace);
     let holder = async || leases.get(leader::LEASE).await.unwrap().spec.unwrap().holder_identity;
     assert_eq!(holder().await.as_deref(), Some("one"));
-    drop(first);
+    first.unwrap().ends().await;
+    assert_ne!(holder().await.as_deref(), Some("one"), "the Lease was not given back");
     // What is asked for while nobody leads is done by who leads next.
     stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Paused"}})).await;
     let next = stage.plan_where("shop", |plan| plan.intent == Intent::Drain).await;

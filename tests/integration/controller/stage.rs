@@ -75,6 +75,14 @@ pub struct Controller {
     task: AbortOnDropHandle<()>,
 }
 
+impl Controller {
+    /// Ends it as Kubernetes does, and waits until it has ended.
+    pub async fn ends(mut self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, &mut self.task).await.expect("it ends").unwrap();
+    }
+}
+
 impl Drop for Controller {
     fn drop(&mut self) {
         self.stop.cancel();
