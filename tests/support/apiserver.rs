@@ -211,11 +211,11 @@ pub async fn install_crds(client: &Client) {
 }
 
 /// A program that ends, at the latest, with this process.
-struct Guarded(Child);
+pub struct Guarded(Child);
 
 impl Guarded {
     /// Starts a program; when it has ended, `remove` goes.
-    fn spawn(program: &Command, log: &File, remove: Option<&Path>) -> Self {
+    pub fn spawn(program: &Command, log: &File, remove: Option<&Path>) -> Self {
         // The shell ends the program when the pipe from this process closes. At once: there is nothing worth keeping.
         let script = r#"remove=$1; shift; "$@" & pid=$!; read -r _; kill -KILL $pid; wait $pid; [ -z "$remove" ] || rm -rf "$remove""#;
         let mut shell = Command::new("sh");

@@ -4,6 +4,7 @@
 PACKAGES=(bind9-dnsutils buildah ca-certificates chromium conntrack containerd containernetworking-plugins curl gcc iproute2 jq
   libc6-dev make mmdebstrap nftables openssl perl postgresql-15 postgresql-client-15 runc util-linux)
 
+# Those of cluster and tests. What a benchmark alone needs is built when it is asked for by name.
 GO_MODULES=(kubernetes etcd coredns helm checks kube-score gitops)
 
 # cached KEYFILE FILE…: does KEYFILE name the present content of the files? If not, cached_key holds the new content's name.
@@ -29,11 +30,15 @@ step() {
   say "  $what: $(took "$since")"
 }
 
+# deps [MODULE…]: all that the cluster needs, or only the programs of these Go modules
 deps() {
-  local since=$EPOCHREALTIME
+  local since=$EPOCHREALTIME module
   mkdir -p "$BIN" "$IMAGES"
+  if (($#)); then
+    for module; do deps_go "$module"; done
+    return
+  fi
   deps_packages
-  local module
   for module in "${GO_MODULES[@]}"; do deps_go "$module"; done
   deps_azurite
   images
