@@ -31,7 +31,7 @@ PHASE := deploy/phase
 INSTALL = $(PHASE) "cargo install" env CARGO_TARGET_DIR=$(LINK_CACHE)/target-tools CARGO_PROFILE_DEV_DEBUG=0 \
   cargo install --quiet --debug --locked -j$(JOBS) --root $(LINK_CACHE)
 
-.PHONY: help demo demo-down test check unit integration soak faults protections bench e2e build crds manifests image install tools
+.PHONY: help demo demo-down test check unit integration soak faults protections bench bench-scale e2e build crds manifests image install tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ soak: ## kills the real process 200 times, at every failpoint and at odd moments
 bench: ## compares with peers on this machine: COPY, pgcopydb, Sling, native replication (ROWS=n, UPDATES=n, SECONDS=n)
 	@benches/peers/install
 	@$(PHASE) "Benchmarks" $(CARGO) bench -j$(JOBS) --bench peers
+
+bench-scale: ## what a thousand links, and a link of 10,000 tables, cost controller and API server (LINKS=n, TABLES=n, BIG=n; needs root)
+	@$(PHASE) "kwok" deploy/local/cluster deps kwok
+	@$(PHASE) "Scale" $(CARGO) bench -j$(JOBS) --bench scale
 
 faults: ## fails, delays and contradicts every call of the controller to the API server in every way (FAULTS=each: in one way)
 	@$(PHASE) "Faults" env FAULTS=$${FAULTS:-all} $(CARGO) test -j$(JOBS) --test integration -- --nocapture controller::converging
