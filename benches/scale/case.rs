@@ -127,7 +127,7 @@ async fn namespaces(cluster: &Cluster, size: Size) {
         let namespace = format!("team-{number}");
         all.create(&PostParams::default(), &named(&json!({"name": namespace}))).await.unwrap();
         let zone = json!({"apiVersion": "link-operator.io/v1alpha1", "kind": "LandingZone", "metadata": {"name": "staging"},
-            "spec": {"persistentVolumeClaim": {"claimName": "disk"}}});
+            "spec": {"azure": {"account": "account", "container": "container", "auth": {"sasToken": {"secretKeyRef": {"name": "zone-sas", "key": "token"}}}}}});
         let zones: Api<LandingZone> = Api::namespaced(cluster.client.clone(), &namespace);
         zones.create(&PostParams::default(), &serde_json::from_value(zone).unwrap()).await.unwrap();
     }

@@ -131,14 +131,15 @@ pub struct Controller {
 
 impl Controller {
     fn start(dir: &Path) -> Self {
+        // Of another version, to compare.
+        let program = std::env::var("CONTROLLER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_link-operator").to_owned());
         // Ends with this process, however that ends.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_link-operator"), "controller"])
+            .args(["--pdeathsig", "KILL", &program, "controller"])
             .args(["--worker-image=link-operator:bench", "--image-pull-policy=Never", "--pod-name=controller-0"])
             .arg(format!("--pod-namespace={OPERATOR}"))
             .arg(format!("--health-port={HEALTH_PORT}"))
             .env("KUBECONFIG", dir.join("kubeconfig"))
-            .envs(ALLOCATOR)
             .stdin(Stdio::null())
             .stdout(File::create(dir.join("controller")).unwrap())
             .stderr(File::create(dir.join("controller.err")).unwrap())
@@ -188,6 +189,3 @@ impl Drop for Controller {
         let _ = self.child.wait();
     }
 }
-
-/// As the chart sets it.
-const ALLOCATOR: [(&str, &str); 0] = [];

@@ -16,7 +16,12 @@ impl Counts {
     pub fn read(metrics: &str, counter: &str) -> Self {
         let mut counts = Self::default();
         for (labels, value) in series(metrics, counter) {
-            let verb = labels.get("verb").map(|verb| verb.to_lowercase()).unwrap_or_default();
+            let verb = match labels.get("verb").copied().unwrap_or_default() {
+                // As the API server calls them.
+                "POST" => "create".to_owned(),
+                "PUT" => "update".to_owned(),
+                verb => verb.to_lowercase(),
+            };
             if !WRITES.contains(&verb.as_str()) {
                 continue;
             }

@@ -48,7 +48,12 @@ fn main() {
 
 /// Starts this program again in a network of its own, in which it answers at every pod's address.
 fn isolate() -> ! {
-    let script = format!("ip link set lo up && ip route add local {} dev lo && exec \"$0\"", cluster::PODS);
+    // The API server looks for an address by which it could be reached from elsewhere.
+    let script = format!(
+        "ip link set lo up && ip address add 10.80.0.1/32 dev lo && ip route add default dev lo src 10.80.0.1 && \
+         ip route add local {} dev lo && exec \"$0\"",
+        cluster::PODS
+    );
     let program = std::env::current_exe().unwrap();
     let error = Command::new("unshare").args(["--net", "sh", "-c", &script]).arg(program).env(ISOLATED, "yes").exec();
     panic!("cannot start unshare: {error}");

@@ -81,6 +81,20 @@ pub struct Report {
     pub verifications: Vec<TableVerification>,
 }
 
+impl Report {
+    /// With its tables in an order by which they are found: a link may have thousands.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.tables.sort_by(|a, b| a.uid.cmp(&b.uid));
+        self
+    }
+
+    /// What it says of a table. Of a report that is [`Report::sorted`].
+    pub fn table(&self, uid: &str) -> Option<&TableReport> {
+        self.tables.binary_search_by(|table| table.uid.as_str().cmp(uid)).ok().and_then(|at| self.tables.get(at))
+    }
+}
+
 /// What the source says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

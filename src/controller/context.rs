@@ -23,15 +23,20 @@ use super::{
     names::MANAGED_BY_LABEL,
     pods::PodBase,
     rollouts::Rollouts,
+    tables::{self, Tables},
+    trim,
     watch::{self, Change, Queue},
     workers::Workers,
 };
-use crate::api::{
-    conditions::mark::{LINK, MANAGER},
-    integration_runtime::IntegrationRuntime,
-    landing_zone::LandingZone,
-    link_connection::LinkConnection,
-    link_table::LinkTable,
+use crate::{
+    api::{
+        conditions::mark::{LINK, MANAGER},
+        integration_runtime::IntegrationRuntime,
+        landing_zone::LandingZone,
+        link_connection::LinkConnection,
+        link_table::LinkTable,
+    },
+    data::TableName,
 };
 
 /// What the reconcilers share.
@@ -51,7 +56,7 @@ pub struct Context {
     /// Talks to workers.
     pub workers: Workers,
     /// What is remembered of links between two reconciliations.
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// Bounds rollouts.
     pub rollouts: Rollouts,
     /// Budget for progress.
@@ -66,7 +71,7 @@ pub struct Stores {
     /// Link connections.
     pub links: Store<LinkConnection>,
     /// Link tables.
-    pub tables: Store<LinkTable>,
+    pub tables: Tables,
     /// Landing zones.
     pub zones: Store<LandingZone>,
     /// Integration runtimes.
@@ -123,19 +128,13 @@ impl Context {
         self.stores.links.state_filter(|other| acceptance::are_rivals(link, other))
     }
 
-    /// What is linked there: a link's own tables are linked if they are older.
-    pub fn rivals(&self, link: &LinkConnection) -> Vec<Rival> {
-        let linked = |link: Arc<LinkConnection>| {
-            let tables = self.tables_of(&link.namespace().unwrap_or_default(), &link.name_any());
-            acceptance::winners(&tables).into_values().map(move |table| Rival { link: link.clone(), table })
+    /// What is linked of a source table there: a link's own table is linked if it is older.
+    pub fn rivals(&self, rival_links: &[Arc<LinkConnection>], source: &TableName) -> Vec<Rival> {
+        let linked = |link: &Arc<LinkConnection>| {
+            let tables = self.stores.tables.of_source(&link.namespace().unwrap_or_default(), &link.name_any(), source);
+            acceptance::winners(&tables).remove(source).map(|table| Rival { link: link.clone(), table })
         };
-        let alive = |link: &Arc<LinkConnection>| link.metadata.deletion_timestamp.is_none();
-        self.rival_links(link).into_iter().filter(alive).flat_map(linked).collect()
-    }
-
-    /// The link tables that refer to a link.
-    pub fn tables_of(&self, namespace: &str, link: &str) -> Vec<Arc<LinkTable>> {
-        watch::list(&self.stores.tables, namespace, |table| table.spec.link_connection_ref.name == link)
+        rival_links.iter().filter(|link| link.metadata.deletion_timestamp.is_none()).filter_map(linked).collect()
     }
 }
 
@@ -148,32 +147,23 @@ where
 }
 
 /// Starts to watch all kinds and says how they wake each other.
-pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budget: &Arc<Budget>, tasks: &mut JoinSet<()>) -> Stores {
+pub fn watch_all(
+    client: &Client,
+    namespace: Option<&str>,
+    queues: &Queues,
+    budget: &Arc<Budget>,
+    memory: &Arc<Memory>,
+    tasks: &mut JoinSet<()>,
+) -> Stores {
+    fn as_it_is<K>(_: &mut K) {}
     let all = watcher::Config::default;
     let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGER}"));
 
-    let (q, b) = (queues.clone(), budget.clone());
-    let (tables, work) = watch::watch(api::<LinkTable>(client, namespace), all(), move |table, change, store| {
-        if change == Change::Status {
-            return;
-        }
-        let namespace = table.namespace().unwrap_or_default();
-        q.links.wake_named(&namespace, &table.spec.link_connection_ref.name);
-        q.tables.wake(ObjectRef::from_obj(table));
-        if change == Change::Gone {
-            b.forget(&ObjectRef::from_obj(table).into());
-        }
-        // Who has the source table may have changed.
-        let rival =
-            |other: &LinkTable| other.spec.link_connection_ref == table.spec.link_connection_ref && other.spec.source == table.spec.source;
-        for rival in watch::list(store, &namespace, rival) {
-            q.tables.wake(ObjectRef::from_obj(rival.as_ref()));
-        }
-    });
+    let (tables, work) = tables::watch_all(api::<LinkTable>(client, namespace), queues.clone(), budget.clone(), memory.clone());
     tasks.spawn(work);
 
     let (q, t, b) = (queues.clone(), tables.clone(), budget.clone());
-    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), move |link, change, store| {
+    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), as_it_is, move |link, change, store| {
         let namespace = link.namespace().unwrap_or_default();
         q.links.wake(ObjectRef::from_obj(link));
         if change == Change::Gone {
@@ -190,7 +180,7 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
             }
             // Whether their link is there, and stays, concerns its tables.
             let name = link.name_any();
-            for table in watch::list(&t, &namespace, |table: &LinkTable| table.spec.link_connection_ref.name == name) {
+            for table in t.of_link(&namespace, &name) {
                 q.tables.wake(ObjectRef::from_obj(table.as_ref()));
             }
         }
@@ -198,7 +188,7 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
     tasks.spawn(work);
 
     let (q, l) = (queues.clone(), links.clone());
-    let (zones, work) = watch::watch(api::<LandingZone>(client, namespace), all(), move |zone, _, _| {
+    let (zones, work) = watch::watch(api::<LandingZone>(client, namespace), all(), as_it_is, move |zone, _, _| {
         let name = zone.name_any();
         q.zones.wake(ObjectRef::from_obj(zone));
         for link in watch::list(&l, &zone.namespace().unwrap_or_default(), |link: &LinkConnection| link.spec.landing_zone_ref.name == name)
@@ -209,7 +199,7 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
     tasks.spawn(work);
 
     let (q, l) = (queues.clone(), links.clone());
-    let (runtimes, work) = watch::watch(api::<IntegrationRuntime>(client, namespace), all(), move |runtime, _, _| {
+    let (runtimes, work) = watch::watch(api::<IntegrationRuntime>(client, namespace), all(), as_it_is, move |runtime, _, _| {
         let name = runtime.name_any();
         q.runtimes.wake(ObjectRef::from_obj(runtime));
         let uses = |link: &LinkConnection| link.spec.compute.integration_runtime_ref.as_ref().is_some_and(|runtime| runtime.name == name);
@@ -220,7 +210,7 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
     tasks.spawn(work);
 
     let q = queues.clone();
-    let (pods, work) = watch::watch(api::<Pod>(client, namespace), ours(), move |pod, _, _| {
+    let (pods, work) = watch::watch(api::<Pod>(client, namespace), ours(), trim::pod, move |pod, _, _| {
         let namespace = pod.namespace().unwrap_or_default();
         if let Some(link) = pod.labels().get(LINK) {
             q.links.wake_named(&namespace, link);
@@ -232,7 +222,7 @@ pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, budg
     tasks.spawn(work);
 
     let q = queues.clone();
-    let (workers, work) = watch::watch(api::<StatefulSet>(client, namespace), ours(), move |set, _, _| {
+    let (workers, work) = watch::watch(api::<StatefulSet>(client, namespace), ours(), trim::set, move |set, _, _| {
         if let Some(link) = set.labels().get(LINK) {
             q.links.wake_named(&set.namespace().unwrap_or_default(), link);
         }

@@ -1,6 +1,6 @@
 //! Kubernetes Events through one shared recorder.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -13,10 +13,16 @@ use super::metrics::Metrics;
 
 /// The longest note that the API takes is 1 kB.
 const LONGEST_NOTE: usize = 1000;
+/// A recorder remembers for minutes all that it published, to count what happens again, and looks through all of it each time: when
+/// thousands of tables are linked at once, the oldest are forgotten.
+const REMEMBERED: usize = 500;
 
 /// Publishes Events.
 pub struct Events {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
+    /// And how much it published.
+    recorder: Mutex<(Recorder, usize)>,
     metrics: Arc<Metrics>,
 }
 
@@ -46,7 +52,17 @@ impl Happened {
 impl Events {
     /// A recorder for this controller; `instance` is its pod's name.
     pub fn new(client: Client, instance: Option<String>, metrics: Arc<Metrics>) -> Self {
-        Self { recorder: Recorder::new(client, Reporter { controller: "link-operator".to_owned(), instance }), metrics }
+        let reporter = Reporter { controller: "link-operator".to_owned(), instance };
+        Self { recorder: Mutex::new((Recorder::new(client.clone(), reporter.clone()), 0)), client, reporter, metrics }
+    }
+
+    fn recorder(&self) -> Recorder {
+        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorder.1 >= REMEMBERED {
+            *recorder = (Recorder::new(self.client.clone(), self.reporter.clone()), 0);
+        }
+        recorder.1 += 1;
+        recorder.0.clone()
     }
 
     /// Publishes what happened. An Event that cannot be published is logged: nothing waits for it.
@@ -61,7 +77,7 @@ impl Events {
             secondary: None,
         };
         self.metrics.told(object.kind.as_deref().unwrap_or_default(), &happened.reason);
-        if let Err(error) = self.recorder.publish(&event, object).await {
+        if let Err(error) = self.recorder().publish(&event, object).await {
             tracing::warn!(reason = happened.reason, message = happened.message, %error, "an Event cannot be published");
         }
     }

@@ -192,7 +192,7 @@ impl Metrics {
         for phase in TablePhase::iter() {
             self.tables.with_label_values::<&str>(&[phase.into()]).set(0.0);
         }
-        for table in stores.tables.state() {
+        for table in stores.tables.store.state() {
             let phase = table.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
             self.tables.with_label_values::<&str>(&[phase.into()]).inc();
         }

@@ -24,6 +24,8 @@ pub mod requests;
 mod rollouts;
 mod run;
 pub mod status;
+pub mod tables;
+mod trim;
 pub mod watch;
 pub mod workers;
 

@@ -134,7 +134,8 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page:
     let budget = Arc::new(Budget::default());
     // Ends with this function, whichever way: nobody goes on watching or talking to workers without leading.
     let mut tasks = JoinSet::new();
-    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &mut tasks);
+    let memory = Arc::new(Memory::default());
+    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &memory, &mut tasks);
     tasks.spawn(budget.clone().run(queues.clone()));
     metrics.leads(&stores, &queues);
     let wake = {
@@ -145,7 +146,7 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page:
         applier: Applier::new(client.clone()),
         events: Events::new(client.clone(), options.pod_name.clone(), metrics.clone()),
         workers: Workers::new(wake),
-        memory: Memory::default(),
+        memory,
         rollouts: Rollouts::new(options.max_rollouts),
         budget,
         queues,
@@ -158,7 +159,7 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page:
     let all = async {
         let ready = tokio::join!(
             stores.links.wait_until_ready(),
-            stores.tables.wait_until_ready(),
+            stores.tables.store.wait_until_ready(),
             stores.zones.wait_until_ready(),
             stores.runtimes.wait_until_ready(),
             stores.pods.wait_until_ready(),
@@ -174,7 +175,7 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page:
     page.leads(&context.stores);
     let controllers = futures::future::join4(
         control(stores.links, context.queues.links.clone(), link_wakes, link_connection::reconcile, context.clone(), &stop),
-        control(stores.tables, context.queues.tables.clone(), table_wakes, link_table::reconcile, context.clone(), &stop),
+        control(stores.tables.store, context.queues.tables.clone(), table_wakes, link_table::reconcile, context.clone(), &stop),
         control(stores.zones, context.queues.zones.clone(), zone_wakes, landing_zone::reconcile, context.clone(), &stop),
         control(stores.runtimes, context.queues.runtimes.clone(), runtime_wakes, integration_runtime::reconcile, context.clone(), &stop),
     );

@@ -112,8 +112,8 @@ where
     api.patch_status(&object.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await
 }
 
-/// Adds or removes a finalizer; whether the object was changed.
-pub async fn set_finalizer<K>(client: &Client, object: &K, finalizer: &str, wanted: bool) -> Result<bool, kube::Error>
+/// Adds or removes a finalizer; the object as it is then, if it was changed.
+pub async fn set_finalizer<K>(client: &Client, object: &K, finalizer: &str, wanted: bool) -> Result<Option<K>, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
@@ -121,7 +121,7 @@ where
     let there = finalizers.iter().any(|name| name == finalizer);
     // A finalizer cannot be added to what is being deleted.
     if there == wanted || (wanted && object.meta().deletion_timestamp.is_some()) {
-        return Ok(false);
+        return Ok(None);
     }
     finalizers.retain(|name| name != finalizer);
     if wanted {
@@ -131,8 +131,8 @@ where
     // The list is replaced as a whole, so it must be the list that was read.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": object.resource_version()}});
     match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 404 && !wanted => Ok(false),
+        Ok(object) => Ok(Some(object)),
+        Err(kube::Error::Api(status)) if status.code == 404 && !wanted => Ok(None),
         Err(error) => Err(error),
     }
 }

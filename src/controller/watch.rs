@@ -97,10 +97,12 @@ fn change<K: Resource>(before: Option<&K>, after: &K) -> Change {
     }
 }
 
-/// Keeps a store of all objects and tells `route` of each that came, changed or went. The future does the work.
+/// Keeps a store of all objects and tells `route` of each that came, changed or went. `prepare` has each before the store: what nobody
+/// asks for need not be kept. The future does the work.
 pub fn watch<K>(
     api: Api<K>,
     config: watcher::Config,
+    prepare: impl Fn(&mut K) + Send + 'static,
     route: impl Fn(&K, Change, &Store<K>) + Send + 'static,
 ) -> (Store<K>, impl Future<Output = ()> + Send)
 where
@@ -112,13 +114,18 @@ where
     let work = async move {
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         while let Some(event) = events.next().await {
-            let event = match event {
+            let mut event = match event {
                 Ok(event) => event,
                 Err(error) => {
                     tracing::warn!(kind = %K::kind(&()), %error, "watching failed; trying again");
                     continue;
                 }
             };
+            if let watcher::Event::Apply(object) | watcher::Event::InitApply(object) = &mut event {
+                // Who changed which field is as large as the object, and nobody asks for it.
+                object.meta_mut().managed_fields = None;
+                prepare(object);
+            }
             // Of a fresh list it is unknown what changed, and what it no longer has went away unseen.
             let before: Vec<Arc<K>> = match &event {
                 watcher::Event::InitDone => reader.state(),

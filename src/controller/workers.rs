@@ -224,18 +224,17 @@ impl Conversation {
                 }
             };
             *pause = PAUSES.0;
-            if let Some(report) = &answer {
+            let told = answer.map(|report| Arc::new(report.sorted()));
+            if let Some(report) = &told {
                 after = report.sequence;
             }
+            let news = told.is_some();
             let recovered = self.note(|heard| {
                 heard.at = Some(Instant::now());
-                let recovered = heard.error.take().is_some();
-                if let Some(report) = answer.clone() {
-                    heard.report = Some(Arc::new(report));
-                }
-                recovered
+                heard.report = told.or(heard.report.take());
+                heard.error.take().is_some()
             });
-            if answer.is_some() || recovered {
+            if news || recovered {
                 (self.wake)(&self.link);
             }
         }

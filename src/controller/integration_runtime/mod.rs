@@ -24,7 +24,7 @@ pub async fn reconcile(runtime: Arc<IntegrationRuntime>, context: Arc<Context>) 
     let (namespace, name) = (runtime.namespace().unwrap_or_default(), runtime.name_any());
     let users =
         context.links(&namespace, |link| link.spec.compute.integration_runtime_ref.as_ref().is_some_and(|runtime| runtime.name == name));
-    if shared::set_finalizer(&context.client, runtime.as_ref(), IN_USE_FINALIZER, !users.is_empty()).await? {
+    if shared::set_finalizer(&context.client, runtime.as_ref(), IN_USE_FINALIZER, !users.is_empty()).await?.is_some() {
         return Ok(Action::await_change());
     }
     let before = runtime.status.clone().unwrap_or_default();

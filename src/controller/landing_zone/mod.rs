@@ -25,7 +25,7 @@ pub async fn reconcile(zone: Arc<LandingZone>, context: Arc<Context>) -> Result<
     let (namespace, name) = (zone.namespace().unwrap_or_default(), zone.name_any());
     let users = context.links(&namespace, |link| link.spec.landing_zone_ref.name == name);
     let deleting = zone.metadata.deletion_timestamp.is_some();
-    if shared::set_finalizer(&context.client, zone.as_ref(), IN_USE_FINALIZER, !users.is_empty()).await? {
+    if shared::set_finalizer(&context.client, zone.as_ref(), IN_USE_FINALIZER, !users.is_empty()).await?.is_some() {
         return Ok(Action::await_change());
     }
     let now = Timestamp::now();

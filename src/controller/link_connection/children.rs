@@ -1,7 +1,7 @@
 //! Bringing a link's children into the cluster: the plan first, so that whoever starts finds it.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -106,13 +106,29 @@ pub async fn apply(
     applier.apply(&children.disruption_budget).await?;
     let generation = link.metadata.generation.unwrap_or_default();
     let all = || context.stores.workers.state();
-    let (workers, waits) = context.rollouts.admit(children.workers, generation, there.as_deref(), all)?;
-    applier.apply(&workers).await?;
+    let (workers, waits) = context.rollouts.admit(children.workers.clone(), generation, there.as_deref(), all)?;
+    match (waits, there.as_deref()) {
+        // It stays as it is, but for its replicas. The watch does not keep templates.
+        (true, Some(there)) if replicas(there) == replicas(&workers) => {}
+        (true, Some(there)) => {
+            let api: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
+            let there = api.get(&there.name_any()).await?;
+            let (workers, _) = context.rollouts.admit(children.workers, generation, Some(&there), all)?;
+            applier.apply(&workers).await?;
+        }
+        (false, there) | (_, there @ None) => {
+            applier.apply_over(&workers, there).await?;
+        }
+    }
     if let Some(stored) = &own.plan {
         let plan: &StoredPlan = &stored.pushed;
         context.workers.sync(&ObjectRef::from_obj(link), &link.uid().unwrap_or_default(), &credentials, plan, crew::reachable(pods));
     }
     Ok(waits.then_some(ROLL_AGAIN))
+}
+
+fn replicas(set: &StatefulSet) -> Option<i32> {
+    set.spec.as_ref().and_then(|spec| spec.replicas)
 }
 
 /// Makes, hands over and removes the link's own LinkTables. `discovered`: what workers found.
@@ -123,14 +139,15 @@ pub async fn own_tables(
     context: &Context,
 ) -> Result<(), Error> {
     let namespace = link.namespace().unwrap_or_default();
-    let there: HashSet<String> = tables.iter().map(|table| table.name_any()).collect();
+    let there: HashMap<String, &Arc<LinkTable>> = tables.iter().map(|table| (table.name_any(), table)).collect();
     let owned = owned::owned_tables(link, tables, discovered);
     let api: Api<LinkTable> = Api::namespaced(context.client.clone(), &namespace);
     let apply = |table: LinkTable| {
-        if !there.contains(&table.name_any()) {
+        let there = there.get(&table.name_any()).copied();
+        if there.is_none() {
             context.applier.forget::<LinkTable>(&namespace, &table.name_any());
         }
-        async move { context.applier.apply(&table).await.map(|_| ()) }
+        async move { context.applier.apply_over(&table, there.map(AsRef::as_ref)).await.map(|_| ()) }
     };
     stream::iter(owned.wanted).map(apply).buffer_unordered(TABLES_AT_ONCE).try_collect::<()>().await?;
     for (heir, identity) in &owned.takeovers {

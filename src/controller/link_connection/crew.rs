@@ -92,16 +92,16 @@ pub fn batch_done(views: &[WorkerView], stored: Option<&Plan>) -> bool {
 }
 
 /// Reports of tables by the tables' identity.
-pub type Reported = HashMap<String, TableReport>;
+pub type Reported<'a> = HashMap<&'a str, &'a TableReport>;
 
 /// What workers report of each table.
-pub fn reported(reports: &[Arc<Report>]) -> Reported {
-    reports.iter().flat_map(|report| &report.tables).map(|table| (table.uid.clone(), table.clone())).collect()
+pub fn reported(reports: &[Arc<Report>]) -> Reported<'_> {
+    reports.iter().flat_map(|report| &report.tables).map(|table| (table.uid.as_str(), table)).collect()
 }
 
 /// What workers found by comparing tables with their source, by the tables' identity.
-pub fn verifications(reports: &[Arc<Report>]) -> HashMap<String, TableVerification> {
-    reports.iter().flat_map(|report| &report.verifications).map(|found| (found.uid.clone(), found.clone())).collect()
+pub fn verifications(reports: &[Arc<Report>]) -> HashMap<&str, &TableVerification> {
+    reports.iter().flat_map(|report| &report.verifications).map(|found| (found.uid.as_str(), found)).collect()
 }
 
 /// What the comparison of all tables found that the link's annotation asks for, with the annotation's value.
@@ -135,15 +135,15 @@ fn whole(position: PositionTime) -> PositionTime {
 }
 
 /// The tables as the link sees them: as workers report, else as was known before. `probe` knows which cannot be linked.
-pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported, probe: Option<&Report>) -> Vec<TableView> {
+pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported<'_>, probe: Option<&Report>) -> Vec<TableView> {
     let mut views: Vec<TableView> = acceptance::winners(tables)
         .into_values()
         .map(|table| {
-            let status = table.status.clone().unwrap_or_default();
-            let before = is_true(&status.conditions, kind::SNAPSHOT_COMPLETE);
+            let before = table.status.as_ref().is_some_and(|status| is_true(&status.conditions, kind::SNAPSHOT_COMPLETE));
             let identity = acceptance::identity(&table);
             let refused = probe.and_then(|probe| probe.tables.iter().find(|found| found.uid == identity && found.error.is_some()));
-            let Some(report) = reported.get(&identity).or(refused) else {
+            let Some(report) = reported.get(identity.as_str()).copied().or(refused) else {
+                let status = table.status.clone().unwrap_or_default();
                 let fault = status.error.map(|error| Fault {
                     reason: error.code,
                     message: error.message,

@@ -14,8 +14,7 @@ use crate::{
     api::{
         link_connection::{LinkConnection, LinkPhase},
         link_table::LinkTable,
-        report::{Report, TableReport},
-        verification::TableVerification,
+        report::Report,
     },
     controller::certificate::Credentials,
     data::TableName,
@@ -55,10 +54,8 @@ pub struct Own {
     pub phase: Option<(LinkPhase, Instant)>,
     /// What the link has, and what it cannot have since another link has it: source tables.
     pub claims: Claims,
-    /// What was last told of each table, by its identity.
-    pub tables: HashMap<String, TableReport>,
-    /// What was last told of its comparison, by its identity.
-    pub verifications: HashMap<String, TableVerification>,
+    /// What was last told of the tables.
+    pub reports: Vec<Arc<Report>>,
 }
 
 /// Source tables of a link.
@@ -131,6 +128,15 @@ impl<K: Resource<DynamicType = ()>> Newest<K> {
         written.insert(object.uid().unwrap_or_default(), Arc::new(object));
     }
 
+    /// The watch shows this: what we wrote before need not be kept.
+    pub fn heard(&self, object: &K) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = object.uid().unwrap_or_default();
+        if written.get(&uid).is_some_and(|ours| version(object) >= version(ours.as_ref())) {
+            written.remove(&uid);
+        }
+    }
+
     /// The object is gone.
     pub fn forget(&self, uid: &str) {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
@@ -161,5 +167,11 @@ mod tests {
         newest.wrote(link("101"));
         assert_eq!((seen("99"), seen("100")), ("101".to_owned(), "101".to_owned()));
         assert_eq!(seen("102"), "102");
+        // What the watch has shown is not kept a second time.
+        newest.wrote(link("104"));
+        newest.heard(&link("103"));
+        assert_eq!(newest.written.lock().unwrap().len(), 1);
+        newest.heard(&link("104"));
+        assert_eq!(newest.written.lock().unwrap().len(), 0);
     }
 }

@@ -25,7 +25,7 @@ mod told;
 pub mod validate;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,8 +58,7 @@ use crate::api::{
     link_connection::{LinkConnection, LinkConnectionStatus, LinkPhase, LinkState},
     link_table::LinkTable,
     plan::Intent,
-    report::{Report, TableReport},
-    verification::TableVerification,
+    report::Report,
 };
 use lifecycle::{Course, Facts};
 use loss::Loss;
@@ -87,7 +86,8 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     if link.metadata.deletion_timestamp.is_some() {
         return Box::pin(release::delete(&link, &context)).await;
     }
-    if shared::set_finalizer(&context.client, link.as_ref(), RELEASE_FINALIZER, true).await? {
+    if let Some(written) = shared::set_finalizer(&context.client, link.as_ref(), RELEASE_FINALIZER, true).await? {
+        context.memory.newest.wrote(written);
         return Ok(Action::await_change());
     }
     let link = first_sight(link, &context).await?;
@@ -130,7 +130,6 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     };
     let probed = probe::step(&link, verdict.as_ref().ok(), &course, &seen, &context).await?;
     let reported = crew::reported(&seen.crew.reports);
-    let verifications = crew::verifications(&seen.crew.reports);
     let probe_before = memory.probe();
     let findings = Findings {
         generation: link.metadata.generation,
@@ -175,7 +174,8 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         own.claims = claims;
     }
     let all = held_changed || probe_changed || before.phase != after.phase || before.observed_generation != after.observed_generation;
-    wake_tables(&seen.tables, &mut own, reported, verifications, all, &context);
+    wake_tables(&seen, &own.reports, all, &context);
+    own.reports = seen.crew.reports;
 
     let due = after.next_batch_time.filter(|_| course.is_idle());
     let due = due.map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default());
@@ -189,25 +189,19 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     Ok(Action::requeue(soon.map_or(calm, |soon| soon.min(calm))))
 }
 
-/// Wakes the tables of which something new was told; `all`: what concerns every table changed.
-fn wake_tables(
-    tables: &[Arc<LinkTable>],
-    own: &mut Own,
-    reported: HashMap<String, TableReport>,
-    verifications: HashMap<String, TableVerification>,
-    all: bool,
-    context: &Context,
-) {
-    for table in tables {
+/// Wakes the tables of which something else is told than before; `all`: what concerns every table changed.
+fn wake_tables(seen: &Seen, before: &[Arc<Report>], all: bool, context: &Context) {
+    let (reported, reported_before) = (crew::reported(&seen.crew.reports), crew::reported(before));
+    let (verifications, verifications_before) = (crew::verifications(&seen.crew.reports), crew::verifications(before));
+    for table in &seen.tables {
         let identity = acceptance::identity(table);
-        let news = reported.get(&identity).filter(|report| own.tables.get(&identity) != Some(report));
-        let verified = verifications.get(&identity).filter(|found| own.verifications.get(&identity) != Some(found));
+        let identity = identity.as_str();
+        let news = reported.get(identity).filter(|report| reported_before.get(identity) != Some(report));
+        let verified = verifications.get(identity).filter(|found| verifications_before.get(identity) != Some(found));
         if all || news.is_some() || verified.is_some() {
             context.queues.tables.wake(ObjectRef::from_obj(table.as_ref()));
         }
     }
-    own.tables = reported;
-    own.verifications = verifications;
 }
 
 fn claims(seen: &Seen) -> Claims {
@@ -290,9 +284,10 @@ async fn look(link: &LinkConnection, own: &Own, context: &Context) -> Result<See
         }
         _ => None,
     };
-    let tables = context.tables_of(&namespace, &name);
-    let rivals = context.rivals(link);
-    let linked = tables.iter().filter(|table| acceptance::holder(table, &rivals).is_none()).cloned().collect();
+    let tables = context.stores.tables.of_link(&namespace, &name);
+    let rivals = context.rival_links(link);
+    let is_linked = |table: &LinkTable| acceptance::holder(table, &context.rivals(&rivals, &table.spec.source_name())).is_none();
+    let linked = tables.iter().filter(|table| rivals.is_empty() || is_linked(table)).cloned().collect();
     let draining = own.plan.as_ref().is_some_and(|stored| stored.plan.intent == Intent::Drain);
     Ok(Seen {
         tables,
@@ -432,7 +427,7 @@ async fn carry_out(
     context: &Context,
 ) -> Result<Done, Error> {
     let mut done = Done { soon: children::store_plan(link, validated, course, &seen.linked, own, context).await?, ..Done::default() };
-    let rollout = children::apply(link, validated, course, own, &seen.pods, context).await?;
+    let rollout = Box::pin(children::apply(link, validated, course, own, &seen.pods, context)).await?;
     done.soon = [done.soon, rollout].into_iter().flatten().min();
     // The watch may be behind what was just applied: whether a worker is left is asked of the API server.
     if course.release && release::workers_are_gone(link, context).await? {

@@ -57,10 +57,16 @@ pub struct Rival {
 
 /// Whether two links read the same database, by its address or by what it says that it is, and write to the same target system.
 pub fn are_rivals(one: &LinkConnection, other: &LinkConnection) -> bool {
-    let identity = |link: &LinkConnection| link.status.as_ref()?.source.as_ref()?.identity.clone();
-    let same_source = source_address(&one.spec.source) == source_address(&other.spec.source)
-        || identity(one).is_some_and(|found| identity(other) == Some(found));
-    one.metadata.uid != other.metadata.uid && same_source && target_address(&one.spec.target) == target_address(&other.spec.target)
+    // Asked of every two links: nothing is copied.
+    let same_source = || {
+        source_address(&one.spec.source) == source_address(&other.spec.source)
+            || source_identity(one).is_some_and(|found| source_identity(other) == Some(found))
+    };
+    target_address(&one.spec.target) == target_address(&other.spec.target) && same_source() && one.metadata.uid != other.metadata.uid
+}
+
+fn source_identity(link: &LinkConnection) -> Option<&str> {
+    link.status.as_ref()?.source.as_ref()?.identity.as_deref()
 }
 
 /// The rival that has a LinkTable's source table: one that is older.
@@ -71,20 +77,28 @@ pub fn holder<'a>(table: &LinkTable, rivals: &'a [Rival]) -> Option<&'a Rival> {
 }
 
 /// System, host, port and database.
-type Address = Option<(&'static str, String, u16, String)>;
+type Address<'a> = Option<(&'static str, Host<'a>, u16, &'a str)>;
 
-fn source_address(source: &Source) -> Address {
-    let postgresql = source.postgresql.as_ref().map(|it| ("postgresql", it.host.to_lowercase(), it.port, it.database.clone()));
-    let sql_server = || {
-        source.sql_server.as_ref().map(|it| ("sqlServer", it.database.host.to_lowercase(), it.database.port, it.database.database.clone()))
-    };
-    postgresql.or_else(sql_server)
+/// The name of a host, in whichever case.
+#[derive(Clone, Copy)]
+struct Host<'a>(&'a str);
+
+impl PartialEq for Host<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(other.0)
+    }
 }
 
-fn target_address(target: &Target) -> Address {
+fn source_address(source: &Source) -> Address<'_> {
+    let postgresql = source.postgresql.as_ref().map(|it| ("postgresql", &it.host, it.port, &it.database));
+    let sql_server = source.sql_server.as_ref().map(|it| ("sqlServer", &it.database.host, it.database.port, &it.database.database));
+    postgresql.or(sql_server).map(|(system, host, port, database)| (system, Host(host), port, database.as_str()))
+}
+
+fn target_address(target: &Target) -> Address<'_> {
     let postgresql = target.postgresql.as_ref().map(|it| ("postgresql", &it.database.host, it.database.port, &it.database.database));
     let sql_server = target.sql_server.as_ref().map(|it| ("sqlServer", &it.database.host, it.database.port, &it.database.database));
-    postgresql.or(sql_server).map(|(system, host, port, database)| (system, host.to_lowercase(), port, database.clone()))
+    postgresql.or(sql_server).map(|(system, host, port, database)| (system, Host(host), port, database.as_str()))
 }
 
 /// Why this table is not linked, if it is not; `tables` are all of its link, `rivals` those of others.

@@ -37,14 +37,15 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
     let this = ObjectRef::from_obj(table.as_ref());
     let namespace = table.namespace().unwrap_or_default();
     let link = watch::get(&context.stores.links, &namespace, &table.spec.link_connection_ref.name);
-    let siblings = context.tables_of(&namespace, &table.spec.link_connection_ref.name);
-    let rivals = link.as_ref().map(|link| context.rivals(link)).unwrap_or_default();
+    let source = table.spec.source_name();
+    let siblings = context.stores.tables.of_source(&namespace, &table.spec.link_connection_ref.name, &source);
+    let rivals = link.as_ref().map(|link| context.rivals(&context.rival_links(link), &source)).unwrap_or_default();
     let table = context.memory.tables.newest(&table);
     let identity = acceptance::identity(&table);
     let heard = link.as_ref().and_then(|link| {
         let views = context.workers.view(&link.uid()?);
         let reports = views.into_iter().filter_map(|view| view.heard.report);
-        reports.filter_map(|report| report.tables.iter().find(|found| found.uid == identity).cloned()).next_back()
+        reports.filter_map(|report| report.table(&identity).cloned()).next_back()
     });
     // One worker compares all tables; another may still tell of what it compared before.
     let verified = link.as_ref().and_then(|link| {

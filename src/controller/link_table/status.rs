@@ -1,6 +1,7 @@
 //! What the status of a LinkTable says. Pure.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     api::{
@@ -64,7 +65,8 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
     }
     let was_refused = get(&before.conditions, kind::ACCEPTED).is_some_and(|accepted| accepted.status != "True");
     let at_rest = matches!(findings.link_phase, Some(LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped));
-    let ready = match (&findings.refusal, &findings.report) {
+    let report = findings.report.as_ref().filter(|report| !says_nothing(report) || is_known(before));
+    let ready = match (&findings.refusal, report) {
         (Some(fault), _) => {
             forget(&mut status);
             Ready::fault(fault)
@@ -98,7 +100,7 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
             Some(LinkPhase::Paused) => Ready::progressing(reason::PAUSED, "the link is paused"),
             _ if status.phase.is_none() || before.observed_generation != findings.generation || was_refused => {
                 status.phase = Some(status.phase.unwrap_or_default());
-                Ready::unknown(reason::NEW_GENERATION, "no worker has reported on it yet")
+                Ready::unknown(reason::NEW_GENERATION, "no worker has begun with it yet")
             }
             // What was last heard stands until a worker says otherwise.
             _ => return finish(before, status, phase_before),
@@ -117,6 +119,18 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
     mark(&mut status, kind::SNAPSHOT_COMPLETE, complete.into(), word, "");
     ready.write(&mut status.conditions, findings.generation, now);
     finish(before, status, phase_before)
+}
+
+/// Whether a worker has but heard of the table: that is not worth a write for each of thousands that come at once.
+fn says_nothing(report: &TableReport) -> bool {
+    let TableReport { uid: _, phase, waiting, error, reseed, rows, .. } = report;
+    *phase == TablePhase::Waiting && waiting.is_none() && error.is_none() && reseed.is_none() && *rows == 0
+}
+
+/// Whether something was ever told of the table that a report may contradict.
+fn is_known(status: &LinkTableStatus) -> bool {
+    let unknown = |ready: &Condition| ready.status == "Unknown";
+    status.phase.unwrap_or_default() != TablePhase::Waiting || !get(&status.conditions, kind::READY).is_none_or(unknown)
 }
 
 fn finish(before: &LinkTableStatus, status: LinkTableStatus, phase_before: TablePhase) -> (LinkTableStatus, Vec<Happened>) {
@@ -225,6 +239,35 @@ fn ready(report: &TableReport) -> Ready {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_a_worker_has_heard_of_a_table_is_no_news_unless_something_else_was_told() {
+        let findings = |report: serde_json::Value| Findings {
+            generation: Some(1),
+            refusal: None,
+            link_phase: Some(LinkPhase::Running),
+            report: serde_json::from_value(report).ok(),
+            probed: None,
+            verified: None,
+            verify: None,
+        };
+        let next = |before: &LinkTableStatus, report| status(before, &findings(report), Timestamp::UNIX_EPOCH).0;
+        let said =
+            |status: &LinkTableStatus| get(&status.conditions, kind::READY).map(|ready| (ready.status.clone(), ready.reason.clone()));
+        let waits = || serde_json::json!({"uid": "u", "phase": "Waiting"});
+        let new = next(&LinkTableStatus::default(), serde_json::Value::Null);
+        assert_eq!(said(&new), Some(("Unknown".to_owned(), reason::NEW_GENERATION.to_owned())));
+        assert_eq!(change(&new, &next(&new, waits())), Change::None);
+        // The first that is heard of it is that: the same.
+        assert_eq!(next(&LinkTableStatus::default(), waits()), new);
+
+        let why = serde_json::json!({"reason": "OpenTransaction", "message": "m", "remedy": "r", "heals": true});
+        let held = next(&new, serde_json::json!({"uid": "u", "phase": "Waiting", "waiting": why}));
+        assert_eq!(said(&held), Some(("False".to_owned(), "OpenTransaction".to_owned())));
+        assert_eq!(said(&next(&held, waits())), Some(("False".to_owned(), reason::PROGRESSING.to_owned())), "what held it is over");
+        let loads = next(&new, serde_json::json!({"uid": "u", "phase": "Snapshotting"}));
+        assert_eq!(next(&loads, waits()).phase, Some(TablePhase::Waiting), "it begins anew");
+    }
 
     #[test]
     fn a_table_that_is_adopted_is_not_ready_and_says_so() {
