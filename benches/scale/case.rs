@@ -37,6 +37,8 @@ pub struct Rest {
 const TOGETHER: u64 = 50;
 /// Links that are created at once.
 const CREATORS: usize = 8;
+/// How often it is looked whether all is Ready: each look counts all links and tables.
+const LOOK: Duration = Duration::from_secs(2);
 /// After this long without any progress it is given up.
 const STUCK: Duration = Duration::from_mins(5);
 /// So long after the first moment in which all is Ready the last writes are done.
@@ -54,9 +56,14 @@ struct Seen {
 
 impl Seen {
     async fn now(cluster: &Cluster, controller: &Controller) -> Self {
+        Self { served: cluster.served().await, ..Self::of(controller).await }
+    }
+
+    /// Without what the API server counted: its answer is long, and it has other things to do.
+    async fn of(controller: &Controller) -> Self {
         let metrics = controller.metrics().await;
         let writes = Counts::read(&metrics, "link_operator_api_requests_total");
-        Self { at: Instant::now(), writes, served: cluster.served().await, cpu: controller.cpu(), metrics }
+        Self { at: Instant::now(), writes, served: Counts::default(), cpu: controller.cpu(), metrics }
     }
 
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -89,7 +96,7 @@ pub async fn run(size: Size, rest: Rest) {
         let client = cluster.client.clone();
         tokio::spawn(async move { create(client, size).await })
     };
-    let Some(took) = until_ready(&cluster, &controller, size.links, tables, start.at).await else {
+    let Some(took) = until_ready(&controller, size.links, tables, start.at).await else {
         println!("  given up:\n{}", cluster.log("controller").lines().rev().take(10).collect::<Vec<_>>().join("\n"));
         return;
     };
@@ -155,10 +162,10 @@ fn link(number: u64, size: Size) -> Value {
 }
 
 /// How long it took until all is Ready; none if there was no progress for long.
-async fn until_ready(cluster: &Cluster, controller: &Controller, links: u64, tables: u64, start: Instant) -> Option<Duration> {
+async fn until_ready(controller: &Controller, links: u64, tables: u64, start: Instant) -> Option<Duration> {
     let (mut progress, mut since, mut said) = ((0, 0), Instant::now(), Instant::now());
     loop {
-        let seen = Seen::now(cluster, controller).await;
+        let seen = Seen::of(controller).await;
         if seen.ready() == (links, tables) {
             return Some(seen.at - start);
         }
@@ -179,7 +186,7 @@ async fn until_ready(cluster: &Cluster, controller: &Controller, links: u64, tab
         if since.elapsed() > STUCK {
             return None;
         }
-        time::sleep(Duration::from_secs(1)).await;
+        time::sleep(LOOK).await;
     }
 }
 

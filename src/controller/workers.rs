@@ -12,6 +12,14 @@ use std::{
 use bytes::Bytes;
 use kube::runtime::reflector::ObjectRef;
 use reqwest::{Client, StatusCode, header};
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::Resumption,
+    pki_types::{
+        CertificateDer,
+        pem::{self, PemObject as _},
+    },
+};
 use tokio::{sync::watch, time};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -180,6 +188,10 @@ enum Error {
     Http(#[from] reqwest::Error),
     #[error("it answered {0}")]
     Status(StatusCode),
+    #[error("its authority is not readable: {0}")]
+    Authority(#[from] pem::Error),
+    #[error("its authority is not one: {0}")]
+    NoAuthority(#[from] rustls::Error),
 }
 
 impl Conversation {
@@ -241,11 +253,17 @@ impl Conversation {
     }
 
     fn client(&self, credentials: &Credentials) -> Result<Client, Error> {
-        let authorities = reqwest::Certificate::from_pem_bundle(credentials.authorities.as_bytes())?;
+        let mut authorities = RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(credentials.authorities.as_bytes()) {
+            authorities.add(authority?)?;
+        }
+        let mut tls = ClientConfig::builder().with_root_certificates(authorities).with_no_client_auth();
+        // A connection lasts as long as its worker, and what would make the next one cheaper is as large as all else of it.
+        tls.resumption = Resumption::disabled();
         Ok(Client::builder()
             .no_proxy()
             .https_only(true)
-            .tls_certs_only(authorities)
+            .tls_backend_preconfigured(tls)
             .resolve(API_SERVER_NAME, self.address)
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(LONG_POLL + 10))
