@@ -265,3 +265,18 @@ pub struct SnapshotProgress {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimated_completion: Option<Timestamp>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_found_in_a_sorted_report_whatever_order_it_came_in() {
+        let tables: Vec<_> = ["c", "a", "b"].map(|uid| serde_json::json!({"uid": uid, "phase": "Waiting"})).into();
+        let report =
+            serde_json::json!({"formatVersion": 1, "sequence": 1, "worker": "", "version": "", "planRevision": 1, "tables": tables});
+        let report = serde_json::from_value::<Report>(report).unwrap().sorted();
+        let found = |uid: &str| report.table(uid).map(|table| table.uid.as_str());
+        assert_eq!((found("a"), found("b"), found("c"), found("d")), (Some("a"), Some("b"), Some("c"), None));
+    }
+}

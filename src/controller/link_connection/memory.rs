@@ -123,7 +123,9 @@ impl<K: Resource<DynamicType = ()>> Newest<K> {
     }
 
     /// We wrote this.
-    pub fn wrote(&self, object: K) {
+    pub fn wrote(&self, mut object: K) {
+        // As the watch keeps it.
+        object.meta_mut().managed_fields = None;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.insert(object.uid().unwrap_or_default(), Arc::new(object));
     }
