@@ -155,7 +155,6 @@ pub fn watch_all(
     memory: &Arc<Memory>,
     tasks: &mut JoinSet<()>,
 ) -> Stores {
-    fn as_it_is<K>(_: &mut K) {}
     let all = watcher::Config::default;
     let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGER}"));
 
@@ -163,7 +162,7 @@ pub fn watch_all(
     tasks.spawn(work);
 
     let (q, t, b) = (queues.clone(), tables.clone(), budget.clone());
-    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), as_it_is, move |link, change, store| {
+    let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), watch::as_it_is, move |link, change, store| {
         let namespace = link.namespace().unwrap_or_default();
         q.links.wake(ObjectRef::from_obj(link));
         if change == Change::Gone {
@@ -188,7 +187,7 @@ pub fn watch_all(
     tasks.spawn(work);
 
     let (q, l) = (queues.clone(), links.clone());
-    let (zones, work) = watch::watch(api::<LandingZone>(client, namespace), all(), as_it_is, move |zone, _, _| {
+    let (zones, work) = watch::watch(api::<LandingZone>(client, namespace), all(), watch::as_it_is, move |zone, _, _| {
         let name = zone.name_any();
         q.zones.wake(ObjectRef::from_obj(zone));
         for link in watch::list(&l, &zone.namespace().unwrap_or_default(), |link: &LinkConnection| link.spec.landing_zone_ref.name == name)
@@ -199,7 +198,7 @@ pub fn watch_all(
     tasks.spawn(work);
 
     let (q, l) = (queues.clone(), links.clone());
-    let (runtimes, work) = watch::watch(api::<IntegrationRuntime>(client, namespace), all(), as_it_is, move |runtime, _, _| {
+    let (runtimes, work) = watch::watch(api::<IntegrationRuntime>(client, namespace), all(), watch::as_it_is, move |runtime, _, _| {
         let name = runtime.name_any();
         q.runtimes.wake(ObjectRef::from_obj(runtime));
         let uses = |link: &LinkConnection| link.spec.compute.integration_runtime_ref.as_ref().is_some_and(|runtime| runtime.name == name);

@@ -97,16 +97,17 @@ impl Page {
         }
         let namespace = self.watched.as_deref();
         let mut watches = JoinSet::new();
-        let (links, work) = watch::watch(api(client, namespace), watcher::Config::default(), |_: &LinkConnection, _, _| {});
+        let (links, work) =
+            watch::watch(api(client, namespace), watcher::Config::default(), watch::as_it_is, |_: &LinkConnection, _, _| {});
         watches.spawn(work);
-        let (tables, work) = watch::watch(api(client, namespace), watcher::Config::default(), |_: &LinkTable, _, _| {});
+        let (tables, work) = watch::watch(api(client, namespace), watcher::Config::default(), watch::as_it_is, |_: &LinkTable, _, _| {});
         watches.spawn(work);
         self.sees(Seen { links, tables, leads: false, _watches: Some(Arc::new(watches)) });
     }
 
     /// This process leads, and watches for its work.
     pub fn leads(&self, stores: &Stores) {
-        self.sees(Seen { links: stores.links.clone(), tables: stores.tables.clone(), leads: true, _watches: None });
+        self.sees(Seen { links: stores.links.clone(), tables: stores.tables.store.clone(), leads: true, _watches: None });
     }
 
     fn sees(&self, seen: Seen) {
