@@ -12,6 +12,7 @@ mod fixtures;
 pub mod lifecycle;
 pub mod loss;
 mod memory;
+mod numbers;
 pub mod owned;
 pub mod plan;
 mod probe;

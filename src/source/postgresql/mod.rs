@@ -17,6 +17,7 @@ mod digest;
 mod divert;
 mod evolve;
 mod fetch;
+mod followed;
 mod given_up;
 mod lsn;
 mod pgoutput;
