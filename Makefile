@@ -31,7 +31,7 @@ PHASE := deploy/phase
 INSTALL = $(PHASE) "cargo install" env CARGO_TARGET_DIR=$(LINK_CACHE)/target-tools CARGO_PROFILE_DEV_DEBUG=0 \
   cargo install --quiet --debug --locked -j$(JOBS) --root $(LINK_CACHE)
 
-.PHONY: help demo demo-down test check unit integration soak faults protections bench bench-scale e2e build crds manifests image install tools
+.PHONY: help demo demo-down test check unit integration soak faults protections bench bench-scale e2e outage build crds manifests image install tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,14 +75,21 @@ faults: ## fails, delays and contradicts every call of the controller to the API
 protections: ## switches each protection of the engine off and sees its test fail
 	@$(PHASE) "Protections" tests/protections
 
-e2e: ## tests on a real cluster; started, and stopped again unless it was up (AWAY=seconds: how long its API server is away)
+e2e: ## tests on a real cluster; started, and stopped again unless it was up
 	@$(PHASE) "End-to-end tests: build" $(CARGO) test -j$(JOBS) --test e2e --no-run
 	@$(PHASE) "End-to-end tests" deploy/local/with-cluster $(MAKE) --no-print-directory CLUSTER=local install e2e-run
 
 .PHONY: e2e-run
 e2e-run:
 	@$(CARGO) test -j$(JOBS) --test e2e -- --test-threads=$(JOBS)
-	@$(CARGO) test -j$(JOBS) --test e2e -- --ignored --test-threads=1
+
+outage: ## takes a node, and the API server, from the cluster under a link (AWAY=seconds: how long the API server is away)
+	@$(PHASE) "Outages: build" $(CARGO) test -j$(JOBS) --test e2e --no-run
+	@$(PHASE) "Outages" deploy/local/with-cluster $(MAKE) --no-print-directory CLUSTER=local install outage-run
+
+.PHONY: outage-run
+outage-run:
+	@$(CARGO) test -j$(JOBS) --test e2e -- --ignored --test-threads=1 --nocapture
 
 build: ## the binary (PROFILE=dev|release)
 	@$(PHASE) "Binary" $(CARGO) build -j$(JOBS) --profile $(PROFILE) --bin link-operator

@@ -1,4 +1,4 @@
-//! Parts of the cluster that go away. Nothing else can be tested meanwhile: `make e2e` runs these alone, after the others.
+//! Parts of the cluster that go away. Nothing else can be tested meanwhile: `make outage` runs these alone.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -64,7 +64,7 @@ async fn linked(name: &str) -> Place {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "alone: make e2e"]
+#[ignore = "alone: make outage"]
 async fn a_worker_of_a_dead_node_is_replaced_while_it_still_runs() {
     // The databases are on the first node.
     let first = first_node();
@@ -110,7 +110,7 @@ async fn a_worker_of_a_dead_node_is_replaced_while_it_still_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "alone: make e2e"]
+#[ignore = "alone: make outage"]
 async fn changes_arrive_while_the_api_server_is_away_and_status_catches_up() {
     let away = Duration::from_secs(std::env::var("AWAY").map_or(AWAY, |seconds| seconds.parse().unwrap()));
     let place = linked("outage").await;

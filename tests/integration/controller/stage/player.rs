@@ -29,7 +29,9 @@ impl Worker {
         static NEXT: AtomicU16 = AtomicU16::new(20);
         // Pods have the same port and different addresses; so does loopback.
         let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let address = SocketAddr::from((Ipv4Addr::new(127, 77, high, low), API_PORT));
+        // Nor are those of another process that tests at the same time.
+        let process = 64 + (std::process::id() % 128) as u8;
+        let address = SocketAddr::from((Ipv4Addr::new(127, process, high, low), API_PORT));
         let (plan, plans) = watch::channel(None);
         let (report, reports) = watch::channel(None);
         let shared = Shared { token: Arc::new(String::from_utf8(secret["token"].clone()).unwrap()), plan, report: reports };
