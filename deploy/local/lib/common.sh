@@ -34,6 +34,7 @@ until_ok() {
 # A pid may be given to another process after ours has gone: its start time tells them apart.
 # A zombie counts as gone.
 start_time() { sed -n '/) Z /d; s/.*) //p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+export -f start_time
 
 # start NAME COMMAND…: in a session of its own, so that it outlives the shell that asks
 start() {
@@ -41,13 +42,12 @@ start() {
   shift
   ! alive "$name" || return 0
   mkdir -p "$DIR/logs" "$DIR/pids"
-  # bash -c writes the pid that exec keeps
+  rm -f "$DIR/pids/$name"
+  # bash -c writes what exec keeps: by it `down` finds the process, even if nobody waits here any longer
   # shellcheck disable=SC2016
-  setsid --fork bash -c 'echo $$ >"$0"; exec "$@"' "$DIR/pids/$name" "$@" </dev/null >>"$DIR/logs/$name.log" 2>&1 9>&-
+  setsid --fork bash -c 'echo "$$ $(start_time $$)" >"$0"; exec "$@"' "$DIR/pids/$name" "$@" \
+    </dev/null >>"$DIR/logs/$name.log" 2>&1 9>&-
   until_ok 5 "$name" test -s "$DIR/pids/$name"
-  local pid
-  pid=$(<"$DIR/pids/$name")
-  echo "$pid $(start_time "$pid")" >"$DIR/pids/$name"
 }
 
 # pid_of NAME: prints the pid if the process still is the one we started

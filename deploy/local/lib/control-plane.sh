@@ -50,7 +50,8 @@ api_ready() { kubectl get --raw /readyz; }
 
 kube_proxy_config() {
   local file=$DIR/kube-proxy.yaml
-  cat >"$file" <<END
+  # it ends when its file is written
+  alive kube-proxy || cat >"$file" <<END
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables
