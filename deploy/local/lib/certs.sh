@@ -23,6 +23,7 @@ certs() {
   certificate scheduler /CN=system:kube-scheduler
   certificate kube-proxy /CN=system:kube-proxy
   certificate coredns /CN=system:coredns
+  certificate network-policies /CN=system:network-policies
   local node
   for node in 1 2; do
     certificate "node$node" "/O=system:nodes/CN=system:node:$(node_name "$node")" "IP:$(node_ip "$node"),DNS:$(node_name "$node")"
@@ -30,7 +31,9 @@ certs() {
 
   kubeconfig admin "$KUBECONFIG"
   local name
-  for name in controller-manager scheduler kube-proxy coredns node1 node2; do kubeconfig "$name" "$CERTS/$name.kubeconfig"; done
+  for name in controller-manager scheduler kube-proxy coredns network-policies node1 node2; do
+    kubeconfig "$name" "$CERTS/$name.kubeconfig"
+  done
   touch "$CERTS/complete"
 }
 

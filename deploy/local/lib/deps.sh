@@ -1,11 +1,11 @@
 # shellcheck shell=bash
 # What the cluster is made of: Debian packages, Go programs built from pinned modules, Azurite. Built once, kept in $CACHE.
 
-PACKAGES=(bind9-dnsutils buildah ca-certificates chromium conntrack containerd containernetworking-plugins curl gcc iproute2 jq
-  libc6-dev make mmdebstrap nftables openssl perl postgresql-15 postgresql-client-15 runc util-linux)
+PACKAGES=(bind9-dnsutils buildah ca-certificates chromium conntrack containerd containernetworking-plugins curl gcc iproute2
+  ipset iptables jq libc6-dev make mmdebstrap nftables openssl perl postgresql-15 postgresql-client-15 runc util-linux)
 
 # Those of cluster and tests. What a benchmark alone needs is built when it is asked for by name.
-GO_MODULES=(kubernetes etcd coredns helm checks kube-score gitops)
+GO_MODULES=(kubernetes etcd coredns kube-router helm checks kube-score gitops)
 
 # cached KEYFILE FILE…: does KEYFILE name the present content of the files? If not, cached_key holds the new content's name.
 cached() {

@@ -13,10 +13,11 @@ down() {
   for name in volumes kubelet1 kubelet2; do stop "$name" KILL; done
   cgroup_remove
   shims_kill
-  for name in containerd1 containerd2 coredns kube-proxy kube-scheduler kube-controller-manager kube-apiserver etcd; do
+  for name in containerd1 containerd2 network-policies coredns kube-proxy kube-scheduler kube-controller-manager kube-apiserver etcd; do
     stop "$name" KILL
   done
   unmount_all
+  policies_down
   network_down
   fixed_places_clean
   rm -rf --one-file-system "${DIR:?}"

@@ -18,7 +18,8 @@ up() {
   deps
   since=$EPOCHREALTIME
   say "Starting Kubernetes in $DIR. On this host it makes
-  a bridge $BRIDGE ($NODE1_IP, pods in $POD_RANGE, services in $SERVICE_RANGE), the nft tables kube-proxy, cgroups $CGROUP;
+  a bridge $BRIDGE ($NODE1_IP, pods in $POD_RANGE, services in $SERVICE_RANGE), the nft tables kube-proxy,
+  iptables chains and ipsets KUBE-*, cgroups $CGROUP;
   it sets ${SYSCTLS[*]} and lets kubelet set
   ${SYSCTLS_OF_KUBELET[*]};
   it runs etcd, the Kubernetes programs, containerd and coredns as root. \`down\` takes all of it back."
@@ -34,6 +35,7 @@ up() {
   local images=$!
   kubelet_up 1
   dns_up
+  policies_up
   storage_up
   until_ok 60 "the cluster" ready
   wait $images
@@ -48,7 +50,7 @@ folder_make() {
   touch "$DIR/$MARK"
 }
 
-# API server, every node that has a kubelet, DNS, and the account that pods run under
+# API server, every node that has a kubelet, DNS, network policies, and the account that pods run under
 ready() {
   api_ready >/dev/null
   local node
@@ -56,5 +58,6 @@ ready() {
     [[ $node == 2 ]] && ! alive kubelet2 || node_ready "$node" || { say "node $(node_name "$node") is not ready"; return 1; }
   done
   dns_ready || { say "kube-dns does not answer"; return 1; }
+  policies_ready || { say "network policies are not enforced"; return 1; }
   kubectl get serviceaccount default -o name >/dev/null
 }
