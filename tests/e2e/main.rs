@@ -17,6 +17,7 @@ mod flow;
 mod installation;
 mod lifecycle;
 mod memory;
+mod network_policies;
 mod outage;
 mod scale;
 mod secrecy;
