@@ -143,7 +143,7 @@ async fn a_link_starts_pauses_resumes_and_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_controller_does_is_counted_without_names_of_links() {
+async fn what_the_controller_does_is_counted_and_names_of_links_go_with_them() {
     let stage = Stage::new().await;
     stage.zone("staging").await;
     stage.link("peculiar", json!({"tables": [{"schemaName": "public", "tableName": "oddities"}]})).await;
@@ -151,6 +151,8 @@ async fn what_the_controller_does_is_counted_without_names_of_links() {
     let plan = worker.plan_where(|plan| plan.tables.len() == 1).await;
     worker.report(&plan, &plan.tables[0].uid, TablePhase::Replicating, false);
     stage.link_where("peculiar", |link| reason(link) == "Replicating").await;
+    let of_link = format!(r#"link="peculiar",namespace="{}""#, stage.namespace);
+    let each = format!(r#"link_operator_link_status{{{of_link},phase="Running",state="Ready"}} 1"#);
     let metrics = stage
         .metrics_with(&[
             "link_operator_leader 1",
@@ -160,6 +162,7 @@ async fn what_the_controller_does_is_counted_without_names_of_links() {
             r#"link_operator_landing_zones{phase="Pending"} 1"#,
             "link_operator_workers_desired 1",
             "link_operator_workers_ready 1",
+            &each,
             r#"link_operator_queue_depth{kind="LinkConnection"} 0"#,
             r#"link_operator_events_total{kind="LinkConnection",reason="LinkStarted"} 1"#,
             r#"link_operator_events_total{kind="LinkTable",reason="StartReplicating"} 1"#,
@@ -175,9 +178,17 @@ async fn what_the_controller_does_is_counted_without_names_of_links() {
     ] {
         assert!(metrics.contains(series), "{series} is not in\n{metrics}");
     }
-    for name in ["peculiar", "oddities", &stage.namespace] {
-        assert!(!metrics.contains(name), "{name} in\n{metrics}");
-    }
+    let named = |name: &str| metrics.lines().filter(|line| line.contains(name)).map(str::to_owned).collect::<Vec<_>>();
+    assert!(named("peculiar").iter().all(|line| line.starts_with("link_operator_link_")), "{metrics}");
+    assert!(named("oddities").is_empty(), "{metrics}");
+    stage.api::<LinkConnection>().delete("peculiar", &DeleteParams::default()).await.unwrap();
+    stage.disappears::<StatefulSet>("peculiar").await;
+    stage.stop_worker(worker).await;
+    let release = stage.appears::<Pod>("peculiar-release").await;
+    stage.ends(&release, &stage::answer(&[], true)).await;
+    stage.disappears::<LinkConnection>("peculiar").await;
+    let metrics = stage.metrics_with(&[r#"link_operator_links{phase="Running",state="Ready"} 0"#]).await;
+    assert!(!metrics.contains(&of_link), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
