@@ -100,7 +100,7 @@ fn operator_cannot_list_secrets() {
             assert!(!has(field, "*"), "{rule}");
         }
         if has("resources", "secrets") {
-            assert_eq!(rule["verbs"], serde_json::json!(["get", "create", "patch", "delete"]));
+            assert_eq!(rule["verbs"], serde_json::json!(["get", "create", "patch"]));
         }
     }
 }

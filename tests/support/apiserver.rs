@@ -95,6 +95,8 @@ impl ApiServer {
                 .arg(format!("--secure-port={secure}"))
                 .args(["--bind-address=127.0.0.1", "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.0.0.0/16"])
                 .args(["--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount", "--profiling=false"])
+                // On by default in some distributions: who makes a child that keeps its owner needs a right for it.
+                .arg("--enable-admission-plugins=OwnerReferencesPermissionEnforcement")
                 .arg("--service-account-issuer=https://kubernetes.default.svc")
                 .arg(arg("service-account-key-file", &path("tls.crt")))
                 .arg(arg("service-account-signing-key-file", &path("tls.key")))

@@ -1,6 +1,9 @@
 //! The operator does its work with the rights that the chart gives it, and no others: it runs here as the ServiceAccount.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -16,7 +19,7 @@ use link_operator::{
     api::{landing_zone::LandingZone, link_connection::LinkConnection},
     controller::{Options, page, run_with},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{documents, helm};
@@ -24,13 +27,47 @@ use crate::support::apiserver::{ApiServer, install_crds};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const IMAGE: &str = "registry.test/link-operator@sha256:0123";
+/// Rights that a link does not need to begin: what it needs them for has tests of its own, with all rights.
+const LATER: [(&str, &str); 14] = [
+    // Looked at again when somebody else changed the finalizers.
+    ("get", "linkconnections"),
+    ("get", "landingzones"),
+    ("get", "integrationruntimes"),
+    ("patch", "integrationruntimes"),
+    ("patch", "integrationruntimes/status"),
+    // A table that the link no longer asks for, workers whose template cannot be changed, a probe that has answered.
+    ("delete", "linktables"),
+    ("delete", "statefulsets"),
+    ("delete", "pods"),
+    // Whether several workers can have a claim.
+    ("get", "persistentvolumeclaims"),
+    // Another plan.
+    ("update", "configmaps"),
+    // Whether the link's namespace is going, and why workers cannot be made.
+    ("get", "namespaces"),
+    ("list", "events"),
+    // What happened again.
+    ("patch", "events"),
+    // Never asked for: it permits children that keep their owner.
+    ("update", "linkconnections/finalizers"),
+];
 
-/// Makes the chart's ServiceAccount, roles and bindings.
-async fn install_rights(client: &Client, home: &str, watched: &str) {
+/// Makes the chart's ServiceAccount, roles and bindings. Returns what the operator may do to what.
+async fn install_rights(client: &Client, home: &str, watched: &str) -> BTreeSet<(String, String)> {
     let values = format!("watchNamespace={watched}");
     let objects = documents(&helm(&["template", "link-operator", "charts/link-operator", "--namespace", home, "--set", &values]).unwrap());
+    let mut rights = BTreeSet::new();
     for object in objects {
         let types = object.types.clone().unwrap();
+        // Roles of users have others' names.
+        if object.name_any() == "link-operator" || object.name_any() == "link-operator-own" {
+            let texts = |rule: &Value, field: &str| serde_json::from_value::<Vec<String>>(rule[field].clone()).unwrap();
+            for rule in object.data["rules"].as_array().into_iter().flatten() {
+                for verb in texts(rule, "verbs") {
+                    rights.extend(texts(rule, "resources").into_iter().map(|resource| (verb.clone(), resource)));
+                }
+            }
+        }
         if !(types.kind.contains("Role") || types.kind == "ServiceAccount") {
             continue;
         }
@@ -41,6 +78,7 @@ async fn install_rights(client: &Client, home: &str, watched: &str) {
         };
         api.patch(&object.name_any(), &PatchParams::apply("chart").force(), &Patch::Apply(&object)).await.unwrap();
     }
+    rights
 }
 
 /// A replica of the operator: its pod, as the chart makes it, and its process, with the rights of the ServiceAccount.
@@ -88,6 +126,25 @@ impl Replica {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+
+    /// Waits until it has used each of these rights.
+    async fn uses(&self, rights: &BTreeSet<(String, String)>) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let metrics = reqwest::get(format!("http://127.0.0.1:{}/metrics", self.port)).await.unwrap().text().await.unwrap();
+            let used = |(verb, resource): &&(String, String)| {
+                // What is applied is created first.
+                let verbs = if verb == "patch" || verb == "create" { vec![verb.as_str(), "apply"] } else { vec![verb.as_str()] };
+                verbs.iter().any(|verb| metrics.contains(&format!(r#"resource="{resource}",verb="{verb}"}}"#)))
+            };
+            let unused: Vec<_> = rights.iter().filter(|right| !used(right)).collect();
+            if unused.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < until, "nobody uses {unused:?}: {metrics}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
 }
 
 impl Drop for Replica {
@@ -113,7 +170,7 @@ where
 /// Two replicas get a link as far as a cluster without kubelets lets it.
 async fn links_are_looked_after(server: &ApiServer, home: &str, watched: &str, links: &str) {
     let client = server.client();
-    install_rights(&client, home, watched).await;
+    let rights = install_rights(&client, home, watched).await;
     let first = Replica::start(server, "operator-a", home, watched).await;
     first.is_ready().await;
     let second = Replica::start(server, "operator-b", home, watched).await;
@@ -146,6 +203,9 @@ async fn links_are_looked_after(server: &ApiServer, home: &str, watched: &str, l
     let holder = lease.spec.unwrap().holder_identity.unwrap();
     assert_eq!(holder, "operator-a");
     second.is_ready().await;
+    let later = LATER.map(|(verb, resource)| (verb.to_owned(), resource.to_owned()));
+    assert!(later.iter().all(|right| rights.contains(right)), "{rights:?}");
+    first.uses(&rights.into_iter().filter(|right| !later.contains(right)).collect()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
