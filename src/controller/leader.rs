@@ -10,10 +10,11 @@ use std::{
 };
 
 use axum::http::{Method, Request};
+use backon::{ExponentialBuilder, Retryable as _};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, client::Body};
-use kube_lease_manager::LeaseManagerBuilder;
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 
@@ -23,6 +24,8 @@ use super::Error;
 pub const LEASE: &str = "link-operator-controller";
 /// How long a claim holds without renewal, seconds; and how long before its end it is renewed.
 const CLAIM: (u64, u64) = (15, 5);
+/// Shortest and longest wait before an API server that does not answer is asked again for the Lease.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// So long before its end a claim no longer counts: a write that is on its way arrives while it holds.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -38,15 +41,10 @@ pub async fn lead<F>(
 where
     F: Future<Output = Result<(), Error>>,
 {
-    let failed = |error: kube_lease_manager::LeaseManagerError| Error::LeaseFailed(error.to_string());
-    let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
-        .with_namespace(namespace)
-        .with_identity(identity)
-        .with_duration(CLAIM.0)
-        .with_grace(CLAIM.1)
-        .build()
-        .await
-        .map_err(failed)?;
+    let manager = tokio::select! {
+        manager = manager(&client, namespace, identity) => manager.map_err(|error| Error::LeaseFailed(error.to_string()))?,
+        () = stop.cancelled() => return Ok(()),
+    };
     let (mut leads, task) = manager.watch().await;
     tracing::info!(lease = LEASE, identity, "waiting for leadership");
     let claimed = tokio::select! {
@@ -70,6 +68,27 @@ where
         tracing::warn!(%error, "the Lease was not given back");
     }
     result
+}
+
+/// Who looks after the Lease. Waits for an API server that does not answer; one that refuses is not asked again.
+async fn manager(client: &Client, namespace: &str, identity: &str) -> Result<LeaseManager, LeaseManagerError> {
+    let build = || {
+        LeaseManagerBuilder::new(client.clone(), LEASE)
+            .with_namespace(namespace)
+            .with_identity(identity)
+            .with_duration(CLAIM.0)
+            .with_grace(CLAIM.1)
+            .build()
+    };
+    let refused = |error: &LeaseManagerError| match error {
+        LeaseManagerError::KubeError(kube::Error::Api(status)) => (400..500).contains(&status.code) && status.code != 429,
+        _ => false,
+    };
+    build
+        .retry(ExponentialBuilder::default().with_min_delay(AGAIN.0).with_max_delay(AGAIN.1).without_max_times())
+        .when(|error| !refused(error))
+        .notify(|error, _| tracing::warn!(%error, "cannot ask for the Lease; trying again"))
+        .await
 }
 
 /// A client that reads, and writes only while `identity` holds the Lease of that namespace: [`Error::LeaseLost`] otherwise.

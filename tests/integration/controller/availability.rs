@@ -180,11 +180,27 @@ async fn who_lost_the_lease_reads_and_writes_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_starts_while_the_api_server_is_gone_waits_for_it() {
+    let mut stage = Stage::new().await;
+    stage.kill_controller().await;
+    let way = Way::new().await;
+    way.cut();
+    stage.start_controller_by(&way, |options| options.no_leader_election = false).await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    // More than one try.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(stage.api::<StatefulSet>().get_opt("shop").await.unwrap().is_none(), "the way was not cut");
+    way.mend();
+    stage.appears::<StatefulSet>("shop").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_api_server_is_gone_workers_go_on_and_then_the_status_catches_up() {
     let mut stage = Stage::new().await;
     stage.kill_controller().await;
     let way = Way::new().await;
-    stage.start_controller_by(&way).await;
+    stage.start_controller_by(&way, |_| {}).await;
     stage.zone("staging").await;
     stage.link("shop", json!({})).await;
     stage.table("orders", "shop", "orders").await;

@@ -131,8 +131,8 @@ impl Stage {
     }
 
     /// Starts a controller whose way to the API server can be cut.
-    pub async fn start_controller_by(&mut self, way: &Way) {
-        let controller = self.run(ApiServer::shared().await.client_at(&way.url), |_| {});
+    pub async fn start_controller_by(&mut self, way: &Way, change: impl FnOnce(&mut Options)) {
+        let controller = self.run(ApiServer::shared().await.client_at(&way.url), change);
         self.controller = Some(controller);
     }
 
