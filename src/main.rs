@@ -128,15 +128,16 @@ async fn run(command: Command) -> Result<(), Failure> {
             println!("link-operator works here");
             Ok(())
         }
-        Command::Controller(options) => Ok(controller::run(options, stop_signal()?).await?),
+        Command::Controller(options) => until_signalled(2, |stop| controller::run(options, stop)).await,
         Command::Crds { dir } => write_crds(dir.as_deref()),
-        Command::Plan(options) => Ok(standalone::plan(&options, &mut std::io::stdout()).await?),
-        Command::Run(options) => Ok(standalone::run(options, stop_signal()?).await?),
+        // It has nothing to finish.
+        Command::Plan(options) => until_signalled(1, async |_| standalone::plan(&options, &mut std::io::stdout()).await).await,
+        Command::Run(options) => until_signalled(2, |stop| standalone::run(options, stop)).await,
         Command::Sql(Sql::Grants { filename }) => {
             print!("{}", standalone::grants(&filename)?);
             Ok(())
         }
-        Command::Verify(options) => Ok(standalone::verify(options, stop_signal()?).await?),
+        Command::Verify(options) => until_signalled(2, |stop| standalone::verify(options, stop)).await,
         Command::Worker(arguments) => run_worker(arguments).await,
     }
 }
@@ -157,7 +158,10 @@ fn write_crds(dir: Option<&Path>) -> Result<(), Failure> {
 async fn run_worker(arguments: WorkerArgs) -> Result<(), Failure> {
     let (secrets, volume) = (Secrets::new(SECRETS_DIR), Path::new(ZONE_DIR));
     let report = match arguments.request {
-        None => return Ok(worker::run(worker::Options::of_pod()?, stop_signal()?).await?),
+        None => {
+            let options = worker::Options::of_pod()?;
+            return until_signalled(2, |stop| worker::run(options, stop)).await;
+        }
         Some(request) if arguments.probe => {
             let request: ProbeRequest = serde_json::from_str(&request).map_err(|error| format!("--request is no ProbeRequest: {error}"))?;
             worker::probe(&request, &secrets, volume).await
@@ -172,23 +176,28 @@ async fn run_worker(arguments: WorkerArgs) -> Result<(), Failure> {
     Ok(worker::termination::write(report, file).await.map_err(|error| format!("cannot write {}: {error}", file.display()))?)
 }
 
-/// Cancelled by SIGTERM and SIGINT. A second signal ends the process at once.
-fn stop_signal() -> Result<CancellationToken, Failure> {
+/// Does some work, which is told to stop by the first SIGTERM or SIGINT. By the `last` such signal the process ends at once, and leaves
+/// nothing behind that the work would have removed at its end: of `run`, `verify` and `plan`, Secrets.
+async fn until_signalled<E>(last: u32, work: impl AsyncFnOnce(CancellationToken) -> Result<(), E>) -> Result<(), Failure>
+where
+    Failure: From<E>,
+{
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        for signals in 0.. {
+    let signalled = async {
+        for _ in 0..last {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            if signals > 0 {
-                std::process::exit(130);
-            }
             tracing::info!("stopping");
-            stopping.cancel();
+            stop.cancel();
         }
-    });
-    Ok(stop)
+    };
+    let result = tokio::select! {
+        result = work(stop.clone()) => Some(result),
+        () = signalled => None,
+    };
+    // The work is dropped, and what it kept for itself with it.
+    result.map_or_else(|| std::process::exit(130), |result| Ok(result?))
 }

@@ -1,6 +1,11 @@
 //! `link-operator plan`: what would be done is told, and nothing is done.
 
-use std::process::Output;
+use std::{
+    fs,
+    net::TcpListener,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -11,7 +16,7 @@ use crate::support::postgres::Server;
 async fn plan(place: &Place, more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_link-operator"));
     command.arg("plan").arg("--filename").arg(place.path("manifests")).args(more);
-    let ended = tokio::time::timeout(std::time::Duration::from_mins(1), command.kill_on_drop(true).output()).await;
+    let ended = tokio::time::timeout(Duration::from_mins(1), command.kill_on_drop(true).output()).await;
     let Output { status, stdout, stderr } = ended.expect("it ends").unwrap();
     assert!(!String::from_utf8_lossy(&stdout).contains(crate::support::postgres::PASSWORD));
     (status.code(), String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr))
@@ -99,4 +104,38 @@ async fn a_source_that_does_not_answer_is_told_and_no_more() {
     assert!(!text.contains("COLUMNS"), "{text}");
     let (_, text) = plan(&place, &["--output", "yaml"]).await;
     assert!(text.contains("name: SourceReachable") && !text.contains("tables:"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_interrupted_leaves_no_secrets_behind() {
+    let place = Place::new(Server::shared()).await;
+    // It lets everybody in and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = json!({"discover": {"include": ["*.*"]}, "source": {"postgresql": {"host": "127.0.0.1", "port": silent.local_addr().unwrap().port(), "database": "x",
+        "tls": {"mode": "Disable"}, "auth": {"password": {"secretRef": {"name": "database"}}}}}});
+    place.link_with(&["a"], &source);
+    let left = || fs::read_dir(place.path("tmp")).unwrap().count();
+    fs::create_dir(place.path("tmp")).unwrap();
+    for (command, signals) in [("plan", 1), ("run", 2)] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_link-operator"))
+            .args([command, "--filename", "manifests"])
+            .current_dir(place.path(""))
+            .env("TMPDIR", place.path("tmp"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        while left() == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for _ in 0..signals {
+            // It asks the source by now; and two signals at once are one.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let sent = Command::new("kill").args(["-INT", &process.id().unwrap().to_string()]).status().await.unwrap();
+            assert!(sent.success());
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(5), process.wait()).await.expect("it ends").unwrap();
+        assert_eq!((ended.code(), left()), (Some(130), 0), "{command}");
+    }
 }
