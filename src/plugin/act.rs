@@ -115,8 +115,8 @@ pub async fn verify(place: &Place, chosen: &Tables, repair: bool, wait: &Wait, o
 
 fn judged(result: VerificationResult, text: String) -> Result<(), Error> {
     match result {
-        VerificationResult::Equal | VerificationResult::Unsettled => Ok(()),
-        VerificationResult::Different | VerificationResult::Failed => Err(Error::EndedBadly(text)),
+        VerificationResult::Equal => Ok(()),
+        VerificationResult::Unsettled | VerificationResult::Different | VerificationResult::Failed => Err(Error::EndedBadly(text)),
     }
 }
 
