@@ -1,6 +1,6 @@
 //! Whatever a test did: no credential stands in what was written meanwhile. Every test ends with it.
 
-use std::{collections::BTreeMap, io::Read as _};
+use std::{collections::BTreeMap, io::Read as _, thread::sleep, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::read::GzDecoder;
@@ -9,11 +9,13 @@ use serde_json::Value;
 
 use crate::{
     canaries::Canaries,
-    cluster::{kubectl, try_kubectl},
+    cluster::{condition, kubectl, try_kubectl},
 };
 
 /// Namespace and name of the operator.
 const OPERATOR: &str = "link-operator";
+/// Service of its metrics.
+const METRICS: &str = "link-operator-metrics";
 /// All kinds that a link has to do with, but Secrets.
 const KINDS: &str =
     "lc,lt,lz,ir,configmaps,statefulsets,controllerrevisions,pods,services,serviceaccounts,poddisruptionbudgets,networkpolicies,events";
@@ -49,17 +51,33 @@ pub fn check(canaries: &mut Canaries, namespace: &str) {
         if object["kind"] == "Pod" {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             canaries.absent(&what, &logs(namespace, name));
-            // While it runs.
-            let metrics = format!("/api/v1/namespaces/{namespace}/pods/{name}:8080/proxy/metrics");
-            canaries.absent(&what, &try_kubectl(&["get", "--raw", &metrics], "").unwrap_or_default());
+            if is_ready_worker(&object) {
+                canaries.absent(&what, &metrics(namespace, &format!("pods/{name}:8080")));
+            }
         }
     }
     for pod in items(&["get", "pods", "-n", OPERATOR, "-l", "app.kubernetes.io/name=link-operator"]) {
         canaries.absent("the operator's log", &logs(OPERATOR, pod["metadata"]["name"].as_str().unwrap_or_default()));
     }
     canaries.absent("the operator's Events", &kubectl(&["get", "events", "-n", OPERATOR, "-o", "yaml"]));
-    let metrics = format!("/api/v1/namespaces/{OPERATOR}/services/{OPERATOR}:8080/proxy/metrics");
-    canaries.absent("the operator's metrics", &try_kubectl(&["get", "--raw", &metrics], "").unwrap_or_default());
+    canaries.absent("the operator's metrics", &metrics(OPERATOR, &format!("services/{METRICS}:http")));
+}
+
+fn is_ready_worker(pod: &Value) -> bool {
+    let worker = pod["metadata"]["labels"]["link-operator.io/role"] == "worker" && pod["metadata"]["deletionTimestamp"].is_null();
+    worker && condition(pod, "Ready").is_some_and(|ready| ready["status"] == "True")
+}
+
+/// The metrics of a pod or a Service, which must be there; the operator of another test may just be starting again.
+fn metrics(namespace: &str, of: &str) -> String {
+    let path = format!("/api/v1/namespaces/{namespace}/{of}/proxy/metrics");
+    for _ in 0..30 {
+        match try_kubectl(&["get", "--raw", &path], "") {
+            Ok(text) if text.contains("link_operator_") => return text,
+            _ => sleep(Duration::from_secs(1)),
+        }
+    }
+    panic!("{path} has no metrics");
 }
 
 fn items(arguments: &[&str]) -> Vec<Value> {
