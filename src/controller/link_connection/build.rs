@@ -242,6 +242,27 @@ mod tests {
     }
 
     #[test]
+    fn only_the_operators_namespace_reaches_the_workers_and_everybody_their_metrics() {
+        let policy = serde_json::to_value(built(4, true).network_policy.spec).unwrap();
+        let of_the_link = json!({"matchLabels": workers(4)["spec"]["selector"]["matchLabels"]});
+        let port = |port: u16| json!([{"port": port, "protocol": "TCP"}]);
+        let operator = json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "link-operator"}}}]);
+        assert_eq!(
+            policy,
+            json!({"podSelector": of_the_link, "policyTypes": ["Ingress"],
+                "ingress": [{"ports": port(API_PORT), "from": operator}, {"ports": port(HEALTH_PORT)}]})
+        );
+        assert_eq!((API_PORT, HEALTH_PORT), (8443, 8080));
+    }
+
+    #[test]
+    fn one_worker_of_a_link_goes_at_a_time_and_one_that_is_not_ready_holds_up_nobody() {
+        let budget = serde_json::to_value(built(8, true).disruption_budget.spec).unwrap();
+        let of_the_link = json!({"matchLabels": workers(8)["spec"]["selector"]["matchLabels"]});
+        assert_eq!(budget, json!({"maxUnavailable": 1, "selector": of_the_link, "unhealthyPodEvictionPolicy": "AlwaysAllow"}));
+    }
+
+    #[test]
     fn pods_of_sql_server_have_what_it_needs_and_no_more() {
         let mut link = fixtures::link();
         link.spec.source = serde_json::from_value(json!({"sqlServer": {
