@@ -116,6 +116,14 @@ pub mod annotation {
     pub const VERIFY: &str = "link-operator.io/verify-requested-at";
     /// Beside it: `"true"` also makes rows that differ as they are in the source.
     pub const VERIFY_REPAIR: &str = "link-operator.io/verify-repair";
+    /// On a LinkConnection: any new value (a time, by convention) restarts its workers. Echoed in `status.lastHandledRestartAt`.
+    pub const RESTART: &str = "link-operator.io/restart-requested-at";
+    /// On a LinkConnection or a LandingZone: any new value (a time, by convention) has its connections tested. Echoed in
+    /// `status.lastHandledTestAt`.
+    pub const TEST: &str = "link-operator.io/test-requested-at";
+    /// On a LinkConnection: what its workers log, as `LOG` has it: `debug`, or `warn,link_operator::landing=trace`. Followed at once,
+    /// without a restart; without it their own messages from info up, libraries' from warn up.
+    pub const LOG: &str = "link-operator.io/log";
     /// On a LinkConnection with `deletionPolicy.target: Delete`: must hold the link's own name for the target's tables to be
     /// deleted with it.
     pub const CONFIRM_DELETE: &str = "link-operator.io/confirm-delete";

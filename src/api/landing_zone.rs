@@ -143,6 +143,9 @@ pub struct LandingZoneStatus {
     #[schemars(schema_with = "time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_expiry_time: Option<Timestamp>,
+    /// Value of the annotation `link-operator.io/test-requested-at` that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_test_at: Option<String>,
     /// Ready, Reconciling, Stalled, Accepted, ZoneReadable, ZoneWritable, CredentialValid, CredentialExpiring (True: within seven days); each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -27,7 +27,9 @@ pub const MAX_LINK_NAME: usize = 40;
 
 /// What to link, and how. To compare all tables with the source while they replicate, annotate the LinkConnection with
 /// `link-operator.io/verify-requested-at: <now>`, and with `link-operator.io/verify-repair: "true"` to make rows that differ as
-/// they are in the source.
+/// they are in the source. `link-operator.io/log: debug` has its workers log more, at once and without a restart.
+/// `link-operator.io/restart-requested-at: <now>` restarts them, `link-operator.io/test-requested-at: <now>` tests the connections of a
+/// link that rests.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "link-operator.io",
@@ -339,6 +341,12 @@ pub struct LinkConnectionStatus {
     /// Value of the annotation `link-operator.io/verify-requested-at` that was acted on last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_verify_at: Option<String>,
+    /// Value of the annotation `link-operator.io/test-requested-at` that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_test_at: Option<String>,
+    /// Value of the annotation `link-operator.io/restart-requested-at` that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_restart_at: Option<String>,
     /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, Consistent, SourceReachable, SourcePrepared, TargetReachable,
     /// TargetPrepared, ZoneReady, CapturePrepared, SourceProtected, WorkersAvailable, StartDeadlineExceeded (while it starts); each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

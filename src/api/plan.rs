@@ -98,6 +98,9 @@ pub struct Plan {
     /// All tables are to be compared with the source; stands here until that is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifyRequest>,
+    /// What is logged instead of the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
     /// A release of a link that is stopped, not deleted: it frees the source (slot, publication) and nothing else. Tables
     /// and progress of the target and the zone's folder with its owner stay; the next start is a new run.
     #[serde(default)]

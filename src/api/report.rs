@@ -30,7 +30,7 @@ pub struct Report {
     pub worker: String,
     /// Version of the worker's program.
     pub version: String,
-    /// Revision of the plan that the worker works by.
+    /// Revision of the plan that the worker works by: its engine has taken it up, and the checks are about what it names.
     pub plan_revision: u64,
     /// The run it works in; none before the zone answered.
     #[serde(default)]

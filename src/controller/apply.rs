@@ -18,13 +18,21 @@ use sha2::{Digest, Sha256};
 use super::{Error, names::MANAGED_BY_LABEL};
 use crate::api::conditions::mark::MANAGER;
 
-/// After this long it is looked whether others changed a child, which heals it.
-const REFRESH: Duration = Duration::from_mins(5);
+/// How long what was applied is relied on.
+#[derive(Clone, Copy)]
+struct Times {
+    /// After this long it is looked whether others changed a child, which heals it.
+    refresh: Duration,
+    /// After this long without a look nobody applies it any more.
+    kept: Duration,
+}
+
+const TIMES: Times = Times { refresh: Duration::from_mins(5), kept: Duration::from_hours(1) };
 
 /// Applies children and remembers what it applied.
 pub struct Applier {
     client: Client,
-    refresh: Duration,
+    times: Times,
     applied: Mutex<HashMap<String, Applied>>,
 }
 
@@ -66,7 +74,7 @@ fn stands(child: &ObjectMeta, applied: &Version, there: &ObjectMeta) -> bool {
 impl Applier {
     /// Nothing applied yet.
     pub fn new(client: Client) -> Self {
-        Self { client, refresh: REFRESH, applied: Mutex::default() }
+        Self { client, times: TIMES, applied: Mutex::default() }
     }
 
     /// Applies a child; whether it was sent. An object of the same name that somebody else made is left alone.
@@ -87,7 +95,7 @@ impl Applier {
         let digest: [u8; 32] = Sha256::digest(serde_json::to_vec(child)?).into();
         let last = self.applied.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         let same = last.as_ref().filter(|last| last.digest == digest);
-        if same.is_some_and(|last| last.at.elapsed() < self.refresh) {
+        if same.is_some_and(|last| last.at.elapsed() < self.times.refresh) {
             return Ok(false);
         }
         let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
@@ -119,13 +127,24 @@ impl Applier {
             }
             Err(error) => return Err(error.into()),
         };
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Applied { digest, at: Instant::now(), version });
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        applied.insert(key, Applied { digest, at: Instant::now(), version });
+        // Whose object still wants it is looked at every few minutes.
+        if applied.len().is_power_of_two() {
+            applied.retain(|_, last| last.at.elapsed() < self.times.kept);
+        }
         Ok(true)
     }
 
-    /// Forgets a child, so that it is applied again next time: somebody else removed or changed it.
+    /// Forgets a child, so that it is applied again next time: it is gone, or somebody else changed it.
     pub fn forget<K: Resource<DynamicType = ()>>(&self, namespace: &str, name: &str) {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner).remove(&key::<K>(namespace, name));
+    }
+
+    /// Forgets all children of a kind in a namespace.
+    pub fn forget_all<K: Resource<DynamicType = ()>>(&self, namespace: &str) {
+        let of_kind = key::<K>(namespace, "");
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| !key.starts_with(&of_kind));
     }
 }
 
@@ -156,6 +175,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_gone_is_applied_again_and_what_nobody_applies_is_forgotten() {
+        let child = |name: &str| {
+            let meta = json!({"name": name, "namespace": "shops", "labels": {MANAGED_BY_LABEL: MANAGER}});
+            serde_json::from_value::<PodDisruptionBudget>(json!({"metadata": meta})).unwrap()
+        };
+        let object = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"uid": "u", "generation": 1,
+            "labels": {MANAGED_BY_LABEL: MANAGER}}});
+        let (client, _) = server(&Arc::new(Mutex::new(object)));
+        let mut applier = Applier::new(client);
+        assert!(applier.apply(&child("shop")).await.unwrap());
+        assert!(!applier.apply(&child("shop")).await.unwrap());
+        applier.forget_all::<PodDisruptionBudget>("shop");
+        assert!(!applier.apply(&child("shop")).await.unwrap(), "another namespace");
+        applier.forget_all::<PodDisruptionBudget>("shops");
+        assert!(applier.apply(&child("shop")).await.unwrap());
+        applier.forget::<PodDisruptionBudget>("shops", "shop");
+        assert!(applier.apply(&child("shop")).await.unwrap());
+
+        applier.times.kept = Duration::ZERO;
+        applier.apply(&child("other")).await.unwrap();
+        assert_eq!(applier.applied.lock().unwrap().len(), 0);
+    }
+
+    #[tokio::test]
     async fn what_nobody_changed_is_looked_at_and_not_written_again() {
         let child: PodDisruptionBudget = serde_json::from_value(json!({
             "metadata": {"name": "shop", "namespace": "shops", "labels": {MANAGED_BY_LABEL: MANAGER},
@@ -167,7 +210,7 @@ mod tests {
         (object["metadata"]["uid"], object["metadata"]["generation"]) = (json!("u"), json!(1));
         let there = Arc::new(Mutex::new(object));
         let (client, asked) = server(&there);
-        let applier = Applier { refresh: Duration::ZERO, ..Applier::new(client) };
+        let applier = Applier { times: Times { refresh: Duration::ZERO, ..TIMES }, ..Applier::new(client) };
         let change = |pointer: &str, value: Value| *there.lock().unwrap().pointer_mut(pointer).unwrap() = value;
         let written = async || {
             asked.lock().unwrap().clear();

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Pod, ServiceAccount},
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     runtime::{
@@ -13,7 +16,7 @@ use kube::{
 use tokio::task::JoinSet;
 
 use super::{
-    Options,
+    Error, Options,
     apply::Applier,
     budget::Budget,
     events::Events,
@@ -21,7 +24,8 @@ use super::{
     link_table::acceptance::{self, Rival},
     metrics::Metrics,
     names::MANAGED_BY_LABEL,
-    pods::PodBase,
+    oneshot::{self, Made},
+    pods::{self, OneShot, PodBase},
     rollouts::Rollouts,
     tables::{self, Tables},
     trim,
@@ -31,6 +35,7 @@ use super::{
 use crate::{
     api::{
         conditions::mark::{LINK, MANAGER},
+        fault::Explain as _,
         integration_runtime::IntegrationRuntime,
         landing_zone::LandingZone,
         link_connection::LinkConnection,
@@ -50,7 +55,7 @@ pub struct Context {
     /// Ways to wake reconcilers.
     pub queues: Queues,
     /// Applies children.
-    pub applier: Applier,
+    pub applier: Arc<Applier>,
     /// Publishes Events.
     pub events: Events,
     /// Talks to workers.
@@ -113,6 +118,33 @@ impl Context {
         PodBase { image: self.options.worker_image.clone(), pull_policy: self.options.image_pull_policy.clone(), ..Default::default() }
     }
 
+    /// Has the ServiceAccount of these pods be there.
+    pub async fn ensure_account(&self, base: &PodBase, namespace: &str) -> Result<ServiceAccount, Error> {
+        let runtimes = watch::list(&self.stores.runtimes, namespace, |_| true);
+        let account = pods::service_account(base, namespace, runtimes.iter().filter_map(|runtime| runtime.spec.kubernetes.as_ref()));
+        self.applier.apply(&account).await?;
+        Ok(account)
+    }
+
+    /// Makes a one-shot pod. Whatever keeps it from being made is an answer: who asks has a status to tell it in.
+    pub async fn ask(&self, base: &PodBase, one_shot: OneShot<'_>) -> Result<Made, Error> {
+        let namespace = one_shot.namespace.to_owned();
+        let made = async {
+            let account = self.ensure_account(base, &namespace).await?;
+            let made = oneshot::create(&self.client, &pods::one_shot(base, one_shot)).await?;
+            if matches!(made, Made::Refused(_)) {
+                // A namespace of the same name may have been made again, without the account.
+                self.applier.forget::<ServiceAccount>(&namespace, &account.name_any());
+            }
+            Ok(made)
+        };
+        match made.await {
+            Err(error @ Error::LeaseLost) => Err(error),
+            Err(error) => Ok(Made::Refused(error.fault())),
+            made => made,
+        }
+    }
+
     /// One of our pods.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         watch::get(&self.stores.pods, namespace, name)
@@ -153,20 +185,22 @@ pub fn watch_all(
     queues: &Queues,
     budget: &Arc<Budget>,
     memory: &Arc<Memory>,
+    applier: &Arc<Applier>,
     tasks: &mut JoinSet<()>,
 ) -> Stores {
     let all = watcher::Config::default;
     let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGER}"));
 
-    let (tables, work) = tables::watch_all(api::<LinkTable>(client, namespace), queues.clone(), budget.clone(), memory.clone());
+    let (tables, work) =
+        tables::watch_all(api::<LinkTable>(client, namespace), queues.clone(), budget.clone(), memory.clone(), applier.clone());
     tasks.spawn(work);
 
-    let (q, t, b) = (queues.clone(), tables.clone(), budget.clone());
+    let (q, t, budget) = (queues.clone(), tables.clone(), budget.clone());
     let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), watch::as_it_is, move |link, change, store| {
         let namespace = link.namespace().unwrap_or_default();
         q.links.wake(ObjectRef::from_obj(link));
         if change == Change::Gone {
-            b.forget(&ObjectRef::from_obj(link).into());
+            budget.forget(&ObjectRef::from_obj(link).into());
         }
         if change != Change::Status {
             // Who has a source table may have changed.
@@ -220,10 +254,16 @@ pub fn watch_all(
     });
     tasks.spawn(work);
 
-    let q = queues.clone();
-    let (workers, work) = watch::watch(api::<StatefulSet>(client, namespace), ours(), trim::set, move |set, _, _| {
+    let (q, a) = (queues.clone(), applier.clone());
+    let (workers, work) = watch::watch(api::<StatefulSet>(client, namespace), ours(), trim::set, move |set, change, _| {
+        let namespace = set.namespace().unwrap_or_default();
+        if change == Change::Gone {
+            a.forget::<StatefulSet>(&namespace, &set.name_any());
+            // Without an owner, and not watched: one goes with its namespace alone, whose name may come again.
+            a.forget_all::<ServiceAccount>(&namespace);
+        }
         if let Some(link) = set.labels().get(LINK) {
-            q.links.wake_named(&set.namespace().unwrap_or_default(), link);
+            q.links.wake_named(&namespace, link);
         }
     });
     tasks.spawn(work);

@@ -27,6 +27,7 @@ pub mod status;
 pub mod tables;
 mod trim;
 pub mod watch;
+mod worker_client;
 pub mod workers;
 
 pub use check::{CheckOptions, check};

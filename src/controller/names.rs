@@ -13,8 +13,6 @@ use crate::{
 pub const TABLE_LABEL: &str = "link-operator.io/table";
 /// Label that says who manages an object.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
-/// Annotation by which a person asks for a test of connections; acted on once a value.
-pub const TEST_REQUESTED: &str = "link-operator.io/test-requested-at";
 /// Annotation of a LinkTable that took over from one that the link had made: the UID of that one.
 pub const TAKES_OVER: &str = "link-operator.io/takes-over";
 /// Annotation of a one-shot pod: what exactly it was asked.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
@@ -20,6 +20,15 @@ use crate::api::{fault::Fault, report::Report};
 pub const GOOD_FOR: Duration = Duration::from_hours(6);
 /// How soon a question whose answer was not well is asked again.
 pub const ASK_AGAIN: Duration = Duration::from_secs(15);
+
+/// A pod may stay so long past the end of its grace. On a node that is lost it stays until somebody says that it is gone: removing it by
+/// force lets its successor start, and is safe even if it still runs.
+const PAST_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+/// Whether a pod that is being deleted stays for too long.
+pub fn outstays(pod: &Pod, now: Timestamp) -> bool {
+    pod.metadata.deletion_timestamp.as_ref().is_some_and(|end| now.duration_since(end.0) > PAST_GRACE)
+}
 
 /// Where a question stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +69,7 @@ pub enum Step {
 /// Where the question `asked` stands, by its pod.
 pub fn progress(pod: Option<&Pod>, asked: &str, now: Timestamp) -> Progress {
     let Some(pod) = pod else { return Progress::NotAsked };
-    if pod.annotations().get(ASKED).map(String::as_str) != Some(asked) {
+    if pod.annotations().get(ASKED).map(String::as_str) != Some(asked) || outstays(pod, now) {
         return Progress::Outdated;
     }
     let status = pod.status.as_ref();
@@ -182,5 +191,26 @@ pub async fn remove(client: &Client, pod: &Pod) -> Result<(), kube::Error> {
             _ => Ok(()),
         },
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_of_a_lost_node_is_in_the_way_once_its_grace_is_long_over() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "shop-link-probe", "annotations": {ASKED: "this"}, "deletionTimestamp": at(1000)},
+            "status": {"phase": "Running"},
+        }))
+        .unwrap();
+        let step = |second| progress(Some(&pod), "this", at(second)).step();
+        assert_eq!((step(1000), step(1030)), (Step::Wait(ASK_AGAIN), Step::Wait(ASK_AGAIN)));
+        assert_eq!(step(1031), Step::Remove);
+        assert_eq!(progress(Some(&pod), "that", at(0)), Progress::Outdated);
     }
 }

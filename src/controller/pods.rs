@@ -227,15 +227,18 @@ pub fn one_shot(base: &PodBase, ask: OneShot<'_>) -> Pod {
     }
 }
 
-/// The ServiceAccount of these pods: one for all links of a runtime, so that one trust entry serves a cloud identity.
-pub fn service_account(base: &PodBase, namespace: Option<String>) -> ServiceAccount {
-    let annotations = base.runtime.as_ref().map(|runtime| runtime.service_account.annotations.clone());
+/// The ServiceAccount of these pods: one for all links of a runtime, so that one trust entry serves a cloud identity. `runtimes`: those of
+/// the namespace in an order that stays; it has the annotations of all that name it, so that it is the same whoever applies it.
+pub fn service_account<'a>(base: &PodBase, namespace: &str, runtimes: impl IntoIterator<Item = &'a KubernetesRuntime>) -> ServiceAccount {
+    let name = service_account_name(base);
+    let naming = runtimes.into_iter().map(|runtime| &runtime.service_account).filter(|account| account.name == name);
+    let annotations: BTreeMap<String, String> = naming.flat_map(|account| account.annotations.clone()).collect();
     ServiceAccount {
         metadata: ObjectMeta {
-            name: Some(service_account_name(base)),
-            namespace,
+            name: Some(name),
+            namespace: Some(namespace.to_owned()),
             labels: Some(names::common_labels()),
-            annotations: annotations.filter(|annotations| !annotations.is_empty()),
+            annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
             ..Default::default()
         },
         automount_service_account_token: Some(false),
@@ -381,5 +384,28 @@ fn http_probe(path: &str, period: i32, failures: i32) -> Probe {
         failure_threshold: Some(failures),
         timeout_seconds: Some(5),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_account_is_the_same_whoever_of_those_that_share_it_asks_for_it() {
+        let runtime = |name: &str, key: &str| -> KubernetesRuntime {
+            serde_json::from_value(json!({"serviceAccount": {"name": name, "annotations": {key: "x"}}})).unwrap()
+        };
+        let all = [runtime(DEFAULT_SERVICE_ACCOUNT, "azure"), runtime(DEFAULT_SERVICE_ACCOUNT, "aws"), runtime("other", "gcp")];
+        let of = |runtime: Option<&KubernetesRuntime>| {
+            let base = PodBase { runtime: runtime.cloned(), ..PodBase::default() };
+            service_account(&base, "shops", &all).metadata
+        };
+        let shared = of(None);
+        assert_eq!(shared.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["aws", "azure"]);
+        assert_eq!((of(Some(&all[0])), of(Some(&all[1]))), (shared.clone(), shared));
+        assert_eq!(of(Some(&all[2])).annotations.unwrap().keys().collect::<Vec<_>>(), ["gcp"]);
     }
 }

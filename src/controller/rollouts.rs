@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PodTemplateSpec};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
@@ -16,8 +16,10 @@ use super::Error;
 
 /// Annotation of a StatefulSet: its template, in a few characters.
 const TEMPLATE: &str = "link-operator.io/template";
-/// Annotation of a StatefulSet: the link's generation when it got its template.
-const GENERATION: &str = "link-operator.io/link-generation";
+/// Annotation of a StatefulSet: the same without what an upgrade of the operator changes.
+const SHAPE: &str = "link-operator.io/shape";
+/// Annotation of a StatefulSet: what was asked of the link when it got its template.
+const ASKED: &str = "link-operator.io/asked-by";
 /// Annotation of a StatefulSet: it got its template without anybody having changed the link.
 const ROLLOUT: &str = "link-operator.io/rollout";
 
@@ -33,7 +35,7 @@ pub struct Rollouts {
 enum Change {
     /// It has it, or no pod of it is restarted by it.
     None,
-    /// Somebody changed the link.
+    /// Somebody changed the link so that it has another template.
     Asked,
     /// Nobody did.
     Own,
@@ -45,19 +47,22 @@ impl Rollouts {
         Self { most, admitted: Mutex::default() }
     }
 
-    /// The StatefulSet to apply where `wanted` is wanted for a link of this generation: with the template of the one that is
+    /// The StatefulSet to apply where `wanted` is wanted for a link of which this is `asked`: with the template of the one that is
     /// there, if there is no room for another rollout; then the second is true. `all` are those of all links.
     pub fn admit(
         &self,
         mut wanted: StatefulSet,
-        generation: i64,
+        asked: &str,
         there: Option<&StatefulSet>,
         all: impl FnOnce() -> Vec<Arc<StatefulSet>>,
     ) -> Result<(StatefulSet, bool), Error> {
         let spec = wanted.spec.get_or_insert_default();
-        let template = hex::encode(&Sha256::digest(serde_json::to_vec(&spec.template)?)[..10]);
-        let (mut marks, mut waits) = (vec![(TEMPLATE, template.clone()), (GENERATION, generation.to_string())], false);
-        match (change(there, &template, generation), there) {
+        let (template, shape) = (digest(&spec.template)?, digest(&without_image(&spec.template))?);
+        let mut marks = vec![(TEMPLATE, template.clone()), (SHAPE, shape.clone()), (ASKED, asked.to_owned())];
+        let mut waits = false;
+        match (change(there, &template, &shape, asked), there) {
+            // There is nothing that it could break.
+            (Change::Own, Some(there)) if is_down(there) => {}
             (Change::Own, Some(there)) => {
                 if self.has_room(&there.uid().unwrap_or_default(), &template, &all()) {
                     marks.push((ROLLOUT, template));
@@ -68,7 +73,7 @@ impl Rollouts {
                 }
             }
             // It stays a rollout until its pods are ready.
-            (Change::None, Some(there)) if has(there, ROLLOUT, &template) => marks = marks_of(there),
+            (Change::None, Some(there)) if has(there, ROLLOUT, &template) && is_rolling(there) => marks = marks_of(there),
             _ => {}
         }
         wanted.annotations_mut().extend(marks.into_iter().map(|(key, value)| (key.to_owned(), value)));
@@ -89,16 +94,38 @@ impl Rollouts {
     }
 }
 
-fn change(there: Option<&StatefulSet>, template: &str, generation: i64) -> Change {
+fn change(there: Option<&StatefulSet>, template: &str, shape: &str, asked: &str) -> Change {
     let Some(there) = there else { return Change::None };
-    let replicas = there.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    if replicas == 0 || has(there, TEMPLATE, template) {
+    let is_other = |annotation: &str, value: &str| there.annotations().get(annotation).is_some_and(|before| before != value);
+    if replicas(there) == 0 || has(there, TEMPLATE, template) {
         Change::None
-    } else if there.annotations().get(GENERATION).is_some_and(|before| *before != generation.to_string()) {
+    } else if is_other(ASKED, asked) && is_other(SHAPE, shape) {
         Change::Asked
     } else {
         Change::Own
     }
+}
+
+fn digest(template: &PodTemplateSpec) -> Result<String, Error> {
+    Ok(hex::encode(&Sha256::digest(serde_json::to_vec(template)?)[..10]))
+}
+
+fn without_image(template: &PodTemplateSpec) -> PodTemplateSpec {
+    let mut template = template.clone();
+    for container in template.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        (container.image, container.image_pull_policy) = (None, None);
+    }
+    template
+}
+
+fn replicas(set: &StatefulSet) -> i32 {
+    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+}
+
+/// Whether no pod of it is ready, and none is on its way to by a rollout.
+fn is_down(set: &StatefulSet) -> bool {
+    let ready = set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
+    ready == 0 && !set.annotations().contains_key(ROLLOUT)
 }
 
 fn has(set: &StatefulSet, annotation: &str, value: &str) -> bool {
@@ -106,12 +133,12 @@ fn has(set: &StatefulSet, annotation: &str, value: &str) -> bool {
 }
 
 fn marks_of(set: &StatefulSet) -> Vec<(&'static str, String)> {
-    [TEMPLATE, GENERATION, ROLLOUT].into_iter().filter_map(|key| Some((key, set.annotations().get(key)?.clone()))).collect()
+    [TEMPLATE, SHAPE, ASKED, ROLLOUT].into_iter().filter_map(|key| Some((key, set.annotations().get(key)?.clone()))).collect()
 }
 
 /// Whether pods of a rollout are yet to become ready.
 fn is_rolling(set: &StatefulSet) -> bool {
-    let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let wanted = replicas(set);
     let status = set.status.clone().unwrap_or_default();
     let seen = status.observed_generation.unwrap_or_default() >= set.metadata.generation.unwrap_or_default();
     let ready = status.ready_replicas.unwrap_or_default() >= wanted && status.updated_replicas.unwrap_or_default() >= wanted;
@@ -142,45 +169,67 @@ mod tests {
         set
     }
 
+    fn up(mut set: StatefulSet) -> StatefulSet {
+        set.status = serde_json::from_value(json!({"replicas": 1, "readyReplicas": 1, "observedGeneration": 1})).unwrap();
+        set
+    }
+
     #[test]
     fn an_upgrade_reaches_the_next_link_once_one_before_is_ready() {
         let rollouts = Rollouts::new(1);
-        let made = |uid: &str| rollouts.admit(set(uid, "old"), 1, None, Vec::new).unwrap().0;
+        let made = |uid: &str| up(rollouts.admit(set(uid, "old"), "1", None, Vec::new).unwrap().0);
         let (one, two) = (made("one"), made("two"));
         let all = |one: &StatefulSet, two: &StatefulSet| [one, two].map(|set| Arc::new(set.clone())).to_vec();
 
-        let (next, waits) = rollouts.admit(set("one", "new"), 1, Some(&one), || all(&one, &two)).unwrap();
+        let (next, waits) = rollouts.admit(set("one", "new"), "1", Some(&one), || all(&one, &two)).unwrap();
         assert_eq!((image(&next), waits), ("new", false));
         // The watch does not show it yet, then shows it, then its pods are ready.
         let waiting = |shown: &StatefulSet| {
-            let (kept, waits) = rollouts.admit(set("two", "new"), 1, Some(&two), || all(shown, &two)).unwrap();
+            let (kept, waits) = rollouts.admit(set("two", "new"), "1", Some(&two), || all(shown, &two)).unwrap();
             assert_eq!((image(&kept) == "old", kept.annotations() == two.annotations()), (waits, waits));
             waits
         };
         assert!(waiting(&one) && waiting(&next));
         // Applied again it is what it was.
-        let (again, _) = rollouts.admit(set("one", "new"), 1, Some(&next), || all(&next, &two)).unwrap();
+        let (again, _) = rollouts.admit(set("one", "new"), "1", Some(&next), || all(&next, &two)).unwrap();
         assert_eq!(again.annotations(), next.annotations());
         // Another leader counts alike.
         let other = Rollouts::new(1);
-        assert!(other.admit(set("two", "new"), 1, Some(&two), || all(&next, &two)).unwrap().1);
-        assert!(!waiting(&ready(next)));
+        assert!(other.admit(set("two", "new"), "1", Some(&two), || all(&next, &two)).unwrap().1);
+        assert!(!waiting(&ready(next.clone())));
+
+        // It was one until its pods were ready: whatever ails them later is another matter.
+        let (done, _) = rollouts.admit(set("one", "new"), "1", Some(&ready(next)), Vec::new).unwrap();
+        assert!(!is_rolling(&done) && !done.annotations().contains_key(ROLLOUT));
     }
 
     #[test]
     fn what_somebody_asks_for_and_what_restarts_nobody_does_not_wait() {
         let rollouts = Rollouts::new(0);
-        let made = rollouts.admit(set("one", "old"), 1, None, Vec::new).unwrap().0;
-        let applied = |there: &StatefulSet, generation| {
-            let (next, waits) = rollouts.admit(set("one", "new"), generation, Some(there), Vec::new).unwrap();
+        let made = up(rollouts.admit(set("one", "old"), "1", None, Vec::new).unwrap().0);
+        let larger = |image: &str| {
+            let mut set = set("one", image);
+            let container = &mut set.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0];
+            container.resources = serde_json::from_value(json!({"limits": {"cpu": "2"}})).unwrap();
+            set
+        };
+        let applied = |wanted: StatefulSet, there: &StatefulSet, asked: &str| {
+            let (next, waits) = rollouts.admit(wanted, asked, Some(there), Vec::new).unwrap();
             (image(&next).to_owned(), waits)
         };
-        assert_eq!(applied(&made, 1), ("old".to_owned(), true));
-        assert_eq!(applied(&made, 2), ("new".to_owned(), false));
+        assert_eq!(applied(set("one", "new"), &made, "1"), ("old".to_owned(), true));
+        // Another interval, say: that restarts nobody, and carries nothing past the bound.
+        assert_eq!(applied(set("one", "new"), &made, "2"), ("old".to_owned(), true));
+        assert_eq!(applied(larger("new"), &made, "2"), ("new".to_owned(), false));
+        assert_eq!(applied(larger("new"), &made, "1"), ("old".to_owned(), true), "a version that makes larger ones");
         let mut resting = made.clone();
         resting.spec.as_mut().unwrap().replicas = Some(0);
-        assert_eq!(applied(&resting, 1), ("new".to_owned(), false));
+        assert_eq!(applied(set("one", "new"), &resting, "1"), ("new".to_owned(), false));
+        let mut down = made.clone();
+        down.status.as_mut().unwrap().ready_replicas = None;
+        let (next, waits) = rollouts.admit(set("one", "new"), "1", Some(&down), Vec::new).unwrap();
+        assert!(!waits && image(&next) == "new" && !next.annotations().contains_key(ROLLOUT), "it takes nobody's turn");
         // One that a version without these marks made is treated as if nobody had asked.
-        assert_eq!(applied(&set("one", "old"), 2), ("old".to_owned(), true));
+        assert_eq!(applied(larger("old"), &up(set("one", "old")), "2"), ("old".to_owned(), true));
     }
 }

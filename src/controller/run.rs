@@ -135,7 +135,8 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page:
     // Ends with this function, whichever way: nobody goes on watching or talking to workers without leading.
     let mut tasks = JoinSet::new();
     let memory = Arc::new(Memory::default());
-    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &memory, &mut tasks);
+    let applier = Arc::new(Applier::new(client.clone()));
+    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &memory, &applier, &mut tasks);
     tasks.spawn(budget.clone().run(queues.clone()));
     metrics.leads(&stores, &queues);
     let wake = {
@@ -143,7 +144,7 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page:
         Arc::new(move |link: &ObjectRef<_>| links.wake(link.clone()))
     };
     let context = Arc::new(Context {
-        applier: Applier::new(client.clone()),
+        applier,
         events: Events::new(client.clone(), options.pod_name.clone(), metrics.clone()),
         workers: Workers::new(wake),
         memory,

@@ -16,6 +16,7 @@ use kube::{
 };
 
 use super::{
+    apply::Applier,
     budget::Budget,
     context::Queues,
     link_connection::Memory,
@@ -92,6 +93,7 @@ pub fn watch_all(
     queues: Queues,
     budget: Arc<Budget>,
     memory: Arc<Memory>,
+    applier: Arc<Applier>,
 ) -> (Tables, impl Future<Output = ()> + Send) {
     let index = Index::default();
     let (coming, known) = (index.clone(), index.clone());
@@ -102,13 +104,14 @@ pub fn watch_all(
             return;
         }
         let (namespace, link) = (table.namespace().unwrap_or_default(), &table.spec.link_connection_ref.name);
-        queues.links.wake_named(&namespace, link);
-        queues.tables.wake(ObjectRef::from_obj(table));
         if change == Change::Gone {
             memory.tables.forget(&table.uid().unwrap_or_default());
             budget.forget(&ObjectRef::from_obj(table).into());
+            applier.forget::<LinkTable>(&namespace, &table.name_any());
             known.went(table);
         }
+        queues.links.wake_named(&namespace, link);
+        queues.tables.wake(ObjectRef::from_obj(table));
         // Who has the source table may have changed.
         let tables = Tables { store: store.clone(), index: known.clone() };
         for rival in tables.of_source(&namespace, link, &table.spec.source_name()) {

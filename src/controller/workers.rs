@@ -11,27 +11,15 @@ use std::{
 
 use bytes::Bytes;
 use kube::runtime::reflector::ObjectRef;
-use reqwest::{Client, StatusCode, header};
-use rustls::{
-    ClientConfig, RootCertStore,
-    client::Resumption,
-    pki_types::{
-        CertificateDer,
-        pem::{self, PemObject as _},
-    },
-};
 use tokio::{sync::watch, time};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::certificate::Credentials;
-use crate::api::{
-    link_connection::LinkConnection,
-    plan::{API_PORT, API_SERVER_NAME},
-    report::Report,
+use super::{
+    certificate::Credentials,
+    worker_client::{Error, WorkerClient},
 };
+use crate::api::{link_connection::LinkConnection, plan::API_PORT, report::Report};
 
-/// How long a worker may hold a request for its report, seconds.
-const LONG_POLL: u64 = 25;
 /// Pauses after failures: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
@@ -181,19 +169,6 @@ struct Conversation {
     wake: Wake,
 }
 
-/// Why a worker did not answer.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("{0}")]
-    Http(#[from] reqwest::Error),
-    #[error("it answered {0}")]
-    Status(StatusCode),
-    #[error("its authority is not readable: {0}")]
-    Authority(#[from] pem::Error),
-    #[error("its authority is not one: {0}")]
-    NoAuthority(#[from] rustls::Error),
-}
-
 impl Conversation {
     async fn hold(mut self) {
         let mut pause = PAUSES.0;
@@ -209,31 +184,22 @@ impl Conversation {
         }
     }
 
-    /// Talks under one set of credentials until they change. Begins with the plan: a worker that was restarted may have
-    /// read an older one from its mount, and counts its reports from the start.
+    /// Talks on one connection, until another plan or other credentials are wanted. Begins with the plan: a worker that was restarted
+    /// may have read an older one from its mount, and counts its reports from the start.
     async fn talk(&mut self, pause: &mut Duration) -> Result<(), Error> {
         let desired = self.desired.borrow_and_update().clone();
-        let credentials = desired.credentials;
-        let mut plan = desired.plan;
-        let client = self.client(&credentials)?;
-        push(&client, &credentials.token, &plan).await?;
+        let mut client = WorkerClient::connect(self.address, &desired.credentials).await?;
+        client.push(&desired.plan).await?;
+        drop(desired);
         let mut after = 0;
         loop {
             let answer = tokio::select! {
-                answer = ask(&client, &credentials.token, after) => answer?,
-                changed = self.desired.changed() => {
-                    if changed.is_err() {
-                        // Nobody wants this conversation any more; the task is about to be aborted.
-                        return std::future::pending().await;
-                    }
-                    let desired = self.desired.borrow_and_update().clone();
-                    if desired.credentials != credentials {
-                        return Ok(());
-                    }
-                    plan = desired.plan;
-                    push(&client, &credentials.token, &plan).await?;
-                    continue;
-                }
+                answer = client.ask(after) => answer?,
+                changed = self.desired.changed() => match changed {
+                    Ok(()) => return Ok(()),
+                    // Nobody wants this conversation any more; the task is about to be aborted.
+                    Err(_) => std::future::pending().await,
+                },
             };
             *pause = PAUSES.0;
             let told = answer.map(|report| Arc::new(report.sorted()));
@@ -252,54 +218,7 @@ impl Conversation {
         }
     }
 
-    fn client(&self, credentials: &Credentials) -> Result<Client, Error> {
-        let mut authorities = RootCertStore::empty();
-        for authority in CertificateDer::pem_slice_iter(credentials.authorities.as_bytes()) {
-            authorities.add(authority?)?;
-        }
-        let mut tls = ClientConfig::builder().with_root_certificates(authorities).with_no_client_auth();
-        // A connection lasts as long as its worker, and what would make the next one cheaper is as large as all else of it.
-        tls.resumption = Resumption::disabled();
-        Ok(Client::builder()
-            .no_proxy()
-            .https_only(true)
-            .tls_backend_preconfigured(tls)
-            .resolve(API_SERVER_NAME, self.address)
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(LONG_POLL + 10))
-            .build()?)
-    }
-
     fn note<T>(&self, change: impl FnOnce(&mut Heard) -> T) -> T {
         change(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-fn url(path: &str) -> String {
-    format!("https://{API_SERVER_NAME}:{API_PORT}{path}")
-}
-
-async fn push(client: &Client, token: &str, plan: &StoredPlan) -> Result<(), Error> {
-    let answer = client
-        .put(url("/v1/plan"))
-        .bearer_auth(token)
-        .header(header::CONTENT_TYPE, "application/gzip")
-        .body(plan.body.clone())
-        .send()
-        .await?;
-    match answer.status() {
-        // A newer plan than the one that is stored: another leader's, which this process will soon hear of.
-        StatusCode::CONFLICT => Ok(()),
-        status if status.is_success() => Ok(()),
-        status => Err(Error::Status(status)),
-    }
-}
-
-async fn ask(client: &Client, token: &str, after: u64) -> Result<Option<Report>, Error> {
-    let answer = client.get(url("/v1/report")).query(&[("after", after), ("timeout", LONG_POLL)]).bearer_auth(token).send().await?;
-    match answer.status() {
-        StatusCode::NO_CONTENT => Ok(None),
-        StatusCode::OK => Ok(Some(answer.json().await?)),
-        status => Err(Error::Status(status)),
     }
 }

@@ -222,8 +222,8 @@ impl Place {
             Command::Logs(options) => logs::print(self, &options, out).await,
             Command::Reseed { tables, all, wait } => act::reseed(self, &tables, all, &wait, out).await,
             Command::Verify { tables, repair, wait } => act::verify(self, &tables, repair, &wait, out).await,
-            Command::Pause { link, wait } => act::pause(self, &link, &wait, out).await,
-            Command::Resume { link, wait } => act::resume(self, &link, &wait, out).await,
+            Command::Pause { link, wait } => Box::pin(act::pause(self, &link, &wait, out)).await,
+            Command::Resume { link, wait } => Box::pin(act::resume(self, &link, &wait, out)).await,
         }
     }
 

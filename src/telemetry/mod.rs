@@ -7,5 +7,5 @@ mod logs;
 mod metrics;
 
 pub use health::{Readiness, listen, serve_health};
-pub use logs::start as start_logs;
+pub use logs::{follow as follow_logs, start as start_logs};
 pub use metrics::{Described, Meters, retain};

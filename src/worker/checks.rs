@@ -34,6 +34,8 @@ pub(super) const DISCOVER_PATIENCE: Duration = Duration::from_secs(20);
 /// What was answered last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Answers {
+    /// Revision of the plan whose systems answered; 0 before any did.
+    pub revision: u64,
     pub checks: Vec<Check>,
     pub credential_expiry: Option<Timestamp>,
     /// The tables of the source; another list only if it says something else.
@@ -56,6 +58,8 @@ pub(super) async fn keep_asking(
         if let Some(current) = current {
             let mut new = ask(&current, PATIENCE).await;
             new.found.clone_from(&answers.borrow().found);
+            // Whoever waits for the checks does not wait for a long list.
+            tell(&answers, &new);
             if let Some(plans) = &discovers
                 && discovered.is_none_or(|at| at.elapsed() > discover_every(plans))
             {
@@ -63,14 +67,9 @@ pub(super) async fn keep_asking(
                 discovered = found.is_some().then(Instant::now);
                 let news = found.filter(|found| new.found.as_ref().is_none_or(|known| !known.is_as(found)));
                 new.found = news.map(Arc::new).or(new.found);
+                tell(&answers, &new);
             }
             let failed = new.checks.iter().any(|check| check.fault.is_some());
-            note(&answers.borrow(), &new);
-            answers.send_if_modified(|old| {
-                let news = *old != new;
-                *old = new;
-                news
-            });
             if !failed {
                 pause = WORRIED;
             }
@@ -88,6 +87,15 @@ pub(super) async fn keep_asking(
     }
 }
 
+fn tell(answers: &watch::Sender<Answers>, new: &Answers) {
+    note(&answers.borrow(), new);
+    answers.send_if_modified(|old| {
+        let news = old != new;
+        old.clone_from(new);
+        news
+    });
+}
+
 fn discover_every(plans: &NewestPlan) -> Duration {
     let links_new = plans.borrow().as_ref().is_some_and(|plan| plan.discover.is_some());
     if links_new { DISCOVER_OFTEN } else { DISCOVER_EVERY }
@@ -100,7 +108,7 @@ pub(super) async fn ask(systems: &Systems, patience: Duration) -> Answers {
     let (mut checks, credential_expiry) = zone;
     checks.extend(source);
     checks.extend(target);
-    Answers { checks, credential_expiry, found: None }
+    Answers { revision: systems.revision, checks, credential_expiry, found: None }
 }
 
 /// The tables of the source; none if it does not say. What is wrong with it then, its checks tell.

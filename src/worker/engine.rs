@@ -30,6 +30,8 @@ pub(super) struct Supervisor<Open> {
     pub plans: watch::Receiver<Option<Arc<Plan>>>,
     /// Told what is open, for those who check.
     pub systems: watch::Sender<Option<Arc<Systems>>>,
+    /// Told by which plan it works: of one that moves the link only once the engine before has ended.
+    pub revision: watch::Sender<u64>,
     pub report: watch::Sender<EngineReport>,
 }
 
@@ -49,6 +51,7 @@ impl<Open: Fn(&Plan) -> Systems> Supervisor<Open> {
             };
             let systems = Arc::new((self.open)(&plan));
             self.systems.send_replace(Some(systems.clone()));
+            self.revision.send_replace(plan.revision);
             let (Ok(zone), Ok(source), Ok(target)) = (systems.zone.clone(), systems.source.clone(), systems.target.clone()) else {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
@@ -93,6 +96,7 @@ impl<Open: Fn(&Plan) -> Systems> Supervisor<Open> {
                         tracing::info!(revision = newest.revision, "source, target or zone moved");
                         break Stopped::Moved;
                     }
+                    self.revision.send_replace(newest.revision);
                     plan_sender.send_replace(newest);
                 }
             }

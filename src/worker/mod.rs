@@ -26,6 +26,7 @@ pub(crate) use self::checks::{ask_source, ask_target, ask_zone};
 use self::{api::Api, metrics::Metrics, plans::Plans, systems::Systems};
 pub use self::{probe::probe, release::release};
 use crate::{
+    api::conditions::annotation,
     api::plan::{API_DIR, API_PORT, HEALTH_PORT, MEMORY_LIMIT, PLAN_DIR, PLAN_KEY, SECRETS_DIR, ZONE_DIR},
     replication::EngineReport,
     secrets::Secrets,
@@ -110,12 +111,21 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let readiness = Readiness::waiting_for(["api", "plan"]);
     let (systems, answers) = (watch::Sender::new(None), watch::Sender::new(checks::Answers::default()));
     let (engine, newest) = (watch::Sender::new(EngineReport::default()), watch::Sender::new(None));
+    let revision = watch::Sender::new(0);
+    let works_by = reports::WorksBy { systems: systems.subscribe(), revision: revision.subscribe() };
     let serving = CancellationToken::new();
 
     let _background = [
         background(plans::follow_mount(options.plan.clone(), plans.clone())),
         background(checks::keep_asking(systems.subscribe(), answers.clone(), (options.ordinal == 0).then(|| plans.subscribe()))),
-        background(reports::collect(options.worker.clone(), plans.subscribe(), answers.subscribe(), engine.subscribe(), newest.clone())),
+        background(reports::collect(
+            options.worker.clone(),
+            plans.subscribe(),
+            works_by,
+            answers.subscribe(),
+            engine.subscribe(),
+            newest.clone(),
+        )),
         background(note_plan(plans.clone(), readiness.clone())),
     ];
     let api = Api { plans: plans.clone(), reports: newest.subscribe(), folder: options.api.clone(), port: options.api_port };
@@ -135,6 +145,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         open,
         plans: plans.subscribe(),
         systems,
+        revision,
         report: engine,
     };
 
@@ -156,13 +167,25 @@ fn background(work: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHan
     AbortOnDropHandle::new(tokio::spawn(work))
 }
 
-/// Marks the process ready once there is a plan.
+/// Marks the process ready once there is a plan, and logs what the plan says.
 async fn note_plan(plans: Plans, readiness: Readiness) {
     let mut plans = plans.subscribe();
+    let mut logged = None;
     // The first plan may be there before this task runs.
     loop {
-        if plans.borrow_and_update().is_some() {
+        let plan = plans.borrow_and_update().clone();
+        if let Some(plan) = plan {
             readiness.has("plan");
+            if plan.log != logged {
+                logged.clone_from(&plan.log);
+                if let Some(problem) = telemetry::follow_logs(plan.log.as_deref()) {
+                    tracing::warn!(
+                        annotation = annotation::LOG,
+                        problem,
+                        "not a filter such as debug or warn,link_operator=trace: ignored"
+                    );
+                }
+            }
         }
         if plans.changed().await.is_err() {
             return;

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
 
-use super::checks::Answers;
+use super::{checks::Answers, systems::Systems};
 use crate::{
     api::{
         discovery::{Discovery, Found},
@@ -22,26 +22,41 @@ const COALESCE: Duration = Duration::from_millis(500);
 /// The newest report; none before there is a plan.
 pub type Newest = Option<Arc<Report>>;
 
+/// By which plan the worker works. A report says so once the engine has taken it up and its systems were asked: one who hears that all is
+/// well with a plan must not hear it of the plan before.
+pub(super) struct WorksBy {
+    pub systems: watch::Receiver<Option<Arc<Systems>>>,
+    /// The revision that the engine has taken up.
+    pub revision: watch::Receiver<u64>,
+}
+
 /// Puts a new report into `newest` whenever plan, answers or the engine's report changed. Never ends while they can.
 pub(super) async fn collect(
     worker: String,
     mut plans: watch::Receiver<Option<Arc<Plan>>>,
+    works_by: WorksBy,
     mut answers: watch::Receiver<Answers>,
     mut engine: watch::Receiver<EngineReport>,
     newest: watch::Sender<Newest>,
 ) {
-    let mut sequence = 0;
+    let WorksBy { mut systems, mut revision } = works_by;
+    let (mut sequence, mut by) = (0, 0);
     let mut tables = Tables::default();
     loop {
         let plan = plans.borrow_and_update().clone();
         let (answers_now, engine_now) = (answers.borrow_and_update().clone(), engine.borrow_and_update().clone());
+        let opened = systems.borrow_and_update().as_ref().map_or(u64::MAX, |systems| systems.revision);
+        let taken = *revision.borrow_and_update();
+        if answers_now.revision >= opened {
+            by = taken;
+        }
         if let Some(plan) = plan {
             sequence += 1;
             tables.look(&plan, answers_now.found.as_ref());
             let report = Report {
                 discovery: tables.discovery.clone(),
                 discovered: tables.discovered.clone(),
-                ..build(sequence, &worker, plan.revision, answers_now, engine_now)
+                ..build(sequence, &worker, by, answers_now, engine_now)
             };
             newest.send_if_modified(|newest| {
                 let news = newest.as_ref().is_none_or(|old| Report { sequence, ..(**old).clone() } != report);
@@ -54,6 +69,8 @@ pub(super) async fn collect(
         }
         let changed = tokio::select! {
             changed = plans.changed() => changed,
+            changed = systems.changed() => changed,
+            changed = revision.changed() => changed,
             changed = answers.changed() => changed,
             changed = engine.changed() => changed,
         };
@@ -179,6 +196,54 @@ mod tests {
         assert_eq!((tables.discovered.len(), tables.discovered[0].table_name.as_str()), (500, "t02000"));
         tables.look(&plan(0, false), Some(&found));
         assert!(tables.discovered.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_plan_is_told_of_once_the_engine_has_it_and_its_systems_answered() {
+        let plan = |revision: u64| {
+            let database = serde_json::json!({"postgresql": {"host": "h", "database": "d", "auth": {}}});
+            let plan = serde_json::json!({
+                "formatVersion": 1, "revision": revision, "run": 1, "intent": "Run", "workers": 1, "coresPerWorker": 1,
+                "flushIntervalMs": 1, "link": {"namespace": "n", "name": "n", "uid": "u", "linkId": "l"}, "source": database,
+                "target": database, "zone": {}, "tables": [],
+            });
+            Arc::new(serde_json::from_value::<Plan>(plan).unwrap())
+        };
+        let nowhere = Fault { reason: "r".to_owned(), message: String::new(), remedy: String::new(), heals: true };
+        let opened = |revision: u64| {
+            let (zone, source, target) = (Err(nowhere.clone()), Err(nowhere.clone()), Err(nowhere.clone()));
+            Some(Arc::new(Systems { revision, zone, source, target }))
+        };
+        // Another check each time, so that there is news.
+        let answered = |revision: u64, text: &str| Answers { revision, checks: vec![Check::passed("A", text)], ..Answers::default() };
+        let (plans, systems, taken) = (watch::Sender::new(Some(plan(1))), watch::Sender::new(opened(1)), watch::Sender::new(1));
+        let (answers, engine) = (watch::Sender::new(Answers::default()), watch::Sender::new(EngineReport::default()));
+        let newest = watch::Sender::new(None);
+        let mut told = newest.subscribe();
+        let works_by = WorksBy { systems: systems.subscribe(), revision: taken.subscribe() };
+        let collecting = collect("shop-0".to_owned(), plans.subscribe(), works_by, answers.subscribe(), engine.subscribe(), newest);
+        let collecting = tokio::spawn(collecting);
+        let mut next = async || {
+            told.changed().await.unwrap();
+            told.borrow_and_update().as_ref().unwrap().plan_revision
+        };
+        assert_eq!(next().await, 0, "nobody answered yet");
+        answers.send_replace(answered(1, "first"));
+        assert_eq!(next().await, 1);
+        // A plan that moves the link: the engine before is still at work.
+        plans.send_replace(Some(plan(2)));
+        answers.send_replace(answered(1, "second"));
+        assert_eq!(next().await, 1);
+        systems.send_replace(opened(2));
+        taken.send_replace(2);
+        engine.send_replace(EngineReport { run: Some(1), ..EngineReport::default() });
+        assert_eq!(next().await, 1, "the checks are about the places before");
+        answers.send_replace(answered(2, "third"));
+        assert_eq!(next().await, 2);
+        // One that does not.
+        taken.send_replace(3);
+        assert_eq!(next().await, 3);
+        collecting.abort();
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::{
 /// A plan's source, target and zone, or why one cannot be opened. To open connects to nothing.
 #[derive(Clone)]
 pub(super) struct Systems {
+    /// Revision of that plan.
+    pub revision: u64,
     pub zone: Result<Zone, Fault>,
     pub source: Result<Arc<dyn Source>, Fault>,
     pub target: Result<Arc<dyn Target>, Fault>,
@@ -28,6 +30,7 @@ impl Systems {
         let zone = Zone::open(&plan.zone, secrets, volume, Some(link)).map(|zone| zone.counted(requests)).map_err(|error| error.fault());
         let staging = zone.as_ref().ok().map(|zone| Arc::new(zone.clone()) as Arc<dyn target::Zone>);
         Self {
+            revision: plan.revision,
             source: source::open(&plan.source, secrets, link).map_err(|error| error.fault()),
             target: target::open(&plan.target, secrets, link, staging).map_err(|error| error.fault()),
             zone,

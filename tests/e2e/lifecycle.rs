@@ -1,5 +1,7 @@
 //! Pause, stop, and every way to delete a link.
 
+use std::{os::unix::process::CommandExt as _, process::Command};
+
 use crate::cluster::{Place, kubectl, try_kubectl, until};
 
 async fn linked(name: &str) -> Place {
@@ -82,4 +84,35 @@ async fn deleting_the_namespace_hangs_nobody_and_names_what_is_left() {
     let (slots, publications) = place.leftovers().await;
     // Whether or not the source could be freed in time: what is left is named with the command that removes it.
     assert!(slots + publications == 0 || told.contains("pg_drop_replication_slot"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_links_workers_log_what_they_are_asked_to_without_a_restart() {
+    let place = linked("logs").await;
+    let logs = || {
+        let program = env!("CARGO_BIN_EXE_link-operator");
+        let output = Command::new(program).arg0("kubectl-link").args(["logs", "link", "-n", &place.namespace]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let pod = || {
+        place.get("pod/link-0").map(|pod| (pod["metadata"]["uid"].clone(), pod["status"]["containerStatuses"][0]["restartCount"].clone()))
+    };
+    let (before, debug) = (pod(), |text: &str| text.matches(r#""level":"DEBUG""#).count());
+    let usual = logs();
+    assert!(usual.contains("plan") && debug(&usual) == 0, "{usual}");
+    kubectl(&["annotate", "lc", "link", "-n", &place.namespace, "link-operator.io/log=debug"]);
+    until(&place.namespace, "its worker logs more", || (debug(&logs()) > 0).then_some(())).await;
+
+    let annotate = |value: &str| kubectl(&["annotate", "--overwrite", "lc", "link", "-n", &place.namespace, value]);
+    annotate("link-operator.io/log=link_operator=shout");
+    until(&place.namespace, "its worker refuses what is no filter", || logs().contains("link-operator.io/log").then_some(())).await;
+    let lines = debug(&logs());
+    place.source.batch_execute("INSERT INTO t VALUES (0, 0)").await.unwrap();
+    place.converged("t").await;
+    assert_eq!(debug(&logs()), lines, "then the usual holds");
+    annotate("link-operator.io/log-");
+    place.link_is("Running", "True", "Replicating").await;
+    assert_eq!(pod(), before, "it was not restarted");
+    place.done();
 }

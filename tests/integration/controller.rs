@@ -1,6 +1,7 @@
 //! The controller against a real API server. Nobody makes pods for StatefulSets and nobody runs them: the tests play the
 //! StatefulSet controller and the kubelet, and a small HTTPS server plays the worker.
 
+mod answers;
 mod availability;
 mod converging;
 mod discovering;

@@ -200,6 +200,7 @@ fn plan(revision: u64, database: &PostgresqlDatabase) -> Plan {
         zone: claim(),
         tables: Vec::new(),
         discover: None,
+        log: None,
         stop_only: false,
         delete_target_tables: false,
         retain_zone: false,

@@ -9,7 +9,6 @@ use crate::{
         conditions::{Truth, get, is_true, kind, reason, remove, set},
         fault::{Check, Fault},
         landing_zone::{LandingZoneStatus, ZonePhase},
-        report::Report,
     },
     controller::{events::Happened, explain, status::Ready},
 };
@@ -21,10 +20,12 @@ const SOON: Duration = Duration::from_hours(7 * 24);
 pub struct Findings<'a> {
     /// Generation of the spec.
     pub generation: Option<i64>,
-    /// The answer of the probe to this generation's question; None while it is being asked.
-    pub report: Option<&'a Report>,
+    /// The answer to this generation's questions, and when the credential ends; None while it is being asked.
+    pub answer: Option<(&'a [Check], Option<Timestamp>)>,
     /// What keeps the probe from answering.
     pub obstacle: Option<&'a Fault>,
+    /// The value of the annotation that asks for a test, which is a part of the question.
+    pub test: Option<&'a String>,
     /// The object is being deleted.
     pub deleting: bool,
 }
@@ -44,14 +45,15 @@ fn after(before: &LandingZoneStatus, findings: &Findings<'_>, now: Timestamp) ->
         set(&mut status.conditions, kind, truth, reason, message, findings.generation, now);
     };
     mark(kind::ACCEPTED, Truth::True, reason::AS_REQUESTED, "");
-    if let Some(report) = findings.report {
-        for check in &report.checks {
+    if let Some((checks, credential_expiry)) = findings.answer {
+        for check in checks {
             match &check.fault {
                 None => mark(&check.name, Truth::True, reason::AS_REQUESTED, &check.message),
                 Some(fault) => mark(&check.name, Truth::False, &fault.reason, &explain(fault)),
             }
         }
-        status.credential_expiry_time = report.credential_expiry;
+        status.credential_expiry_time = credential_expiry;
+        status.last_handled_test_at = findings.test.or(before.last_handled_test_at.as_ref()).cloned();
     }
     let expiring = status.credential_expiry_time.filter(|end| now.checked_add(SOON).is_ok_and(|soon| *end < soon));
     match (expiring, status.credential_expiry_time) {
@@ -75,12 +77,12 @@ fn after(before: &LandingZoneStatus, findings: &Findings<'_>, now: Timestamp) ->
             remove(&mut status.conditions, kind::CREDENTIAL_EXPIRING);
         }
     }
-    let failing = findings.report.and_then(|report| report.checks.iter().find_map(failing)).or(findings.obstacle);
+    let failing = findings.answer.and_then(|(checks, _)| checks.iter().find_map(failing)).or(findings.obstacle);
     let ready = if findings.deleting {
         Ready::progressing(reason::DELETING, "waits until no LinkConnection refers to it")
     } else if let Some(fault) = failing {
         Ready::fault(fault)
-    } else if findings.report.is_some() {
+    } else if findings.answer.is_some() {
         Ready::yes(reason::AS_REQUESTED, "the zone was read, listed and written")
     } else if new_generation || get(&status.conditions, kind::READY).is_none() {
         Ready::unknown(reason::NEW_GENERATION, "the zone is being asked")
@@ -91,7 +93,7 @@ fn after(before: &LandingZoneStatus, findings: &Findings<'_>, now: Timestamp) ->
     status.phase = Some(match ready.truth {
         Truth::True => ZonePhase::Ready,
         Truth::Unknown => ZonePhase::Pending,
-        Truth::False if findings.report.is_none() && before.phase != Some(ZonePhase::Ready) => ZonePhase::Pending,
+        Truth::False if findings.answer.is_none() && before.phase != Some(ZonePhase::Ready) => ZonePhase::Pending,
         Truth::False => ZonePhase::Degraded,
     });
     ready.write(&mut status.conditions, findings.generation, now);
@@ -135,11 +137,8 @@ mod tests {
         const DAY: i64 = 24 * 3600;
         let at = |second| Timestamp::from_second(second).unwrap();
         let look = |before: &LandingZoneStatus, expiry: Option<i64>, now| {
-            let report: Report = serde_json::from_value(serde_json::json!({
-                "formatVersion": 1, "sequence": 1, "worker": "", "version": "", "planRevision": 0, "credentialExpiry": expiry.map(at),
-            }))
-            .unwrap();
-            let findings = Findings { generation: Some(1), report: Some(&report), obstacle: None, deleting: false };
+            let answer = Some((&[][..], expiry.map(at)));
+            let findings = Findings { generation: Some(1), answer, obstacle: None, test: None, deleting: false };
             let (after, events) = status(before, &findings, at(now));
             let truth = get(&after.conditions, kind::CREDENTIAL_EXPIRING).map(|condition| condition.status.clone());
             (after, truth.unwrap_or_default(), events.into_iter().map(|event| event.reason).collect::<Vec<_>>())

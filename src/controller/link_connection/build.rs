@@ -4,7 +4,7 @@ use k8s_openapi::{
     ByteString,
     api::{
         apps::v1::{RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
-        core::v1::{Secret, Service, ServiceAccount, ServicePort, ServiceSpec},
+        core::v1::{PodTemplateSpec, Secret, Service, ServicePort, ServiceSpec},
         networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec},
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
@@ -18,6 +18,7 @@ use kube::{Resource, ResourceExt};
 use super::validate::Validated;
 use crate::{
     api::{
+        conditions::annotation,
         link_connection::LinkConnection,
         plan::{API_PORT, HEALTH_PORT},
     },
@@ -31,8 +32,6 @@ use crate::{
 /// All children but plan, credentials and LinkTables.
 #[derive(Clone, Debug)]
 pub struct Children {
-    /// The identity that pods run under; shared by the links of a namespace, so it has no owner.
-    pub service_account: ServiceAccount,
     /// Names the workers.
     pub service: Service,
     /// The workers.
@@ -80,7 +79,6 @@ pub fn children(link: &LinkConnection, validated: &Validated, base: &PodBase, ru
     let replicas = if running { compute.workers() } else { 0 };
     let cores = compute.worker_cores().try_into().unwrap_or(i32::MAX);
     Children {
-        service_account: pods::service_account(base, link.namespace()),
         service: Service {
             metadata: meta(names::workers(&name)),
             spec: Some(ServiceSpec {
@@ -105,7 +103,7 @@ pub fn children(link: &LinkConnection, validated: &Validated, base: &PodBase, ru
                 service_name: Some(names::workers(&name)),
                 selector: selector(),
                 revision_history_limit: Some(2),
-                template: pods::worker_template(base, &name, cores, &validated.memory),
+                template: restarted(pods::worker_template(base, &name, cores, &validated.memory), restart(link)),
                 ..Default::default()
             }),
             status: None,
@@ -131,6 +129,21 @@ pub fn children(link: &LinkConnection, validated: &Validated, base: &PodBase, ru
             }),
         },
     }
+}
+
+/// The restart that was asked for last. Who takes the annotation away again asks for none.
+pub fn restart(link: &LinkConnection) -> Option<&String> {
+    let handled = || link.status.as_ref().and_then(|status| status.last_handled_restart_at.as_ref());
+    link.annotations().get(annotation::RESTART).or_else(handled)
+}
+
+/// Pods of another template are made anew.
+fn restarted(mut template: PodTemplateSpec, restart: Option<&String>) -> PodTemplateSpec {
+    if let Some(restart) = restart {
+        let annotations = template.metadata.get_or_insert_default().annotations.get_or_insert_default();
+        annotations.insert(annotation::RESTART.to_owned(), restart.clone());
+    }
+    template
 }
 
 fn service_port(name: &str, port: u16) -> ServicePort {

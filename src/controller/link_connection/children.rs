@@ -6,12 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{Pod, ServiceAccount},
-};
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -92,64 +89,87 @@ pub async fn apply(
     let namespace = link.namespace().unwrap_or_default();
     let base = build::pod_base(link, validated, context.pod_base());
     let children = build::children(link, validated, &base, course.workers, context.options.pod_namespace.as_deref());
-    let credentials = credentials::ensure(link, own, context).await?;
+    // Before the pods that mount them.
+    credentials::ensure(link, own, context).await?;
     let applier = &context.applier;
     let there = crate::controller::watch::get(&context.stores.workers, &namespace, &names::workers(&link.name_any()));
-    if there.is_none() {
-        applier.forget::<StatefulSet>(&namespace, &names::workers(&link.name_any()));
-        // It has no owner: it may have gone with a namespace of the same name.
-        applier.forget::<ServiceAccount>(&namespace, &children.service_account.name_any());
-    }
-    applier.apply(&children.service_account).await?;
+    context.ensure_account(&base, &namespace).await?;
     applier.apply(&children.service).await?;
     applier.apply(&children.network_policy).await?;
     applier.apply(&children.disruption_budget).await?;
     let generation = link.metadata.generation.unwrap_or_default();
+    let asked = build::restart(link).map_or_else(|| generation.to_string(), |restart| format!("{generation}, {restart}"));
     let all = || context.stores.workers.state();
-    let (workers, waits) = context.rollouts.admit(children.workers.clone(), generation, there.as_deref(), all)?;
+    let (workers, waits) = context.rollouts.admit(children.workers.clone(), &asked, there.as_deref(), all)?;
     match (waits, there.as_deref()) {
         // It stays as it is, but for its replicas. The watch does not keep templates.
         (true, Some(there)) if replicas(there) == replicas(&workers) => {}
         (true, Some(there)) => {
             let api: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
             let there = api.get(&there.name_any()).await?;
-            let (workers, _) = context.rollouts.admit(children.workers, generation, Some(&there), all)?;
+            let (workers, _) = context.rollouts.admit(children.workers, &asked, Some(&there), all)?;
             applier.apply(&workers).await?;
         }
         (false, there) | (_, there @ None) => {
             applier.apply_over(&workers, there).await?;
         }
     }
+    talk(link, own, pods, context).await?;
+    Ok(waits.then_some(ROLL_AGAIN))
+}
+
+/// Keeps talking to the link's workers: by the plan that is stored, if there is one.
+pub async fn talk(link: &LinkConnection, own: &mut Own, pods: &[Arc<Pod>], context: &Context) -> Result<(), Error> {
+    if own.plan.is_none() {
+        return Ok(());
+    }
+    let credentials = credentials::ensure(link, own, context).await?;
     if let Some(stored) = &own.plan {
         let plan: &StoredPlan = &stored.pushed;
         context.workers.sync(&ObjectRef::from_obj(link), &link.uid().unwrap_or_default(), &credentials, plan, crew::reachable(pods));
     }
-    Ok(waits.then_some(ROLL_AGAIN))
+    Ok(())
 }
 
 fn replicas(set: &StatefulSet) -> Option<i32> {
     set.spec.as_ref().and_then(|spec| spec.replicas)
 }
 
-/// Makes, hands over and removes the link's own LinkTables. `discovered`: what workers found.
+/// Makes, hands over and removes the link's own LinkTables. `discovered`: what workers found. Whether the watch is to show other tables
+/// than it does.
 pub async fn own_tables(
     link: &LinkConnection,
     tables: &[Arc<LinkTable>],
     discovered: &[TableName],
     context: &Context,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let namespace = link.namespace().unwrap_or_default();
     let there: HashMap<String, &Arc<LinkTable>> = tables.iter().map(|table| (table.name_any(), table)).collect();
     let owned = owned::owned_tables(link, tables, discovered);
+    let to_come = owned.wanted.iter().any(|table| !there.contains_key(&table.name_any()));
+    let to_come = to_come || !owned.takeovers.is_empty() || !owned.orphans.is_empty();
     let api: Api<LinkTable> = Api::namespaced(context.client.clone(), &namespace);
     let apply = |table: LinkTable| {
         let there = there.get(&table.name_any()).copied();
-        if there.is_none() {
-            context.applier.forget::<LinkTable>(&namespace, &table.name_any());
+        async move {
+            let sent = context.applier.apply_over(&table, there.map(AsRef::as_ref)).await?;
+            Ok::<_, Error>((sent && there.is_none()).then(|| table.spec.source_name()))
         }
-        async move { context.applier.apply_over(&table, there.map(AsRef::as_ref)).await.map(|_| ()) }
     };
-    stream::iter(owned.wanted).map(apply).buffer_unordered(TABLES_AT_ONCE).try_collect::<()>().await?;
+    let mut made = Vec::new();
+    let mut applied = stream::iter(owned.wanted).map(apply).buffer_unordered(TABLES_AT_ONCE);
+    let result = loop {
+        match applied.next().await {
+            Some(Ok(table)) => made.extend(table),
+            Some(Err(error)) => break Err(error),
+            None => break Ok(()),
+        }
+    };
+    drop(applied);
+    if let Some(text) = owned::linked(&mut made) {
+        context.events.publish(&link.object_ref(&()), &Happened::normal("AddTable", text)).await;
+    }
+    result?;
     for (heir, identity) in &owned.takeovers {
         // From then on workers know it as the one before it: nothing is loaded again.
         let patch = json!({
@@ -170,5 +190,5 @@ pub async fn own_tables(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(to_come)
 }

@@ -25,8 +25,8 @@ use crate::{
 
 /// A worker that has not answered for so long is said not to.
 const SILENT: Duration = Duration::from_mins(1);
-/// How long a worker that is asked for the first time may take.
-const EXPECTED: Duration = Duration::from_secs(15);
+/// How long a worker that is asked for the first time, or that has to take up another plan, may take.
+pub const EXPECTED: Duration = Duration::from_secs(15);
 
 /// The pods that can be talked to.
 pub fn reachable(pods: &[Arc<Pod>]) -> Vec<WorkerPod> {
@@ -48,10 +48,6 @@ pub fn is_ready(pod: &Pod) -> bool {
 /// What is known of the workers. `revision` is that of the stored plan; without one nobody works by it.
 pub fn crew(pods: &[Arc<Pod>], views: &[WorkerView], desired: u32, revision: Option<u64>, refused: Option<Fault>) -> Crew {
     let ready = pods.iter().filter(|pod| is_ready(pod)).count().try_into().unwrap_or(u32::MAX);
-    let current = |view: &&WorkerView| {
-        let revised = view.heard.report.as_ref().zip(revision).is_some_and(|(report, revision)| report.plan_revision >= revision);
-        revised && view.heard.at.is_some_and(|at| at.elapsed() < SILENT)
-    };
     let silent = views.iter().find(|view| view.heard.at.map_or(view.asked_for, |at| at.elapsed()) > SILENT).map(|view| Fault {
         reason: "WorkerUnreachable".to_owned(),
         message: format!(
@@ -65,12 +61,21 @@ pub fn crew(pods: &[Arc<Pod>], views: &[WorkerView], desired: u32, revision: Opt
     Crew {
         desired,
         ready,
-        current: views.iter().filter(current).count().try_into().unwrap_or(u32::MAX),
+        current: current(views, revision),
         problem: pods.iter().find_map(|pod| pod_problem(pod)).or(refused),
         reports: views.iter().filter_map(|view| view.heard.report.clone()).collect(),
         silent,
         expecting: views.iter().any(|view| view.heard.report.is_none() && view.asked_for < EXPECTED),
     }
+}
+
+/// How many report that they work by the plan of this revision.
+pub fn current(views: &[WorkerView], revision: Option<u64>) -> u32 {
+    let current = |view: &&WorkerView| {
+        let revised = view.heard.report.as_ref().zip(revision).is_some_and(|(report, revision)| report.plan_revision >= revision);
+        revised && view.heard.at.is_some_and(|at| at.elapsed() < SILENT)
+    };
+    views.iter().filter(current).count().try_into().unwrap_or(u32::MAX)
 }
 
 /// Whether every worker that is there has carried out the intent Drain of the stored plan.

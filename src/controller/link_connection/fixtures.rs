@@ -61,6 +61,7 @@ pub fn plan() -> Plan {
         zone: references().zone.unwrap().spec.store.clone(),
         tables: Vec::new(),
         discover: None,
+        log: None,
         stop_only: false,
         delete_target_tables: false,
         retain_zone: false,

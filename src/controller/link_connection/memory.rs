@@ -6,15 +6,18 @@ use std::{
     time::Instant,
 };
 
+use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::plan::Stored;
 use crate::{
     api::{
+        fault::Check,
         link_connection::{LinkConnection, LinkPhase},
         link_table::LinkTable,
         report::Report,
+        zone::ZoneStore,
     },
     controller::certificate::Credentials,
     data::TableName,
@@ -37,6 +40,35 @@ pub struct LinkMemory {
     pub own: AsyncMutex<Own>,
     /// The newest answer of its probe, for its tables.
     pub probe: Mutex<Option<Arc<Report>>>,
+    /// What its workers say of the landing zone; none if none does.
+    pub zone: Mutex<Option<ZoneAnswer>>,
+}
+
+/// What workers say of a landing zone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ZoneAnswer {
+    /// Where it is: its object may say another place by now.
+    pub store: ZoneStore,
+    /// What was asked of it.
+    pub checks: Vec<Check>,
+    /// When its credential ends.
+    pub credential_expiry: Option<Timestamp>,
+}
+
+impl ZoneAnswer {
+    /// What these reports say of the zone in this place; of several answers to a question one that failed.
+    pub fn of(store: &ZoneStore, reports: &[Arc<Report>]) -> Option<Self> {
+        let mut checks: Vec<Check> = Vec::new();
+        for check in reports.iter().flat_map(|report| &report.checks).filter(|check| ZONE_CHECKS.contains(&check.name.as_str())) {
+            match checks.iter_mut().find(|known| known.name == check.name) {
+                Some(known) if known.fault.is_none() => known.clone_from(check),
+                Some(_) => {}
+                None => checks.push(check.clone()),
+            }
+        }
+        let credential_expiry = reports.iter().filter_map(|report| report.credential_expiry).max();
+        (!checks.is_empty()).then(|| Self { store: store.clone(), checks, credential_expiry })
+    }
 }
 
 /// What only the link's reconciler uses.
@@ -57,6 +89,9 @@ pub struct Own {
     /// What was last told of the tables.
     pub reports: Vec<Arc<Report>>,
 }
+
+/// Questions to a landing zone.
+const ZONE_CHECKS: [&str; 3] = ["ZoneReadable", "ZoneWritable", "CredentialValid"];
 
 /// Source tables of a link.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -84,6 +119,19 @@ impl LinkMemory {
     /// The newest answer of the link's probe.
     pub fn probe(&self) -> Option<Arc<Report>> {
         self.probe.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the link's workers say of the landing zone.
+    pub fn zone(&self) -> Option<ZoneAnswer> {
+        self.zone.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps what they say; whether it is something else than before.
+    pub fn set_zone(&self, answer: Option<ZoneAnswer>) -> bool {
+        let mut zone = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *zone != answer;
+        *zone = answer;
+        changed
     }
 
     /// Keeps the newest answer; whether it is another than before.
@@ -154,6 +202,27 @@ fn version<K: Resource>(object: &K) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::controller::link_connection::fixtures;
+
+    #[test]
+    fn of_what_workers_say_of_a_zone_a_fault_counts_and_nothing_else_is_said_of_it() {
+        let store: ZoneStore = serde_json::from_value(serde_json::json!({"persistentVolumeClaim": {"claimName": "zone"}})).unwrap();
+        let fault = crate::api::fault::Fault { reason: "ZoneFull".into(), message: "m".into(), remedy: "r".into(), heals: true };
+        let report = |checks: Vec<Check>| {
+            let empty = crate::controller::link_connection::status_tests::empty();
+            Arc::new(Report { checks, credential_expiry: Some(Timestamp::UNIX_EPOCH), ..empty })
+        };
+        let well = || vec![Check::passed("ZoneReadable", ""), Check::passed("ZoneWritable", ""), Check::passed("SourceReachable", "")];
+        let full = Check::failed("ZoneWritable", fault);
+        let answer = ZoneAnswer::of(&store, &[report(well()), report(vec![full.clone()]), report(well())]).unwrap();
+        assert_eq!(answer.checks, [Check::passed("ZoneReadable", ""), full]);
+        assert_eq!(answer.credential_expiry, Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(ZoneAnswer::of(&store, &[report(vec![Check::passed("SourceReachable", "")])]), None);
+
+        let memory = LinkMemory::default();
+        assert!(memory.set_zone(Some(answer.clone())) && !memory.set_zone(Some(answer.clone())));
+        assert_eq!(memory.zone(), Some(answer));
+        assert!(memory.set_zone(None) && memory.zone().is_none());
+    }
 
     #[test]
     fn whatever_was_written_before_our_own_write_is_older() {

@@ -9,10 +9,12 @@ mod deadline;
 mod dereference;
 #[cfg(test)]
 mod fixtures;
+mod leftovers;
 pub mod lifecycle;
 pub mod loss;
 mod memory;
 mod numbers;
+mod others;
 pub mod owned;
 pub mod plan;
 mod probe;
@@ -26,7 +28,6 @@ mod told;
 pub mod validate;
 
 use std::{
-    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,7 +40,7 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 
-pub use memory::Memory;
+pub use memory::{Memory, ZoneAnswer};
 
 use super::{
     Error,
@@ -47,11 +48,14 @@ use super::{
     context::Context,
     link_table::acceptance,
     names::{self, Component},
+    oneshot,
     status::{self as shared, Change, Ready},
     watch,
+    workers::WorkerView,
 };
 use crate::api::{
     conditions::{
+        annotation,
         mark::{LINK, RELEASE_FINALIZER, ROLE},
         reason,
     },
@@ -63,7 +67,7 @@ use crate::api::{
 };
 use lifecycle::{Course, Facts};
 use loss::Loss;
-use memory::{Claims, Own};
+use memory::Own;
 use release::Released;
 use status::{Crew, Findings};
 use validate::Validated;
@@ -78,8 +82,6 @@ const ON_THE_WAY: Duration = Duration::from_secs(5);
 const RUNNING: Duration = Duration::from_secs(30);
 /// How soon one that met trouble is.
 const TROUBLED: Duration = Duration::from_secs(10);
-/// A worker pod may stay so long past the end of its grace.
-const PAST_GRACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
 
 /// Brings a LinkConnection, its children and its status up to date.
 pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Result<Action, Error> {
@@ -111,18 +113,27 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     seen.crew.desired = if course.workers { link.spec.compute.workers() } else { 0 };
 
     let mut trouble = None;
-    let mut release_obstacle = None;
-    let mut released = false;
-    let mut soon = None;
-    if let Err(error) = children::own_tables(&link, &seen.tables, &owned::discovered(&seen.crew.reports), &context).await {
-        trouble = Some(note(&link, error)?);
+    let mut done = Done::default();
+    let mut tables_to_come = false;
+    match children::own_tables(&link, &seen.tables, &owned::discovered(&seen.crew.reports), &context).await {
+        Ok(to_come) => tables_to_come = to_come,
+        Err(error) => trouble = Some(note(&link, error)?),
     }
     if let (Some(validated), true) = (&validated, course.phase != LinkPhase::Initial) {
         match carry_out(&link, validated, &course, &seen, &mut own, &context).await {
-            Ok(done) => (soon, released, release_obstacle) = (done.soon, done.released, done.obstacle),
+            Ok(all) => done = all,
             Err(error) => trouble = Some(note(&link, error)?),
         }
     }
+    if validated.is_none() && trouble.is_none() {
+        // Whatever has become of the spec: the workers go on by the last plan, and are heard.
+        if let Err(error) = children::talk(&link, &mut own, &seen.pods, &context).await {
+            trouble = Some(note(&link, error)?);
+        }
+    }
+    heed_plan(&mut seen, &own, done.plan_waits.is_some() || tables_to_come);
+    let Done { released, obstacle: release_obstacle, plan_waits, rollout_waits, applied } = done;
+    let soon = plan_waits.into_iter().chain(rollout_waits).min();
     // What was released counts at once: the next look goes on from here.
     let course = if released {
         lifecycle::course(course.phase, course.run, link.spec.state, &Facts { released, gone: true, ..Facts::default() })
@@ -149,6 +160,8 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         release_obstacle,
         tables: crew::tables(&seen.linked, &reported, probed.report.as_ref().or(probe_before.as_deref())),
         verified: crew::verified(&link, &seen.linked, &seen.crew.reports),
+        test: link.annotations().get(annotation::TEST),
+        restarted: link.annotations().get(annotation::RESTART).filter(|_| applied).cloned(),
         deleting: false,
     };
     let before = link.status.clone().unwrap_or_default();
@@ -161,22 +174,8 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     if course.phase != LinkPhase::Stopping {
         release::tidy(&link, &context).await?;
     }
-    // Tell the tables what concerns them.
-    let probe_changed = match (&probed.report, probed.over) {
-        (Some(report), _) => memory.set_probe(Some(report.clone())),
-        (None, true) => memory.set_probe(None),
-        (None, false) => false,
-    };
-    let claims = claims(&seen);
-    let held_changed = own.claims.held != claims.held;
-    if own.claims != claims {
-        // What one link has or gives up, another may not, or may now.
-        context.rival_links(&link).iter().for_each(|rival| context.queues.links.wake(ObjectRef::from_obj(rival.as_ref())));
-        own.claims = claims;
-    }
-    let all = held_changed || probe_changed || before.phase != after.phase || before.observed_generation != after.observed_generation;
-    wake_tables(&seen, &own.reports, all, &context);
-    own.reports = seen.crew.reports;
+    let all = before.phase != after.phase || before.observed_generation != after.observed_generation;
+    others::tell(&link, &course, seen, &probed, &memory, &mut own, all, &context);
 
     let due = after.next_batch_time.filter(|_| course.is_idle());
     let due = due.map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default());
@@ -188,28 +187,6 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
         _ => ON_THE_WAY,
     };
     Ok(Action::requeue(soon.map_or(calm, |soon| soon.min(calm))))
-}
-
-/// Wakes the tables of which something else is told than before; `all`: what concerns every table changed.
-fn wake_tables(seen: &Seen, before: &[Arc<Report>], all: bool, context: &Context) {
-    let (reported, reported_before) = (crew::reported(&seen.crew.reports), crew::reported(before));
-    let (verifications, verifications_before) = (crew::verifications(&seen.crew.reports), crew::verifications(before));
-    for table in &seen.tables {
-        let identity = acceptance::identity(table);
-        let identity = identity.as_str();
-        let news = reported.get(identity).filter(|report| reported_before.get(identity) != Some(report));
-        let verified = verifications.get(identity).filter(|found| verifications_before.get(identity) != Some(found));
-        if all || news.is_some() || verified.is_some() {
-            context.queues.tables.wake(ObjectRef::from_obj(table.as_ref()));
-        }
-    }
-}
-
-fn claims(seen: &Seen) -> Claims {
-    let wanted = seen.tables.iter().map(|table| (table.spec.source_name(), table.uid().unwrap_or_default())).collect();
-    let linked: HashSet<Option<String>> = seen.linked.iter().map(|table| table.uid()).collect();
-    let held = seen.tables.iter().filter(|table| !linked.contains(&table.uid())).map(|table| table.spec.source_name()).collect();
-    Claims { wanted, held }
 }
 
 /// Says at once that a new generation was seen, so that nobody takes the old answer for one to the new question.
@@ -257,11 +234,12 @@ fn note(link: &LinkConnection, error: Error) -> Result<Fault, Error> {
 struct Seen {
     /// All LinkTables of the link.
     tables: Vec<Arc<LinkTable>>,
-    /// Those whose source table no other link has.
+    /// Those that its target can do and whose source table no other link has.
     linked: Vec<Arc<LinkTable>>,
     pods: Vec<Arc<Pod>>,
     /// The StatefulSet asks for no workers, or is not there.
     scaled_down: bool,
+    views: Vec<WorkerView>,
     crew: Crew,
     drained: bool,
     batch_done: bool,
@@ -287,8 +265,9 @@ async fn look(link: &LinkConnection, own: &Own, context: &Context) -> Result<See
     };
     let tables = context.stores.tables.of_link(&namespace, &name);
     let rivals = context.rival_links(link);
-    let is_linked = |table: &LinkTable| acceptance::holder(table, &context.rivals(&rivals, &table.spec.source_name())).is_none();
-    let linked = tables.iter().filter(|table| rivals.is_empty() || is_linked(table)).cloned().collect();
+    let is_held = |table: &LinkTable| acceptance::holder(table, &context.rivals(&rivals, &table.spec.source_name())).is_some();
+    let is_fit = |table: &LinkTable| acceptance::unfit(table, link).is_none();
+    let linked = tables.iter().filter(|table| is_fit(table) && (rivals.is_empty() || !is_held(table))).cloned().collect();
     let draining = own.plan.as_ref().is_some_and(|stored| stored.plan.intent == Intent::Drain);
     Ok(Seen {
         tables,
@@ -297,6 +276,7 @@ async fn look(link: &LinkConnection, own: &Own, context: &Context) -> Result<See
         crew: crew::crew(&pods, &views, link.spec.compute.workers(), revision, refused),
         drained: draining && crew::drained(&views, revision),
         batch_done: crew::batch_done(&views, own.plan.as_ref().map(|stored| &stored.plan)),
+        views,
         pods,
     })
 }
@@ -307,12 +287,10 @@ async fn refused(set: String, namespace: &str, context: &Context) -> Result<Opti
     Ok(refusal_in_events(&api.list(&about).await?.items))
 }
 
-/// A pod on a lost node stays until somebody says that it is gone. Removing it by force lets its successor start, and is
-/// safe even if it still runs.
+/// Removes pods of lost nodes.
 async fn remove_overdue(pods: &[Arc<Pod>], context: &Context) -> Result<(), Error> {
     for pod in pods {
-        let end = pod.metadata.deletion_timestamp.as_ref();
-        if end.is_some_and(|end| Timestamp::now().duration_since(end.0) > PAST_GRACE) {
+        if oneshot::outstays(pod, Timestamp::now()) {
             tracing::warn!(pod = pod.name_any(), namespace = pod.namespace(), "pod outstays its grace; removing it by force");
             let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
             match api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await {
@@ -410,11 +388,23 @@ fn scheduled(link: &LinkConnection, validated: &Validated, course: Course, inter
     schedule::shift(course, stored, interval, facts, Timestamp::now())
 }
 
+/// Who reported before the plan became what it is, or is to be, has not said anything of it.
+fn heed_plan(seen: &mut Seen, own: &Own, is_to_change: bool) {
+    let revision = own.plan.as_ref().map(|stored| stored.plan.revision).filter(|_| !is_to_change);
+    let fresh = is_to_change || own.plan_written.is_some_and(|written| written.elapsed() < crew::EXPECTED);
+    seen.crew.current = crew::current(&seen.views, revision);
+    seen.crew.expecting |= fresh;
+}
+
 /// What was done.
 #[derive(Default)]
 struct Done {
-    /// When to go on.
-    soon: Option<Duration>,
+    /// When another plan may be stored.
+    plan_waits: Option<Duration>,
+    /// When a rollout may begin.
+    rollout_waits: Option<Duration>,
+    /// The workers' template is what is wanted.
+    applied: bool,
     released: bool,
     obstacle: Option<Fault>,
 }
@@ -427,16 +417,16 @@ async fn carry_out(
     own: &mut Own,
     context: &Context,
 ) -> Result<Done, Error> {
-    let mut done = Done { soon: children::store_plan(link, validated, course, &seen.linked, own, context).await?, ..Done::default() };
-    let rollout = Box::pin(children::apply(link, validated, course, own, &seen.pods, context)).await?;
-    done.soon = [done.soon, rollout].into_iter().flatten().min();
+    let plan_waits = children::store_plan(link, validated, course, &seen.linked, own, context).await?;
+    let rollout_waits = Box::pin(children::apply(link, validated, course, own, &seen.pods, context)).await?;
+    let mut done = Done { plan_waits, rollout_waits, applied: rollout_waits.is_none(), ..Done::default() };
     // The watch may be behind what was just applied: whether a worker is left is asked of the API server.
     if course.release && release::workers_are_gone(link, context).await? {
         let base = build::pod_base(link, validated, context.pod_base());
         let plan = release::release_plan(link, plan::plan(link, validated, course, &[]), true);
         match release::step(link, &plan, &base, context).await? {
             Released::Yes => done.released = true,
-            Released::NotYet(fault) => done.obstacle = fault,
+            Released::NotYet { fault, .. } => done.obstacle = fault,
             Released::NamespaceTerminating => {}
         }
     }

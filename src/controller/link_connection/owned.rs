@@ -21,6 +21,9 @@ use crate::{
     data::TableName,
 };
 
+/// How many tables an Event names.
+const NAMED: usize = 5;
+
 /// The LinkTables that a link makes, and those of its own that it no longer asks for.
 #[derive(Debug, Default)]
 pub struct OwnedTables {
@@ -79,6 +82,18 @@ pub fn owned_tables(link: &LinkConnection, tables: &[Arc<LinkTable>], discovered
         }
     }
     result
+}
+
+/// What a link tells of the tables that it has come to link, by name as far as they fit; nothing if there are none.
+pub fn linked(tables: &mut [TableName]) -> Option<String> {
+    tables.sort();
+    let first: Vec<String> = tables.iter().take(NAMED).map(ToString::to_string).collect();
+    match (tables.len(), first.join(", ")) {
+        (0, _) => None,
+        (1, name) => Some(format!("table {name} is linked")),
+        (count, names) if count <= NAMED => Some(format!("{count} tables are linked: {names}")),
+        (count, names) => Some(format!("{count} tables are linked: {names} and {} more", count - NAMED)),
+    }
 }
 
 /// What a link asks for by patterns.
@@ -157,6 +172,15 @@ mod tests {
         let mut less = link.clone();
         less.spec.tables.clear();
         assert_eq!(owned_tables(&less, &[own], &[]).orphans.len(), 1);
+    }
+
+    #[test]
+    fn a_link_tells_of_its_tables_once_however_many_they_are() {
+        let told = |count: usize| linked(&mut (0..count).rev().map(|n| TableName::new("public", format!("t{n}"))).collect::<Vec<_>>());
+        assert_eq!(told(0), None);
+        assert_eq!(told(1).unwrap(), "table public.t0 is linked");
+        assert_eq!(told(2).unwrap(), "2 tables are linked: public.t0, public.t1");
+        assert_eq!(told(9).unwrap(), "9 tables are linked: public.t0, public.t1, public.t2, public.t3, public.t4 and 4 more");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::lifecycle::Course;
 use super::validate::Validated;
 use crate::{
     api::{
-        conditions::annotation,
+        conditions::{annotation, mark::MANAGER},
         link_connection::{LinkConnection, TargetDeletion, ZoneDeletion},
         link_table::LinkTable,
         plan::{LinkIdentity, PLAN_FORMAT, PLAN_KEY, Plan, PlannedTable},
@@ -34,6 +34,9 @@ use crate::{
 
 /// Largest plan, gzipped: a ConfigMap holds 1 MiB with everything around it.
 const LARGEST: usize = 900 * 1024;
+
+/// Longest filter of what is logged that goes into a plan, bytes.
+const LONGEST_FILTER: usize = 1024;
 
 /// A plan and the ConfigMap that holds it.
 #[derive(Clone)]
@@ -59,11 +62,7 @@ impl Plan {
 
 /// What the workers are to do; its revision is set when it is stored.
 pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, tables: &[Arc<LinkTable>]) -> Plan {
-    let mut planned: Vec<PlannedTable> = acceptance::winners(tables)
-        .into_values()
-        .filter(|table| acceptance::unfit(table, link).is_none())
-        .map(|table| planned_table(&table))
-        .collect();
+    let mut planned: Vec<PlannedTable> = acceptance::winners(tables).into_values().map(|table| planned_table(&table)).collect();
     planned.sort_by(|a, b| a.source.cmp(&b.source));
     let policy = &link.spec.deletion_policy;
     let confirmed = link.annotations().get(annotation::CONFIRM_DELETE) == Some(&link.name_any());
@@ -94,6 +93,7 @@ pub fn plan(link: &LinkConnection, validated: &Validated, course: &Course, table
         tables: planned,
         discover: link.spec.discover.clone(),
         verify: verify_request(link, link.status.as_ref().and_then(|status| status.last_handled_verify_at.as_ref())),
+        log: link.annotations().get(annotation::LOG).filter(|filter| filter.len() <= LONGEST_FILTER).cloned(),
         stop_only: false,
         delete_target_tables: policy.target == TargetDeletion::Delete && confirmed,
         retain_zone: policy.landing_zone == ZoneDeletion::Retain,
@@ -153,8 +153,8 @@ fn unpack(body: &[u8]) -> Option<Plan> {
 pub async fn load(client: &Client, namespace: &str, link: &str) -> Result<Option<Stored>, kube::Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let Some(map) = api.get_opt(&names::plan(link)).await? else { return Ok(None) };
-    let Some(body) = map.binary_data.as_ref().and_then(|data| data.get(PLAN_KEY)) else { return Ok(None) };
-    Ok(unpack(&body.0).map(|plan| stored(plan, Bytes::copy_from_slice(&body.0), map.resource_version())))
+    let Some(body) = body_of(&map) else { return Ok(None) };
+    Ok(unpack(body).map(|plan| stored(plan, Bytes::copy_from_slice(body), map.resource_version())))
 }
 
 fn stored(plan: Plan, body: Bytes, version: Option<String>) -> Stored {
@@ -179,12 +179,35 @@ pub async fn store(client: &Client, plan: Plan, before: Option<&Stored>, owner: 
         binary_data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), ByteString(body.to_vec()))])),
         ..Default::default()
     };
-    let params = PostParams { field_manager: Some(crate::api::conditions::mark::MANAGER.to_owned()), ..Default::default() };
-    let map = match before {
+    let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() };
+    let written = match before {
         Some(_) => api.replace(&name, &params, &map).await?,
-        None => api.create(&params, &map).await?,
+        None => match api.create(&params, &map).await {
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => replace_unreadable(&api, &params, map).await?,
+            written => written?,
+        },
     };
-    Ok(stored(plan, body, map.resource_version()))
+    Ok(stored(plan, body, written.resource_version()))
+}
+
+/// Stores a plan where there is something that is none: what another version wrote, or what somebody spoiled.
+async fn replace_unreadable(api: &Api<ConfigMap>, params: &PostParams, mut map: ConfigMap) -> Result<ConfigMap, Error> {
+    let name = map.name_any();
+    let Some(there) = api.get_opt(&name).await? else { return Ok(api.create(params, &map).await?) };
+    if there.labels().get(names::MANAGED_BY_LABEL).map(String::as_str) != Some(MANAGER) {
+        return Err(Error::NameTaken { kind: "ConfigMap".to_owned(), name });
+    }
+    // One that can be read somebody else wrote just now: creating it fails again, as it should.
+    if body_of(&there).and_then(unpack).is_none() {
+        tracing::warn!(name, "what is stored is no plan of this version; it is replaced");
+        map.metadata.resource_version = there.resource_version();
+        return Ok(api.replace(&name, params, &map).await?);
+    }
+    Ok(api.create(params, &map).await?)
+}
+
+fn body_of(map: &ConfigMap) -> Option<&[u8]> {
+    Some(&map.binary_data.as_ref()?.get(PLAN_KEY)?.0)
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::{Seen, build, crew, lifecycle::Course, plan, retained, validate::Validated};
+use super::{Seen, build, crew, lifecycle::Course, plan, retained, status, validate::Validated};
 use crate::{
     api::{
+        conditions::annotation,
         fault::Fault,
         link_connection::{LinkConnection, LinkPhase},
         plan::{KeptPosition, ProbeRequest},
@@ -19,7 +20,7 @@ use crate::{
         landing_zone::question,
         names::{self, Component},
         oneshot::{self, Made, Step},
-        pods::{self, OneShot},
+        pods::OneShot,
     },
     replication::share,
 };
@@ -56,9 +57,12 @@ pub async fn step(
     let pod = context.pod(&namespace, &names::link_probe(&name));
     let rests = matches!(course.phase, LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped);
     let cannot_start = course.workers && seen.crew.problem.is_some() && !captures(&name, seen);
-    // Between two batches only a log that is bounded needs to be watched.
-    let idle = course.is_idle() && validated.is_some_and(|validated| validated.bounds.max_retained_log.is_some());
-    let guards = course.phase == LinkPhase::Paused || cannot_start || idle;
+    // Between two batches only a log that is bounded needs to be watched, and what the next batch would meet first is asked before.
+    let bounded = course.is_idle() && validated.is_some_and(|validated| validated.bounds.max_retained_log.is_some());
+    let wish = link.annotations().get(annotation::TEST);
+    let handled = link.status.as_ref().and_then(|status| status.last_handled_test_at.as_ref());
+    let idle = bounded || (course.is_idle() && (!status::is_answered(link) || wish.is_some_and(|wish| Some(wish) != handled)));
+    let guards = course.phase == LinkPhase::Paused || cannot_start || bounded;
     let Some(validated) = validated else {
         return Ok(Probed { again: oneshot::ASK_AGAIN, ..Probed::default() });
     };
@@ -90,7 +94,7 @@ pub async fn step(
         }),
     };
     let request = serde_json::to_string(&request)?;
-    let wish = link.annotations().get(names::TEST_REQUESTED).map_or("", String::as_str);
+    let wish = wish.map_or("", String::as_str);
     let asked = question(&[&request, &link.metadata.generation.unwrap_or_default().to_string(), wish, &base.image]);
     let now = Timestamp::now();
     let progress = oneshot::progress(pod.as_deref(), &asked, now);
@@ -104,7 +108,7 @@ pub async fn step(
     };
     let room = progress.report().and_then(|report| report.source.as_ref()?.log_room_bytes);
     let good_for = match &link.status {
-        Some(status) if course.phase == LinkPhase::Paused || idle => retained::good_for(status, &validated.bounds, room),
+        Some(status) if course.phase == LinkPhase::Paused || bounded => retained::good_for(status, &validated.bounds, room),
         _ if guards => retained::ASK_AT_MOST,
         _ => oneshot::GOOD_FOR,
     };
@@ -125,7 +129,7 @@ pub async fn step(
                 asked,
                 request,
             };
-            if let Made::Refused(fault) = oneshot::create(&context.client, &pods::one_shot(&base, one_shot)).await? {
+            if let Made::Refused(fault) = context.ask(&base, one_shot).await? {
                 probed.obstacle = Some(fault);
             }
         }

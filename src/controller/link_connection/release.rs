@@ -13,7 +13,12 @@ use kube::{
     runtime::controller::Action,
 };
 
-use super::{build, dereference, lifecycle::Course, plan, status, validate};
+use super::{
+    build, dereference,
+    leftovers::{self, leftovers},
+    lifecycle::Course,
+    plan, status, validate,
+};
 use crate::{
     api::{
         conditions::{
@@ -21,9 +26,10 @@ use crate::{
             mark::{LINK, RELEASE_FINALIZER, ROLE},
             set,
         },
-        fault::Fault,
+        fault::{Explain as _, Fault},
         link_connection::{LinkConnection, LinkPhase, TargetDeletion, ZoneDeletion},
         plan::{Intent, Plan},
+        report::Report,
     },
     controller::{
         Error,
@@ -33,7 +39,7 @@ use crate::{
         landing_zone::question,
         names::{self, Component},
         oneshot::{self, Made, Progress, Step},
-        pods::{self, OneShot, PodBase},
+        pods::{OneShot, PodBase},
         status::{self as shared, Ready},
     },
     secrets::Secrets,
@@ -44,16 +50,19 @@ use crate::{
 const DEADLINE: SignedDuration = SignedDuration::from_mins(10);
 /// How soon its progress is looked at again.
 const LOOK: Duration = Duration::from_secs(3);
-/// How long a pod may stay past the end of its grace before it is removed by force.
-const PAST_GRACE: SignedDuration = SignedDuration::from_secs(30);
 
 /// Where a release stands.
 #[derive(Debug)]
 pub enum Released {
     /// All that the link made is gone.
     Yes,
-    /// It is under way; what hinders it, if known.
-    NotYet(Option<Fault>),
+    /// It is under way.
+    NotYet {
+        /// What hinders it, if known.
+        fault: Option<Fault>,
+        /// What it came to so far, if it did.
+        report: Option<Box<Report>>,
+    },
     /// No pod can ever be made in this namespace again.
     NamespaceTerminating,
 }
@@ -99,14 +108,14 @@ pub async fn step(link: &LinkConnection, plan: &Plan, base: &PodBase, context: &
                 asked,
                 request,
             };
-            match oneshot::create(&context.client, &pods::one_shot(base, one_shot)).await? {
+            match context.ask(base, one_shot).await? {
                 Made::Yes => {}
-                Made::Refused(fault) => return Ok(Released::NotYet(Some(fault))),
+                Made::Refused(fault) => return Ok(Released::NotYet { fault: Some(fault), report: None }),
                 Made::NamespaceTerminating => return Ok(Released::NamespaceTerminating),
             }
         }
     }
-    Ok(Released::NotYet(fault))
+    Ok(Released::NotYet { fault, report: progress.report().cloned().map(Box::new) })
 }
 
 /// Removes the release pod once its answer was heeded.
@@ -149,8 +158,7 @@ pub async fn workers_are_gone(link: &LinkConnection, context: &Context) -> Resul
     let selector = format!("{LINK}={name},{ROLE}={}", Component::Worker);
     let left = pods.list(&ListParams::default().labels(&selector)).await?.items;
     for pod in &left {
-        let over = pod.metadata.deletion_timestamp.as_ref().is_some_and(|end| Timestamp::now().duration_since(end.0) > PAST_GRACE);
-        if over {
+        if oneshot::outstays(pod, Timestamp::now()) {
             tracing::warn!(pod = pod.name_any(), namespace, "pod outstays its grace; removing it by force");
             pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
         }
@@ -167,16 +175,53 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
         return Ok(Action::await_change());
     }
     context.workers.forget(&uid);
-    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    let namespace = link.namespace().unwrap_or_default();
     if !has_started(link, context).await? {
         return let_go(link, context).await;
     }
     if is_terminating(&namespace, context).await? {
-        return announce(link, context, "its namespace is being deleted, so nothing can run in it any more").await;
+        return announce(link, context, "its namespace is being deleted, so nothing can run in it any more", None).await;
     }
     let since = link.metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
     let expired = Timestamp::now().duration_since(since) > DEADLINE;
+    let (fault, report) = match Box::pin(free(link, context)).await {
+        Ok(Freed::Forgotten) => return Ok(Action::await_change()),
+        Ok(Freed::Released(Released::Yes)) => {
+            tidy(link, context).await?;
+            let happened = Happened::normal(status::RELEASED, "what the link made was removed");
+            context.events.publish(&link.object_ref(&()), &happened).await;
+            return let_go(link, context).await;
+        }
+        Ok(Freed::Released(Released::NamespaceTerminating)) => {
+            return announce(link, context, "its namespace is being deleted, so nothing can run in it any more", None).await;
+        }
+        Ok(Freed::Released(Released::NotYet { fault, report })) => (fault, report),
+        Ok(Freed::WorkersLeft) => (None, None),
+        Err(error) if error.is_conflict() => return Err(error),
+        // Whatever refuses, and for however long: nobody waits for it for ever.
+        Err(error) => (Some(error.fault()), None),
+    };
+    if expired {
+        let why = fault.as_ref().map_or_else(|| "it did not end in time".to_owned(), explain);
+        return announce(link, context, &why, report.as_deref()).await;
+    }
+    tell(link, context, fault.as_ref()).await?;
+    Ok(Action::requeue(LOOK))
+}
 
+/// How one step of freeing what a link made ended.
+enum Freed {
+    /// Its workers are still there.
+    WorkersLeft,
+    /// It was let go a moment ago.
+    Forgotten,
+    /// So far it is.
+    Released(Released),
+}
+
+/// One step of freeing what a link made: the workers go, then a release pod does its work.
+async fn free(link: &LinkConnection, context: &Context) -> Result<Freed, Error> {
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
     if let Some(set) = sets.get_opt(&names::workers(&name)).await?
         && set.labels().get(LINK) == Some(&name)
@@ -184,44 +229,19 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
     {
         sets.delete(&names::workers(&name), &DeleteParams::background()).await?;
     }
-    let mut obstacle = None;
-    if workers_are_gone(link, context).await? {
-        // The watch may still show a link that was let go a moment ago: nothing is released for it again.
-        let api: Api<LinkConnection> = Api::namespaced(context.client.clone(), &namespace);
-        let held = |now: &LinkConnection| now.uid() == link.uid() && now.finalizers().iter().any(|name| name == RELEASE_FINALIZER);
-        let Some(current) = api.get_opt(&name).await?.filter(held) else {
-            return Ok(Action::await_change());
-        };
-        let link = &current;
-        match prepared(link, context).await? {
-            None => {
-                obstacle = Some(Fault {
-                    reason: "LandingZoneNotFound".to_owned(),
-                    message: format!("LandingZone {} does not exist", link.spec.landing_zone_ref.name),
-                    remedy: "create it again, or wait until the link goes without it".to_owned(),
-                    heals: true,
-                });
-            }
-            Some((plan, base)) => match step(link, &plan, &base, context).await? {
-                Released::Yes => {
-                    tidy(link, context).await?;
-                    let happened = Happened::normal(status::RELEASED, "what the link made was removed");
-                    context.events.publish(&link.object_ref(&()), &happened).await;
-                    return let_go(link, context).await;
-                }
-                Released::NamespaceTerminating => {
-                    return announce(link, context, "its namespace is being deleted, so nothing can run in it any more").await;
-                }
-                Released::NotYet(fault) => obstacle = fault,
-            },
-        }
+    if !workers_are_gone(link, context).await? {
+        return Ok(Freed::WorkersLeft);
     }
-    if expired {
-        let why = obstacle.as_ref().map_or_else(|| "it did not end in time".to_owned(), explain);
-        return announce(link, context, &why).await;
-    }
-    tell(link, context, obstacle.as_ref()).await?;
-    Ok(Action::requeue(LOOK))
+    // The watch may still show a link that was let go a moment ago: nothing is released for it again.
+    let api: Api<LinkConnection> = Api::namespaced(context.client.clone(), &namespace);
+    let held = |now: &LinkConnection| now.uid() == link.uid() && now.finalizers().iter().any(|name| name == RELEASE_FINALIZER);
+    let Some(current) = api.get_opt(&name).await?.filter(held) else {
+        return Ok(Freed::Forgotten);
+    };
+    Ok(Freed::Released(match prepared(&current, context).await? {
+        Ok((plan, base)) => step(&current, &plan, &base, context).await?,
+        Err(fault) => Released::NotYet { fault: Some(fault), report: None },
+    }))
 }
 
 /// Whether workers may ever have made anything: their plan stood before the status said so.
@@ -233,20 +253,28 @@ async fn has_started(link: &LinkConnection, context: &Context) -> Result<bool, E
     Ok(stored.is_some_and(|stored| stored.plan.begins_after(link)))
 }
 
-/// Plan and pods of a release: by the link's spec, or by the plan that was stored last.
-async fn prepared(link: &LinkConnection, context: &Context) -> Result<Option<(Plan, PodBase)>, Error> {
+/// Plan and pods of a release: by the link's spec, or by the plan that was stored last; else why there is none. Under foreground deletion
+/// the ConfigMap goes before the link does: then the plan is the one that this process knows.
+async fn prepared(link: &LinkConnection, context: &Context) -> Result<Result<(Plan, PodBase), Fault>, Error> {
     let references = dereference::dereference(link, context).await?;
     let validated = match validate::validate(link, &references) {
         Ok(validated) => validated,
-        Err(_) => match plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await? {
-            Some(stored) => validate::as_planned(link, &stored.plan, &references),
-            None => return Ok(None),
-        },
+        Err(refusal) => {
+            let known = context.memory.link(&link.uid().unwrap_or_default()).own.lock().await.plan.clone();
+            let stored = match known {
+                Some(known) => Some(known),
+                None => plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await?,
+            };
+            match stored {
+                Some(stored) => validate::as_planned(link, &stored.plan, &references),
+                None => return Ok(Err(refusal)),
+            }
+        }
     };
     let run = link.status.as_ref().and_then(|status| status.run_id).unwrap_or_default();
     let course = Course { phase: LinkPhase::Stopping, run, workers: false, intent: Intent::Drain, release: true, batch: None };
     let plan = plan::plan(link, &validated, &course, &[]);
-    Ok(Some((release_plan(link, plan, false), build::pod_base(link, &validated, context.pod_base()))))
+    Ok(Ok((release_plan(link, plan, false), build::pod_base(link, &validated, context.pod_base()))))
 }
 
 async fn is_terminating(namespace: &str, context: &Context) -> Result<bool, Error> {
@@ -260,23 +288,26 @@ async fn is_terminating(namespace: &str, context: &Context) -> Result<bool, Erro
 }
 
 /// Names what is left, wherever it can still be read, and lets the link go.
-async fn announce(link: &LinkConnection, context: &Context, why: &str) -> Result<Action, Error> {
+async fn announce(link: &LinkConnection, context: &Context, why: &str, report: Option<&Report>) -> Result<Action, Error> {
     let id = validate::link_id(link);
     // Opens no connection and reads no Secret: it is asked for the commands only.
     let commands = source::open(&link.spec.source, &Secrets::new("/nonexistent"), &id).map(|source| source.release_commands());
-    let commands = commands.unwrap_or_default().join(" ; ");
+    let left = leftovers(link, report, &commands.unwrap_or_default());
+    // It has no owner: it would stay for ever.
+    if let Err(error) = tidy(link, context).await {
+        tracing::warn!(%error, "the release pod cannot be removed");
+    }
+    if left.is_empty() {
+        return let_go(link, context).await;
+    }
     let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
-    let message = format!(
-        "LinkConnection {namespace}/{name} was deleted and what it made in its source is left, because {why}. Remove it with: {commands}"
-    );
-    tracing::error!(namespace, link = name, commands, why, "what the link made in its source is left");
-    context.metrics.left_behind();
-    let fault = Fault {
-        reason: "NotReleased".to_owned(),
-        message: why.to_owned(),
-        remedy: format!("remove what is left with: {commands}"),
-        heals: false,
-    };
+    let told = leftovers::told(&left);
+    let message = format!("LinkConnection {namespace}/{name} was deleted and not all that it made is gone, because {why}. Left {told}");
+    tracing::error!(namespace, link = name, left = told, why, "what the link made is left");
+    if leftovers::is_in_source(&left) {
+        context.metrics.left_behind();
+    }
+    let fault = Fault { reason: "NotReleased".to_owned(), message: why.to_owned(), remedy: format!("left {told}"), heals: false };
     if let Err(error) = tell(link, context, Some(&fault)).await {
         tracing::warn!(%error, "the last status cannot be written");
     }

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     api::{
-        conditions::{Truth, get, kind, reason, remove, set},
+        conditions::{Truth, get, is_true, kind, reason, remove, set},
         fault::{Check, Fault},
-        link_connection::{LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState},
+        link_connection::{LinkConnection, LinkConnectionSpec, LinkConnectionStatus, LinkPhase, LinkState},
         report::{Report, TablePhase},
         source_protection::Bounds,
         verification::LinkVerification,
@@ -62,7 +62,7 @@ pub struct Crew {
     pub reports: Vec<Arc<Report>>,
     /// What one of them says who has not answered for long.
     pub silent: Option<Fault>,
-    /// Somebody was asked only just now and has not answered yet.
+    /// Somebody was asked, or got another plan, only just now and has not answered yet.
     pub expecting: bool,
 }
 
@@ -115,6 +115,10 @@ pub struct Findings<'a> {
     pub tables: Vec<TableView>,
     /// What the comparison of all tables found that an annotation asks for, and its value; none before it is complete.
     pub verified: Option<(String, LinkVerification)>,
+    /// The value of the annotation that asks for a test of connections: a probe's question holds it, and workers test all the time.
+    pub test: Option<&'a String>,
+    /// The value of the annotation that asks for a restart, if the workers' template has it.
+    pub restarted: Option<String>,
     /// The link is being deleted.
     pub deleting: bool,
 }
@@ -138,10 +142,7 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     let interval = findings.spec.compute.process_interval();
     status.next_batch_time = course.batch.zip(interval).map(|(began, interval)| schedule::next(began, interval));
     numbers(&mut status, findings);
-    if let Some((asked, found)) = &findings.verified {
-        status.last_handled_verify_at = Some(asked.clone());
-        status.verification = Some(LinkVerification { time: whole_second(found.time), ..found.clone() });
-    }
+    handled(&mut status, findings);
     let mut conditions = std::mem::take(&mut status.conditions);
     checks(&mut conditions, findings, now);
     let mut mark = |kind: &str, truth: Truth, reason: &str, message: &str| {
@@ -201,8 +202,14 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     let kept = get(&conditions, kind::READY).is_some() && before.observed_generation == findings.generation && before.phase == status.phase;
     let said = ready(findings, at_rest, &conditions);
     match deadline::heed(&mut conditions, course.phase, said, findings.generation, now) {
-        // Nobody has had the time to answer since this controller began to ask: what was said before stands.
-        None if kept => {}
+        // Nobody has had the time to answer: what was said before stands, unless a table came that is not linked yet.
+        None if kept => {
+            let was_ready = is_true(&conditions, kind::READY);
+            let known = tables_ready(findings);
+            if was_ready && known.truth != Truth::True {
+                known.write(&mut conditions, findings.generation, now);
+            }
+        }
         None => {
             Ready::unknown(reason::NEW_GENERATION, "the workers have not reported yet").write(&mut conditions, findings.generation, now);
         }
@@ -211,6 +218,20 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     status.conditions = conditions;
     let events = told::events(before, &status);
     (status, events)
+}
+
+/// What annotations ask for, once it is done.
+fn handled(status: &mut LinkConnectionStatus, findings: &Findings<'_>) {
+    if let Some((asked, found)) = &findings.verified {
+        status.last_handled_verify_at = Some(asked.clone());
+        status.verification = Some(LinkVerification { time: whole_second(found.time), ..found.clone() });
+    }
+    if let Some(test) = findings.test.filter(|_| answers(findings).is_some()) {
+        status.last_handled_test_at = Some(test.clone());
+    }
+    if let Some(restarted) = &findings.restarted {
+        status.last_handled_restart_at = Some(restarted.clone());
+    }
 }
 
 /// How much changed from one status to the next. Where the link is in its source's log is progress; where that ends and how much of it is
@@ -231,6 +252,13 @@ pub fn change(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Ch
         Change::Progress(_) if still(before) == still(after) => Change::Progress(budget::SELDOM),
         change => change,
     }
+}
+
+/// Whether the answers of a worker or a probe that the status holds are about the link's present spec.
+pub fn is_answered(link: &LinkConnection) -> bool {
+    let conditions = link.status.iter().flat_map(|status| &status.conditions);
+    let mut answers = conditions.filter(|condition| !OURS.contains(&condition.type_.as_str())).peekable();
+    answers.peek().is_some() && answers.all(|answer| answer.observed_generation == link.metadata.generation)
 }
 
 fn rests(course: Course) -> bool {
@@ -257,8 +285,17 @@ fn rest(findings: &Findings<'_>) -> (&'static str, &'static str) {
     }
 }
 
-/// The answers to ask: workers' before the probe's, a failed one before a passed one of the same name.
+/// Somebody is yet to say how it is by the newest plan.
+fn awaits(crew: &Crew) -> bool {
+    crew.expecting && crew.current < crew.desired
+}
+
+/// The answers to ask: workers' before the probe's, a failed one before a passed one of the same name. What was answered about a plan
+/// before is none.
 fn answers<'a>(findings: &'a Findings<'_>) -> Option<BTreeMap<&'a str, &'a Check>> {
+    if awaits(&findings.crew) {
+        return None;
+    }
     let reports: Vec<&Report> = if findings.crew.reports.is_empty() {
         findings.probe.into_iter().collect()
     } else {
@@ -322,7 +359,8 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
         if let Some(failed) = conditions.iter().find(|condition| !OURS.contains(&condition.type_.as_str()) && condition.status == "False") {
             return Some(Ready::progressing(&failed.reason, failed.message.clone()));
         }
-        if conditions.iter().all(|condition| OURS.contains(&condition.type_.as_str())) && findings.probe.is_none() {
+        let is_new = |condition: &Condition| condition.observed_generation == findings.generation;
+        if conditions.iter().all(|condition| OURS.contains(&condition.type_.as_str()) || !is_new(condition)) && findings.probe.is_none() {
             return Some(Ready::unknown(reason::NOT_CHECKED, "connections are being tested"));
         }
         if course.is_idle() {
@@ -349,7 +387,7 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
         return Some(Ready::fault(fault));
     }
     if crew.current < crew.desired {
-        if crew.expecting {
+        if awaits(crew) {
             return None;
         }
         return Some(Ready::unknown(reason::PROGRESSING, "the workers have not yet reported on the newest plan"));
@@ -357,7 +395,7 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
     if course.phase != LinkPhase::Running {
         return Some(Ready::progressing(course.phase.into(), "the workers are about to work"));
     }
-    Some(tables_ready(&findings.tables, findings.spec.discover.is_some()))
+    Some(tables_ready(findings))
 }
 
 fn failed_tables(tables: &[TableView]) -> Option<Ready> {
@@ -379,13 +417,17 @@ fn failed_tables(tables: &[TableView]) -> Option<Ready> {
     }
 }
 
-fn tables_ready(tables: &[TableView], discovers: bool) -> Ready {
+fn tables_ready(findings: &Findings<'_>) -> Ready {
+    let (tables, discovers) = (&findings.tables, findings.spec.discover.is_some());
     if let Some(ready) = failed_tables(tables) {
         return ready;
     }
+    let listed = || findings.crew.reports.iter().any(|report| report.discovery.is_some());
     let count = |phase: TablePhase| tables.iter().filter(|table| table.phase == phase).count();
     let waiting = count(TablePhase::Waiting);
-    if tables.is_empty() && discovers {
+    if tables.is_empty() && discovers && !listed() {
+        Ready::unknown(reason::PROGRESSING, "the source has not yet said which tables it has")
+    } else if tables.is_empty() && discovers {
         Ready::yes(
             reason::NO_TABLES,
             "the source has no table yet that spec.discover asks for and that can be linked: see status.discovery",

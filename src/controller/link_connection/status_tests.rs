@@ -91,6 +91,8 @@ fn judge_spec(case: &Case, before: &LinkConnectionStatus, spec: &LinkConnectionS
         release_obstacle: None,
         tables: case.tables.clone(),
         verified: None,
+        test: None,
+        restarted: None,
         deleting: false,
     };
     status(before, &findings, Timestamp::UNIX_EPOCH).0
@@ -198,6 +200,55 @@ fn what_was_said_stands_until_workers_had_time_to_answer_a_new_controller() {
     assert_eq!(told(&after)[0], "True");
     let later = judge(&Case { crew: Crew { expecting: false, ..silent }, ..running() }, &before);
     assert_eq!(told(&later)[0], "Unknown");
+}
+
+/// A status as it was when the spec had another generation.
+fn of_generation_before(mut status: LinkConnectionStatus) -> LinkConnectionStatus {
+    status.observed_generation = Some(2);
+    status.conditions.iter_mut().for_each(|condition| condition.observed_generation = Some(2));
+    status
+}
+
+#[test]
+fn what_workers_say_by_a_plan_before_says_nothing_of_the_present_one() {
+    let before = judge(&running(), &LinkConnectionStatus::default());
+    let behind = |checks: Vec<Check>| Crew { current: 0, expecting: true, ..crew(1, checks) };
+    let failed = || behind(vec![Check::failed("SourceReachable", fault("SourceUnreachable", false))]);
+    // A new spec: neither is all well with it, nor does what was wrong before stand in its way.
+    for crew in [behind(vec![Check::passed("SourceReachable", "")]), failed()] {
+        let after = judge(&Case { crew, ..running() }, &of_generation_before(before.clone()));
+        assert_eq!(told(&after)[..4], ["Unknown", "NewGeneration", "True", "False"]);
+        assert_eq!(get(&after.conditions, "SourceReachable").unwrap().observed_generation, Some(2));
+    }
+    // The same spec, and another plan: what was said stands, but for a table that came.
+    assert_eq!(told(&judge(&Case { crew: failed(), ..running() }, &before))[0], "True");
+    let tables = vec![table(TablePhase::Waiting, None), table(TablePhase::Replicating, None)];
+    let after = judge(&Case { crew: behind(vec![]), tables, ..running() }, &before);
+    assert_eq!(told(&after)[..3], ["False", "TablesWaiting", "True"]);
+}
+
+#[test]
+fn a_link_that_discovers_its_tables_has_none_once_its_source_said_so() {
+    let mut spec = fixtures::link().spec;
+    spec.discover = serde_json::from_value(serde_json::json!({"include": ["public.*"]})).unwrap();
+    let mut case = Case { tables: vec![], ..running() };
+    let said = |case: &Case| told(&judge_spec(case, &LinkConnectionStatus::default(), &spec))[..2].to_vec();
+    assert_eq!(said(&case), ["Unknown", "Progressing"]);
+    let found = Found::new(Timestamp::UNIX_EPOCH, vec![]).discovery(None);
+    case.crew.reports = vec![Arc::new(Report { discovery: Some(found), ..report(vec![]) })];
+    assert_eq!(said(&case), ["True", "NoTables"]);
+}
+
+#[test]
+fn a_new_spec_of_a_link_that_rests_is_not_well_before_it_was_tested() {
+    let passed = || vec![Check::passed("SourceReachable", "")];
+    let rests = resting(LinkPhase::Paused, LinkState::Paused, passed());
+    let before = judge(&rests, &LinkConnectionStatus::default());
+    assert_eq!(told(&before)[..2], ["True", "Paused"]);
+    let asked = Case { probe: None, ..resting(LinkPhase::Paused, LinkState::Paused, vec![]) };
+    assert_eq!(told(&judge(&asked, &before))[..2], ["True", "Paused"], "it is asked again");
+    assert_eq!(told(&judge(&asked, &of_generation_before(before.clone())))[..2], ["Unknown", "NotChecked"]);
+    assert_eq!(told(&judge(&rests, &of_generation_before(before)))[..2], ["True", "Paused"]);
 }
 
 #[test]

@@ -29,14 +29,30 @@ pub fn identity(table: &LinkTable) -> String {
 }
 
 /// For each source table the LinkTable that has it: a person's before a link's own, the oldest before the others.
+///
+/// A person's that is to take over has it once that stands in its annotations: until then workers would take it for another table,
+/// and load it.
 pub fn winners(tables: &[Arc<LinkTable>]) -> HashMap<TableName, Arc<LinkTable>> {
+    let mut winners = first(tables, |_| true);
+    for heir in winners.values_mut().filter(|table| !is_owned(table) && !table.annotations().contains_key(TAKES_OVER)) {
+        let (source, target) = (heir.spec.source_name(), heir.spec.target_name());
+        let same = |table: &LinkTable| is_owned(table) && table.spec.source_name() == source && table.spec.target_name() == target;
+        if let Some(before) = first(tables, same).remove(&source) {
+            *heir = before;
+        }
+    }
+    winners
+}
+
+/// The same, whoever is yet to take over, of those LinkTables that satisfy a predicate.
+fn first(tables: &[Arc<LinkTable>], wanted: impl Fn(&LinkTable) -> bool) -> HashMap<TableName, Arc<LinkTable>> {
     let rank = |table: &LinkTable| {
         let created = table.metadata.creation_timestamp.as_ref().map(|time| time.0);
         // A table that is going away has given its source table up.
         (table.metadata.deletion_timestamp.is_some(), is_owned(table), created, table.name_any())
     };
     let mut winners: HashMap<TableName, Arc<LinkTable>> = HashMap::new();
-    for table in tables {
+    for table in tables.iter().filter(|table| wanted(table)) {
         let winner = winners.entry(table.spec.source_name()).or_insert_with(|| table.clone());
         if rank(table) < rank(winner) {
             *winner = table.clone();
@@ -62,7 +78,8 @@ pub fn are_rivals(one: &LinkConnection, other: &LinkConnection) -> bool {
         source_address(&one.spec.source) == source_address(&other.spec.source)
             || source_identity(one).is_some_and(|found| source_identity(other) == Some(found))
     };
-    target_address(&one.spec.target) == target_address(&other.spec.target) && same_source() && one.metadata.uid != other.metadata.uid
+    let target = target_address(&one.spec.target);
+    target.is_some() && target == target_address(&other.spec.target) && same_source() && one.metadata.uid != other.metadata.uid
 }
 
 fn source_identity(link: &LinkConnection) -> Option<&str> {
@@ -97,7 +114,7 @@ fn source_address(source: &Source) -> Address<'_> {
 
 fn target_address(target: &Target) -> Address<'_> {
     let postgresql = target.postgresql.as_ref().map(|it| ("postgresql", &it.database.host, it.database.port, &it.database.database));
-    let sql_server = target.sql_server.as_ref().map(|it| ("sqlServer", &it.database.host, it.database.port, &it.database.database));
+    let sql_server = target.sql_server_database().map(|it| ("sqlServer", &it.host, it.port, &it.database));
     postgresql.or(sql_server).map(|(system, host, port, database)| (system, Host(host), port, database.as_str()))
 }
 
@@ -127,7 +144,8 @@ pub fn refusal(table: &LinkTable, tables: &[Arc<LinkTable>], rivals: &[Rival], l
         let (namespace, link, table) = (link.namespace().unwrap_or_default(), link.name_any(), table.name_any());
         format!("LinkTable {namespace}/{table} of LinkConnection {namespace}/{link}, from the same database to the same target,")
     } else {
-        let winner = winners(tables).remove(&table.spec.source_name()).filter(|winner| winner.uid() != table.uid())?;
+        // Who is to take over is not refused before he does.
+        let winner = first(tables, |_| true).remove(&table.spec.source_name()).filter(|winner| winner.uid() != table.uid())?;
         format!("LinkTable {}", winner.name_any())
     };
     Some(Fault {
@@ -175,11 +193,28 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_wins_and_a_person_before_the_link() {
-        let tables = [table("young", "a", 9, false), table("old", "a", 1, false), table("own", "b", 1, true), table("mine", "b", 5, false)];
-        let winners = winners(&tables);
-        let winner = |source: &str| winners[&TableName::new("public", source)].name_any();
-        assert_eq!((winner("a"), winner("b")), ("old".to_owned(), "mine".to_owned()));
+    fn the_oldest_wins_and_a_person_before_the_link_once_he_is_known_as_it() {
+        let (own, mine) = (table("own", "b", 1, true), table("mine", "b", 5, false));
+        let tables = [table("young", "a", 9, false), table("old", "a", 1, false), own.clone(), mine.clone()];
+        let winner = |tables: &[Arc<LinkTable>], source: &str| winners(tables)[&TableName::new("public", source)].name_any();
+        assert_eq!(winner(&tables, "a"), "old");
+        // Planned before, it would be loaded anew.
+        assert_eq!(winner(&tables, "b"), "own");
+        let changed = |change: &dyn Fn(&mut LinkTable)| {
+            let mut heir = mine.as_ref().clone();
+            change(&mut heir);
+            winner(&[own.clone(), Arc::new(heir)], "b")
+        };
+        assert_eq!(changed(&|heir| heir.metadata.annotations = Some([(TAKES_OVER.to_owned(), "own".to_owned())].into())), "mine");
+        let elsewhere = |heir: &mut LinkTable| heir.spec.target = serde_json::from_value(json!({"schemaName": "dw"})).unwrap();
+        assert_eq!(changed(&elsewhere), "mine", "that is another table");
+        assert_eq!(winner(std::slice::from_ref(&mine), "b"), "mine");
+        let link: LinkConnection = serde_json::from_value(json!({
+            "apiVersion": "link-operator.io/v1alpha1", "kind": "LinkConnection", "metadata": {"name": "shop"},
+            "spec": {"source": {}, "target": {}, "landingZoneRef": {"name": "z"}},
+        }))
+        .unwrap();
+        assert_eq!(refusal(&mine, &tables, &[], Some(&link)), None);
     }
 
     #[test]
@@ -202,6 +237,15 @@ mod tests {
         assert!(are_rivals(&ours, &link("moved", "db-2", "dw", "1/1")), "by identity");
         assert!(!are_rivals(&ours, &link("else", "db-2", "dw", "2/2")) && !are_rivals(&ours, &link("away", "db", "dw-2", "1/1")));
         assert!(!are_rivals(&ours, &ours));
+        let pool = |name: &str, pool: &str| {
+            let mut link = link(name, "db", "dw", "1/1").as_ref().clone();
+            link.spec.target = serde_json::from_value(json!({"synapse": {
+                "host": "w", "database": pool, "auth": {"managedIdentity": {}}, "copyAuth": {"managedIdentity": {}},
+            }}))
+            .unwrap();
+            link
+        };
+        assert!(are_rivals(&pool("one", "pool"), &pool("two", "pool")) && !are_rivals(&pool("one", "pool"), &pool("two", "pool-2")));
 
         let rival =
             |source: &str, second: u32| Rival { link: link("shop", "db", "dw", "1/1"), table: table("theirs", source, second, false) };

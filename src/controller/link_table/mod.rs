@@ -61,6 +61,7 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
         probed,
         generation: table.metadata.generation,
         refusal: acceptance::refusal(&table, &siblings, &rivals, link.as_deref()),
+        owned: acceptance::is_owned(&table),
         link_phase: link.as_ref().map(|link| link.status.as_ref().and_then(|status| status.phase).unwrap_or(LinkPhase::Initial)),
         report: heard,
         verified,

@@ -25,6 +25,8 @@ pub struct Findings {
     pub generation: Option<i64>,
     /// Why it is not linked.
     pub refusal: Option<Fault>,
+    /// Whether its link made it: the link has told that it did.
+    pub owned: bool,
     /// Phase of its link, if there is one.
     pub link_phase: Option<LinkPhase>,
     /// What a worker reports of it.
@@ -51,7 +53,6 @@ pub fn change(before: &LinkTableStatus, after: &LinkTableStatus) -> Change {
 pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> (LinkTableStatus, Vec<Happened>) {
     let mut status = before.clone();
     status.observed_generation = findings.generation;
-    let phase_before = before.phase.unwrap_or_default();
     let mark = |status: &mut LinkTableStatus, kind: &str, truth: Truth, reason: &str, message: &str| {
         set(&mut status.conditions, kind, truth, reason, message, findings.generation, now);
     };
@@ -103,7 +104,7 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
                 Ready::unknown(reason::NEW_GENERATION, "no worker has begun with it yet")
             }
             // What was last heard stands until a worker says otherwise.
-            _ => return finish(before, status, phase_before),
+            _ => return finish(before, status, findings.owned),
         },
     };
     let code = |status: &LinkTableStatus| status.error.as_ref().map(|error| error.code.clone());
@@ -118,7 +119,7 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
     let word = if complete { reason::AS_REQUESTED } else { reason::PROGRESSING };
     mark(&mut status, kind::SNAPSHOT_COMPLETE, complete.into(), word, "");
     ready.write(&mut status.conditions, findings.generation, now);
-    finish(before, status, phase_before)
+    finish(before, status, findings.owned)
 }
 
 /// Whether a worker has but heard of the table: that is not worth a write for each of thousands that come at once.
@@ -133,11 +134,12 @@ fn is_known(status: &LinkTableStatus) -> bool {
     status.phase.unwrap_or_default() != TablePhase::Waiting || !get(&status.conditions, kind::READY).is_none_or(unknown)
 }
 
-fn finish(before: &LinkTableStatus, status: LinkTableStatus, phase_before: TablePhase) -> (LinkTableStatus, Vec<Happened>) {
+fn finish(before: &LinkTableStatus, status: LinkTableStatus, owned: bool) -> (LinkTableStatus, Vec<Happened>) {
+    let phase_before = before.phase.unwrap_or_default();
     let mut events = Vec::new();
-    if get(&before.conditions, kind::ACCEPTED).is_none_or(|accepted| accepted.status != "True")
-        && is_true(&status.conditions, kind::ACCEPTED)
-    {
+    // A link of a thousand tables tells once that it made them: nothing is left to tell unless one could not be linked until now.
+    let was_open = get(&before.conditions, kind::ACCEPTED).map_or(!owned, |accepted| accepted.status != "True");
+    if was_open && is_true(&status.conditions, kind::ACCEPTED) {
         events.push(Happened::normal("AddTable", "the table is linked"));
     }
     if let (Some(known), Some(now)) = (&before.schema, &status.schema)
@@ -245,6 +247,7 @@ mod tests {
         let findings = |report: serde_json::Value| Findings {
             generation: Some(1),
             refusal: None,
+            owned: false,
             link_phase: Some(LinkPhase::Running),
             report: serde_json::from_value(report).ok(),
             probed: None,
@@ -275,6 +278,7 @@ mod tests {
         let findings = Findings {
             generation: Some(1),
             refusal: None,
+            owned: false,
             link_phase: Some(LinkPhase::Running),
             report: serde_json::from_value(serde_json::json!({"uid": "u", "phase": "Snapshotting", "waiting": waiting})).ok(),
             probed: None,
@@ -303,6 +307,7 @@ mod tests {
         let findings = |verified: Option<TableVerification>| Findings {
             generation: Some(1),
             refusal: None,
+            owned: false,
             link_phase: Some(LinkPhase::Running),
             report: serde_json::from_value(serde_json::json!({"uid": "u", "phase": "Replicating"})).ok(),
             probed: None,

@@ -56,8 +56,9 @@ async fn an_upgrade_reaches_the_next_link_once_the_one_before_is_ready() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let second = if first == "one" { "two" } else { "one" };
-    // Time enough for the other to be looked at; what its owner asks for does not wait.
-    stage.merge::<LinkConnection>(second, json!({"spec": {"flushInterval": "2s"}})).await;
+    // Time enough for the other to be looked at. What its owner changes restarts nobody, and carries no upgrade past its turn.
+    stage.merge::<LinkConnection>(second, json!({"spec": {"compute": {"flushInterval": "2s"}}})).await;
+    stage.link_where(second, |link| link.status.as_ref().unwrap().observed_generation == Some(2)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(upgraded().await, std::slice::from_ref(&first));
     stage.pods_are_ready(&first).await;

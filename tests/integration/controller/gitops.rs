@@ -117,6 +117,10 @@ async fn tools_of_others_agree_in_every_phase() {
     stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Stopped"}})).await;
     let release = stage.appears::<k8s_openapi::api::core::v1::Pod>("shop-release").await;
     stage.ends(&release, &stage::answer(&[], true)).await;
+    // Of another spec nothing is known before it was tested.
+    say(&stage, LinkPhase::Stopped, "NotChecked", "InProgress", "Progressing").await;
+    let again = stage.becomes::<k8s_openapi::api::core::v1::Pod>("shop-link-probe", |pod| pod.metadata.uid != probe.metadata.uid).await;
+    stage.ends(&again, &stage::answer(&[("SourceReachable", None)], false)).await;
     say(&stage, LinkPhase::Stopped, "Stopped", "Current", "Suspended").await;
 
     stage.api::<LinkConnection>().delete("shop", &DeleteParams::foreground()).await.unwrap();

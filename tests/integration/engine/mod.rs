@@ -107,6 +107,7 @@ impl Link {
             zone: ZoneStore { azure: None, persistent_volume_claim: Some(ClaimZone { claim_name: "zone".into(), folder: String::new() }) },
             tables: tables.iter().map(|name| planned(name, 1)).collect(),
             discover: None,
+            log: None,
             stop_only: false,
             delete_target_tables: false,
             retain_zone: false,

@@ -7,6 +7,7 @@ pub struct Worker {
     pub pod: String,
     pub(super) address: SocketAddr,
     plan: watch::Receiver<Option<Plan>>,
+    pushed: Arc<std::sync::Mutex<Vec<Plan>>>,
     report: watch::Sender<Option<Report>>,
     server: JoinHandle<()>,
 }
@@ -15,6 +16,7 @@ pub struct Worker {
 struct Shared {
     token: Arc<String>,
     plan: watch::Sender<Option<Plan>>,
+    pushed: Arc<std::sync::Mutex<Vec<Plan>>>,
     report: watch::Receiver<Option<Report>>,
 }
 
@@ -34,13 +36,15 @@ impl Worker {
         let address = SocketAddr::from((Ipv4Addr::new(127, process, high, low), API_PORT));
         let (plan, plans) = watch::channel(None);
         let (report, reports) = watch::channel(None);
-        let shared = Shared { token: Arc::new(String::from_utf8(secret["token"].clone()).unwrap()), plan, report: reports };
+        let pushed = Arc::<std::sync::Mutex<Vec<Plan>>>::default();
+        let token = Arc::new(String::from_utf8(secret["token"].clone()).unwrap());
+        let shared = Shared { token, plan, pushed: pushed.clone(), report: reports };
         let router = Router::new().route("/v1/plan", put(take_plan)).route("/v1/report", get(tell)).with_state(shared);
         let tls = RustlsConfig::from_pem(secret["tls.crt"].clone(), secret["tls.key"].clone()).await.unwrap();
         let server = tokio::spawn(async move {
             axum_server::bind_rustls(address, tls).serve(router.into_make_service()).await.unwrap();
         });
-        Self { pod, address, plan: plans, report, server }
+        Self { pod, address, plan: plans, pushed, report, server }
     }
 
     /// Waits for a plan to be pushed.
@@ -48,6 +52,11 @@ impl Worker {
         let mut plans = self.plan.clone();
         let found = tokio::time::timeout(PATIENCE, plans.wait_for(|plan| plan.as_ref().is_some_and(&so))).await;
         found.expect("the plan was not pushed").unwrap().clone().unwrap()
+    }
+
+    /// All plans that were pushed so far.
+    pub fn pushed(&self) -> Vec<Plan> {
+        self.pushed.lock().unwrap().clone()
     }
 
     /// Reports on the one table of a plan.
@@ -91,6 +100,12 @@ impl Worker {
     /// Reports a check that fails.
     pub fn fail(&self, plan: &Plan, check: &str, reason: &str) {
         self.say(plan, &[], &[(check, Some(reason))], false);
+    }
+
+    /// Reports that the plan's table replicates, and a check that passes.
+    pub fn passes(&self, plan: &Plan, table: &str, check: &str) {
+        let tables = [json!({"uid": table, "phase": TablePhase::Replicating, "rows": 3})];
+        self.say(plan, &tables, &[("SourceReachable", None), (check, None)], false);
     }
 
     /// Reports that a run's position is lost.
@@ -153,7 +168,9 @@ async fn take_plan(State(shared): State<Shared>, headers: HeaderMap, body: Bytes
     if !allowed(&shared, &headers) {
         return StatusCode::UNAUTHORIZED;
     }
-    shared.plan.send_replace(Some(unpack(&body)));
+    let plan = unpack(&body);
+    shared.pushed.lock().unwrap().push(plan.clone());
+    shared.plan.send_replace(Some(plan));
     StatusCode::OK
 }
 
