@@ -86,6 +86,8 @@ impl Report {
     #[must_use]
     pub fn sorted(mut self) -> Self {
         self.tables.sort_by(|a, b| a.uid.cmp(&b.uid));
+        // It is kept until the next comes.
+        self.tables.shrink_to_fit();
         self
     }
 

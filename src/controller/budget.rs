@@ -88,12 +88,25 @@ impl Budget {
         Some(object.clone())
     }
 
+    /// Forgets objects that nothing holds back any more: most of many have nothing to tell most of the time.
+    fn tidy(&self, now: Instant) {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |entry: &Entry| entry.written.is_some_and(|written| now.duration_since(written) < SELDOM);
+        objects.retain(|_, entry| entry.waits || entry.granted || holds(entry));
+        objects.shrink_to_fit();
+    }
+
     /// Grants for ever.
     pub async fn run(self: Arc<Self>, queues: Queues) {
         let mut ticks = time::interval(EVERY);
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut tidied = Instant::now();
         loop {
             ticks.tick().await;
+            if tidied.elapsed() > SELDOM {
+                tidied = Instant::now();
+                self.tidy(tidied);
+            }
             match self.grant(Instant::now()) {
                 Some(Object::Link(link)) => queues.links.wake(link),
                 Some(Object::Table(table)) => queues.tables.wake(table),
@@ -134,5 +147,20 @@ mod tests {
         assert_eq!(budget.grant(later + SELDOM / 2), None);
         assert!(!budget.ask(&table("old"), EACH));
         assert_eq!(budget.grant(later + SELDOM / 2), Some(table("old")));
+    }
+    #[test]
+    fn who_has_nothing_to_tell_is_forgotten_after_its_rest() {
+        let budget = Budget::default();
+        let table = |name: &str| Object::from(ObjectRef::<LinkTable>::new(name).within("shop"));
+        let start = Instant::now();
+        for name in ["quiet", "waits"] {
+            budget.written(&table(name), start);
+        }
+        assert!(!budget.ask(&table("waits"), SELDOM));
+        let known = || budget.objects.lock().unwrap().len();
+        budget.tidy(start + SELDOM / 2);
+        assert_eq!(known(), 2);
+        budget.tidy(start + SELDOM);
+        assert_eq!((known(), budget.grant(start + SELDOM)), (1, Some(table("waits"))));
     }
 }

@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 const LONGEST_NOTE: usize = 1000;
 /// A recorder remembers for minutes all that it published, to count what happens again, and looks through all of it each time: when
 /// thousands of tables are linked at once, the oldest are forgotten.
-const REMEMBERED: usize = 500;
+const REMEMBERED: usize = 200;
 
 /// Publishes Events.
 pub struct Events {
@@ -88,4 +88,29 @@ impl Events {
 fn action(happened: &Happened) -> String {
     let digest = Sha256::digest(&happened.message);
     format!("{}-{}", happened.reason, hex::encode(&digest[..4]))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_published_is_not_remembered_without_bound() {
+        let takes_all = tower::service_fn(|_: Request<Body>| async {
+            let event = serde_json::json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"}});
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from(event.to_string().into_bytes())))
+        });
+        let events = Events::new(Client::new(takes_all, "shops"), None, Arc::new(Metrics::new()));
+        let shop = ObjectReference { namespace: Some("shops".to_owned()), name: Some("shop".to_owned()), ..ObjectReference::default() };
+        let remembered = || events.recorder.lock().unwrap().1;
+        for number in 1..=REMEMBERED {
+            events.publish(&shop, &Happened::normal("AddTable", format!("table {number} is linked"))).await;
+            assert_eq!(remembered(), number);
+        }
+        events.publish(&shop, &Happened::normal("AddTable", "one more")).await;
+        assert_eq!(remembered(), 1);
+    }
 }

@@ -135,12 +135,17 @@ impl Metrics {
             None => "ok",
             Some(error) if error.is_conflict() => "conflict",
             Some(error) => {
-                let reason: &'static str = error.into();
-                self.errors.with_label_values(&[kind, reason]).inc();
+                self.failed(kind, error);
                 "error"
             }
         };
         self.reconciles.with_label_values(&[kind, result]).observe(took.as_secs_f64());
+    }
+
+    /// Something failed that is tried again, whether or not the object's status could tell it.
+    pub fn failed(&self, kind: &str, error: &super::Error) {
+        let reason: &'static str = error.into();
+        self.errors.with_label_values(&[kind, reason]).inc();
     }
 
     /// An object's reconciliation begins after this wait.

@@ -1,20 +1,31 @@
-//! Counts the requests to the API server, below everything that makes them.
+//! Counts and bounds the requests to the API server, below everything that makes them.
 
 use std::{sync::Arc, time::Instant};
 
 use axum::http::{Method, Request, Uri, header::CONTENT_TYPE};
 use kube::{Client, client::Body};
 
+use tokio::sync::Semaphore;
+
 use super::metrics::Metrics;
 
-/// A client that counts what it asks for.
+/// How many requests are under way at once. Each has a connection of its own, which is kept for a while: more would only queue in the
+/// API server, before the requests of others.
+const AT_ONCE: usize = 32;
+/// What the Lease is a resource of.
+const LEASES: &str = "leases";
+
+/// A client that counts what it asks for, and does not ask for too much at once.
 pub fn counted(client: Client, metrics: Arc<Metrics>) -> Client {
     let (namespace, valid_until) = (client.default_namespace().to_owned(), *client.valid_until());
+    let room = Arc::new(Semaphore::new(AT_ONCE));
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (client, metrics) = (client.clone(), metrics.clone());
+        let (client, metrics, room) = (client.clone(), metrics.clone(), room.clone());
         async move {
             let content = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let (verb, resource) = (verb(request.method(), request.uri(), content), resource(request.uri().path()));
+            // Who leads is not kept waiting. Of a watch only its begin counts.
+            let _turn = if resource == LEASES { None } else { room.acquire().await.ok() };
             let began = Instant::now();
             let answer = client.send(request).await;
             let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
@@ -100,5 +111,30 @@ mod tests {
             let uri: Uri = uri.parse().unwrap();
             assert_eq!((verb(&method, &uri, content), resource(uri.path()).as_str()), expected, "{method} {uri}");
         }
+    }
+    #[tokio::test]
+    async fn not_too_much_is_asked_at_once_and_who_leads_does_not_wait() {
+        let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+        // An API server that never answers.
+        let silent = tower::service_fn(move |request: Request<Body>| {
+            arrived.send(request.uri().path().to_owned()).unwrap();
+            std::future::pending::<Result<axum::http::Response<Body>, std::convert::Infallible>>()
+        });
+        let client = counted(Client::new(silent, "shops"), Arc::new(Metrics::new()));
+        let ask = |path: &'static str| {
+            let client = client.clone();
+            tokio::spawn(async move { client.send(Request::get(path).body(Body::empty()).unwrap()).await.map(|_| ()) })
+        };
+        let asking: Vec<_> = (0..AT_ONCE + 5).map(|_| ask("/api/v1/namespaces/team/pods/shop")).collect();
+        for _ in 0..AT_ONCE {
+            arrivals.recv().await.unwrap();
+        }
+        tokio::task::yield_now().await;
+        assert!(arrivals.try_recv().is_err());
+        let lease = ask("/apis/coordination.k8s.io/v1/namespaces/team/leases/x");
+        assert!(arrivals.recv().await.unwrap().ends_with("leases/x"));
+        asking[0].abort();
+        assert!(arrivals.recv().await.unwrap().ends_with("pods/shop"));
+        asking.iter().chain([&lease]).for_each(tokio::task::JoinHandle::abort);
     }
 }

@@ -26,3 +26,46 @@ pub fn set(set: &mut StatefulSet) {
         status.conditions = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_pods_and_stateful_sets_stays_what_is_asked_of_them() {
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "worker", "image": "i"}]}});
+        let mut pod_there: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "shop-0", "uid": "u", "labels": {"a": "b"}},
+            "spec": template["spec"],
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}],
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [{"name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": 2,
+                    "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "volumeMounts": [{"name": "zone", "mountPath": "/zone"}]}]},
+        }))
+        .unwrap();
+        let before = serde_json::to_value(&pod_there).unwrap();
+        pod(&mut pod_there);
+        let after = serde_json::to_value(&pod_there).unwrap();
+        assert!(after["spec"].is_null() && after["status"]["podIPs"].is_null());
+        assert!(after["status"]["containerStatuses"][0]["volumeMounts"].is_null());
+        for kept in ["/metadata", "/status/phase", "/status/podIP", "/status/conditions", "/status/containerStatuses/0/state"] {
+            assert_eq!(after.pointer(kept), before.pointer(kept), "{kept}");
+        }
+
+        let mut set_there: StatefulSet = serde_json::from_value(json!({
+            "metadata": {"name": "shop", "uid": "u", "generation": 3, "annotations": {"a": "b"}},
+            "spec": {"replicas": 2, "template": template, "selector": {}, "serviceName": "shop"},
+            "status": {"replicas": 2, "readyReplicas": 1, "updatedReplicas": 2, "observedGeneration": 3},
+        }))
+        .unwrap();
+        let before = serde_json::to_value(&set_there).unwrap();
+        set(&mut set_there);
+        let after = serde_json::to_value(&set_there).unwrap();
+        assert_eq!(after["spec"]["template"], serde_json::to_value(PodTemplateSpec::default()).unwrap());
+        for kept in ["/metadata", "/spec/replicas", "/status"] {
+            assert_eq!(after.pointer(kept), before.pointer(kept), "{kept}");
+        }
+    }
+}

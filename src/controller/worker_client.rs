@@ -93,7 +93,7 @@ impl WorkerClient {
             stream.set_nodelay(true)?;
             connector.connect(ServerName::try_from(API_SERVER_NAME).map_err(io::Error::other)?, stream).await
         };
-        let stream = within(CONNECT, connect).await??;
+        let stream = within(CONNECT, Box::pin(connect)).await??;
         Ok(Self { stream, authorization: format!("Bearer {}", credentials.token) })
     }
 
@@ -117,29 +117,42 @@ impl WorkerClient {
         }
     }
 
-    /// Sends a request and reads the answer to it.
+    /// Sends a request and reads the answer to it. What takes room to read it is made once there is something to read.
     async fn exchange(&mut self, method: Method, path: &str, body: &[u8]) -> Result<(StatusCode, Vec<u8>), Error> {
+        let head = self.request(&method, path, body.len())?.0;
+        self.stream.write_all(&head).await?;
+        drop(head);
+        self.stream.write_all(body).await?;
+        self.stream.flush().await?;
+        filled(self.stream.fill_buf().await?)?;
+        let call = self.request(&method, path, body.len())?.1;
+        Box::pin(self.receive(call)).await
+    }
+
+    /// The head of a request, and who understands the answer to it.
+    fn request(&self, method: &Method, path: &str, length: usize) -> Result<(Vec<u8>, Call<RecvResponse>), Error> {
         let mut request = Request::builder().method(method).uri(format!("https://{API_SERVER_NAME}{path}"));
         request = request.header(AUTHORIZATION, &self.authorization);
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/gzip").header(CONTENT_LENGTH, body.len());
+        if length > 0 {
+            request = request.header(CONTENT_TYPE, "application/gzip").header(CONTENT_LENGTH, length);
         }
         let mut call = Call::new(request.body(())?)?.proceed();
         let mut head = vec![0; REQUEST_HEAD];
         let used = call.write(&mut head)?;
-        self.stream.write_all(&head[..used]).await?;
-        drop(head);
+        head.truncate(used);
         let call = match call.proceed()? {
             Some(SendRequestResult::RecvResponse(call)) => Some(call),
             Some(SendRequestResult::SendBody(mut call)) => {
-                self.stream.write_all(body).await?;
-                call.consume_direct_write(body.len())?;
+                call.consume_direct_write(length)?;
                 call.proceed()
             }
             Some(SendRequestResult::Await100(_)) | None => None,
         };
-        self.stream.flush().await?;
-        let (status, call) = self.answer(call.ok_or_else(broken)?).await?;
+        Ok((head, call.ok_or_else(broken)?))
+    }
+
+    async fn receive(&mut self, call: Call<RecvResponse>) -> Result<(StatusCode, Vec<u8>), Error> {
+        let (status, call) = self.answer(call).await?;
         let body = match call {
             RecvResponseResult::RecvBody(call) => self.body(call).await?,
             RecvResponseResult::Redirect(_) | RecvResponseResult::Cleanup(_) => Vec::new(),

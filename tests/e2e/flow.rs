@@ -69,3 +69,37 @@ spec: {linkConnectionRef: {name: link}, source: {schemaName: public, tableName: 
     place.link_is("Running", "True", "").await;
     place.done();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_found_is_taken_over_without_a_reload() {
+    let place = Place::new("found").await;
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i";
+    place.source.batch_execute(table).await.unwrap();
+    place.link(&[]);
+    place.patch("lc/link", r#"{"spec":{"discover":{"include":["public.*"]}}}"#);
+    place.table_is("t", "Replicating", "Replicating").await;
+    place.converged("t").await;
+    let found = place.table("t").unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    // A load would make this row as it is in the source.
+    place.target.batch_execute("UPDATE t SET v = -1 WHERE id = 1").await.unwrap();
+    place.apply(
+        "apiVersion: link-operator.io/v1alpha1
+kind: LinkTable
+metadata: {name: mine}
+spec: {linkConnectionRef: {name: link}, source: {schemaName: public, tableName: t}}
+",
+    );
+    until(&place.namespace, "the table that was found is gone", || place.get(&format!("lt/{found}")).is_none().then_some(())).await;
+    place.object_is("lt/mine", "Replicating", "True", "Replicating").await;
+    place.source.batch_execute("UPDATE t SET v = 0 WHERE id > 1").await.unwrap();
+    let arrived = "SELECT count(*) FROM t WHERE v = 0";
+    for _ in 0..100 {
+        if place.target.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0) == 999 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert_eq!(place.target.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0), 999);
+    assert_eq!(place.target.query_one("SELECT v FROM t WHERE id = 1", &[]).await.unwrap().get::<_, i32>(0), -1);
+    place.done();
+}

@@ -88,6 +88,8 @@ pub struct Own {
     pub claims: Claims,
     /// What was last told of the tables.
     pub reports: Vec<Arc<Report>>,
+    /// When all tables were last looked at.
+    pub tables_looked: Option<Instant>,
 }
 
 /// Questions to a landing zone.

@@ -117,18 +117,18 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     let mut tables_to_come = false;
     match children::own_tables(&link, &seen.tables, &owned::discovered(&seen.crew.reports), &context).await {
         Ok(to_come) => tables_to_come = to_come,
-        Err(error) => trouble = Some(note(&link, error)?),
+        Err(error) => trouble = Some(note(&link, error, &context)?),
     }
     if let (Some(validated), true) = (&validated, course.phase != LinkPhase::Initial) {
-        match carry_out(&link, validated, &course, &seen, &mut own, &context).await {
+        match carry_out(&link, validated, &course, &seen, tables_to_come, &mut own, &context).await {
             Ok(all) => done = all,
-            Err(error) => trouble = Some(note(&link, error)?),
+            Err(error) => trouble = Some(note(&link, error, &context)?),
         }
     }
     if validated.is_none() && trouble.is_none() {
         // Whatever has become of the spec: the workers go on by the last plan, and are heard.
         if let Err(error) = children::talk(&link, &mut own, &seen.pods, &context).await {
-            trouble = Some(note(&link, error)?);
+            trouble = Some(note(&link, error, &context)?);
         }
     }
     heed_plan(&mut seen, &own, done.plan_waits.is_some() || tables_to_come);
@@ -192,7 +192,8 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
 /// Says at once that a new generation was seen, so that nobody takes the old answer for one to the new question.
 async fn first_sight(link: Arc<LinkConnection>, context: &Context) -> Result<Arc<LinkConnection>, Error> {
     let before = link.status.clone().unwrap_or_default();
-    if before.observed_generation == link.metadata.generation {
+    // One that is new has no old answer: its status says from the start that nobody has seen it.
+    if before.observed_generation == link.metadata.generation || before.observed_generation.is_none_or(|seen| seen < 0) {
         return Ok(link);
     }
     let mut status = LinkConnectionStatus { observed_generation: link.metadata.generation, ..before };
@@ -222,10 +223,11 @@ async fn write(link: &LinkConnection, status: &LinkConnectionStatus, context: &C
 }
 
 /// An error as a condition tells it. Conflicts are no trouble: the link is judged again from the start.
-fn note(link: &LinkConnection, error: Error) -> Result<Fault, Error> {
+fn note(link: &LinkConnection, error: Error, context: &Context) -> Result<Fault, Error> {
     if error.is_conflict() {
         return Err(error);
     }
+    context.metrics.failed(&LinkConnection::kind(&()), &error);
     tracing::warn!(link = link.name_any(), namespace = link.namespace(), %error, "the link cannot be carried out");
     Ok(error.fault())
 }
@@ -414,10 +416,16 @@ async fn carry_out(
     validated: &Validated,
     course: &Course,
     seen: &Seen,
+    tables_to_come: bool,
     own: &mut Own,
     context: &Context,
 ) -> Result<Done, Error> {
-    let plan_waits = children::store_plan(link, validated, course, &seen.linked, own, context).await?;
+    // Its first plan is one with its tables: they are to be seen at any moment.
+    let plan_waits = if tables_to_come && own.plan.is_none() {
+        Some(ON_THE_WAY)
+    } else {
+        children::store_plan(link, validated, course, &seen.linked, own, context).await?
+    };
     let rollout_waits = Box::pin(children::apply(link, validated, course, own, &seen.pods, context)).await?;
     let mut done = Done { plan_waits, rollout_waits, applied: rollout_waits.is_none(), ..Done::default() };
     // The watch may be behind what was just applied: whether a worker is left is asked of the API server.

@@ -1,6 +1,10 @@
 //! Telling others what was found out about a link: its tables, links that want the same, its landing zone.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
@@ -14,6 +18,9 @@ use crate::{
     api::{link_connection::LinkConnection, report::Report},
     controller::{context::Context, link_table::acceptance},
 };
+
+/// After this long tables are looked at again, come what may.
+const CALM: Duration = Duration::from_mins(10);
 
 /// Keeps what was heard and wakes whom it concerns; `all`: something that concerns every table changed.
 #[expect(clippy::too_many_arguments)] // all that one look at a link found
@@ -42,7 +49,12 @@ pub fn tell(
         context.rival_links(link).iter().for_each(|rival| context.queues.links.wake(ObjectRef::from_obj(rival.as_ref())));
         own.claims = claims;
     }
-    wake_tables(&seen, &own.reports, all || held_changed || probe_changed, context);
+    let due = own.tables_looked.is_none_or(|looked| looked.elapsed() > CALM);
+    let all = all || held_changed || probe_changed || due;
+    if all {
+        own.tables_looked = Some(Instant::now());
+    }
+    wake_tables(&seen, &own.reports, all, context);
     own.reports = seen.crew.reports;
 }
 

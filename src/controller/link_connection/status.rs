@@ -247,7 +247,9 @@ pub fn change(before: &LinkConnectionStatus, after: &LinkConnectionStatus) -> Ch
         }
         still
     };
-    let state = |status: &LinkConnectionStatus| LinkConnectionStatus { position: None, consistent_as_of: None, ..still(status) };
+    // How many tables are how far is progress; that all are there, or one is not, a condition tells.
+    let state =
+        |status: &LinkConnectionStatus| LinkConnectionStatus { position: None, consistent_as_of: None, tables: None, ..still(status) };
     match Change::between(before, after, state) {
         Change::Progress(_) if still(before) == still(after) => Change::Progress(budget::SELDOM),
         change => change,

@@ -344,6 +344,16 @@ fn the_position_is_that_of_the_last_worker_and_no_more_than_progress() {
     assert_eq!((change(&before, &after), change(&after, &after)), (Change::Progress(budget::SELDOM), Change::None));
     let on = judge(&of(vec![captures("6")]), &after);
     assert_eq!(change(&after, &on), Change::Progress(budget::EACH));
+    // A load that goes on; not its end.
+    let loading = |phases: &[TablePhase]| {
+        let tables = phases.iter().map(|phase| table(*phase, None)).collect();
+        judge(&Case { tables, ..running() }, &LinkConnectionStatus::default())
+    };
+    use TablePhase::{Replicating, Snapshotting};
+    let (two, one) = (loading(&[Snapshotting, Snapshotting, Replicating]), loading(&[Snapshotting, Replicating, Replicating]));
+    let told_alike = LinkConnectionStatus { conditions: two.conditions.clone(), ..one.clone() };
+    assert_eq!(change(&two, &told_alike), Change::Progress(budget::EACH));
+    assert_eq!(change(&one, &loading(&[Replicating, Replicating, Replicating])), Change::State);
     let broken = Case { crew: crew(2, vec![Check::failed("SourceReachable", fault("SourceUnreachable", true))]), ..running() };
     assert_eq!(change(&after, &judge(&broken, &after)), Change::State);
 }

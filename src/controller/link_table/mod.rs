@@ -5,7 +5,7 @@ mod status;
 
 pub use status::whole_second;
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use kube::{
@@ -26,10 +26,8 @@ use crate::api::{
 };
 use status::Findings;
 
-/// After this long a status is looked at again, come what may.
-const CALM: Duration = Duration::from_mins(10);
-
-/// Brings the status of a LinkTable up to date.
+/// Brings the status of a LinkTable up to date. Who has a link is looked at again now and then by that: to be due takes room, and there
+/// may be ten thousand.
 pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<Action, Error> {
     if table.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
@@ -80,7 +78,7 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
     for happened in &events {
         context.events.publish(&table.object_ref(&()), happened).await;
     }
-    Ok(Action::requeue(CALM))
+    Ok(Action::await_change())
 }
 
 async fn write(table: &LinkTable, status: &LinkTableStatus, context: &Context) -> Result<(), Error> {

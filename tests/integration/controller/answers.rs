@@ -60,7 +60,7 @@ async fn workers_are_heard_and_restarted_whatever_has_become_of_the_spec() {
     let restart = "link-operator.io/restart-requested-at";
     stage.annotate::<LinkConnection>("shop", restart, "now").await;
     stage.link_where("shop", |link| link.status.as_ref().unwrap().last_handled_restart_at.as_deref() == Some("now")).await;
-    let template = |set: &StatefulSet| set.spec.as_ref().unwrap().template.metadata.as_ref().unwrap().annotations().clone();
+    let template = |set: &StatefulSet| set.spec.as_ref().unwrap().template.metadata.clone().unwrap().annotations.unwrap();
     assert_eq!(template(&stage.appears("shop").await)[restart], "now");
     // To take the wish back is no other.
     stage.merge::<LinkConnection>("shop", json!({"metadata": {"annotations": {restart: null}}})).await;
@@ -137,6 +137,8 @@ async fn a_plan_that_nobody_can_read_is_replaced_and_one_that_is_not_ours_is_lef
     assert_eq!(stage.plan("shop").await.unwrap().run, 1);
     let link = stage.link_where("other", |link| reason(link) == "NameTaken").await;
     assert!(condition(&link, "Ready").unwrap().message.contains("ConfigMap other-plan"), "{link:?}");
+    let text = stage.metrics_with(&[]).await;
+    assert!(text.contains(r#"link_operator_reconcile_errors_total{kind="LinkConnection",reason="NameTaken"}"#), "{text}");
     let there = maps.get("other-plan").await.unwrap().binary_data.unwrap();
     assert_eq!(there["plan.json.gz"].0, b"no plan");
 }

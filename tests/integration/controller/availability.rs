@@ -61,6 +61,10 @@ async fn an_upgrade_reaches_the_next_link_once_the_one_before_is_ready() {
     stage.link_where(second, |link| link.status.as_ref().unwrap().observed_generation == Some(2)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(upgraded().await, std::slice::from_ref(&first));
+    // More workers come at once, as those that are there.
+    stage.merge::<LinkConnection>(second, json!({"spec": {"compute": {"coreCount": 8}}})).await;
+    let more = stage.becomes::<StatefulSet>(second, |set| set.spec.as_ref().unwrap().replicas == Some(2)).await;
+    assert!(!next(&more));
     stage.pods_are_ready(&first).await;
     stage.becomes::<StatefulSet>(second, next).await;
 }
