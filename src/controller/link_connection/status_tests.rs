@@ -349,11 +349,11 @@ fn the_position_is_that_of_the_last_worker_and_no_more_than_progress() {
         let tables = phases.iter().map(|phase| table(*phase, None)).collect();
         judge(&Case { tables, ..running() }, &LinkConnectionStatus::default())
     };
-    use TablePhase::{Replicating, Snapshotting};
-    let (two, one) = (loading(&[Snapshotting, Snapshotting, Replicating]), loading(&[Snapshotting, Replicating, Replicating]));
+    let (loads, done) = (TablePhase::Snapshotting, TablePhase::Replicating);
+    let (two, one) = (loading(&[loads, loads, done]), loading(&[loads, done, done]));
     let told_alike = LinkConnectionStatus { conditions: two.conditions.clone(), ..one.clone() };
     assert_eq!(change(&two, &told_alike), Change::Progress(budget::EACH));
-    assert_eq!(change(&one, &loading(&[Replicating, Replicating, Replicating])), Change::State);
+    assert_eq!(change(&one, &loading(&[done, done, done])), Change::State);
     let broken = Case { crew: crew(2, vec![Check::failed("SourceReachable", fault("SourceUnreachable", true))]), ..running() };
     assert_eq!(change(&after, &judge(&broken, &after)), Change::State);
 }
