@@ -38,7 +38,7 @@ async fn an_upgrade_reaches_the_next_link_once_the_one_before_is_ready() {
     stage.zone("staging").await;
     let sets = stage.api::<StatefulSet>();
     for name in ["one", "two"] {
-        stage.link(name, json!({})).await;
+        stage.link(name, json!({"compute": {"coreCount": 4}})).await;
         stage.becomes::<StatefulSet>(name, |set| set.spec.as_ref().unwrap().replicas == Some(1)).await;
         stage.pods_are_ready(name).await;
     }
