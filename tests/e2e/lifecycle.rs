@@ -101,15 +101,25 @@ async fn a_links_workers_log_what_they_are_asked_to_without_a_restart() {
     let (before, debug) = (pod(), |text: &str| text.matches(r#""level":"DEBUG""#).count());
     let usual = logs();
     assert!(usual.contains("plan") && debug(&usual) == 0, "{usual}");
-    kubectl(&["annotate", "lc", "link", "-n", &place.namespace, "link-operator.io/log=debug"]);
+    let annotate = |value: &str| kubectl(&["annotate", "--overwrite", "lc", "link", "-n", &place.namespace, value]);
+    // A load has details to tell.
+    let reseed = async |token: &str| {
+        let value = format!("link-operator.io/reseed-requested-at={token}");
+        kubectl(&["annotate", "--overwrite", "lt", "--all", "-n", &place.namespace, &value]);
+        until(&place.namespace, "it is loaded again", || {
+            let table = place.table("t")?;
+            (table["status"]["lastHandledReseedAt"] == token && table["status"]["phase"] == "Replicating").then_some(())
+        })
+        .await;
+    };
+    annotate("link-operator.io/log=debug");
+    reseed("once").await;
     until(&place.namespace, "its worker logs more", || (debug(&logs()) > 0).then_some(())).await;
 
-    let annotate = |value: &str| kubectl(&["annotate", "--overwrite", "lc", "link", "-n", &place.namespace, value]);
     annotate("link-operator.io/log=link_operator=shout");
     until(&place.namespace, "its worker refuses what is no filter", || logs().contains("link-operator.io/log").then_some(())).await;
     let lines = debug(&logs());
-    place.source.batch_execute("INSERT INTO t VALUES (0, 0)").await.unwrap();
-    place.converged("t").await;
+    reseed("twice").await;
     assert_eq!(debug(&logs()), lines, "then the usual holds");
     annotate("link-operator.io/log-");
     place.link_is("Running", "True", "Replicating").await;
