@@ -129,19 +129,17 @@ impl Context {
     /// Makes a one-shot pod. Whatever keeps it from being made is an answer: who asks has a status to tell it in.
     pub async fn ask(&self, base: &PodBase, one_shot: OneShot<'_>) -> Result<Made, Error> {
         let namespace = one_shot.namespace.to_owned();
-        let made = async {
-            let account = self.ensure_account(base, &namespace).await?;
-            let made = oneshot::create(&self.client, &pods::one_shot(base, one_shot)).await?;
-            if matches!(made, Made::Refused(_)) {
+        let account = self.ensure_account(base, &namespace).await;
+        // Also without its account: in a namespace that is going away the pod's refusal tells so.
+        match (oneshot::create(&self.client, &pods::one_shot(base, one_shot)).await, account) {
+            (Ok(Made::Refused(_)), Err(error)) => Ok(Made::Refused(error.fault())),
+            (Ok(Made::Refused(fault)), Ok(account)) => {
                 // A namespace of the same name may have been made again, without the account.
                 self.applier.forget::<ServiceAccount>(&namespace, &account.name_any());
+                Ok(Made::Refused(fault))
             }
-            Ok(made)
-        };
-        match made.await {
-            Err(error @ Error::LeaseLost) => Err(error),
-            Err(error) => Ok(Made::Refused(error.fault())),
-            made => made,
+            (Ok(made), _) => Ok(made),
+            (Err(error), _) => Ok(Made::Refused(Error::from(error).fault())),
         }
     }
 
