@@ -2,10 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+use tokio::sync::Mutex;
 
 use crate::cluster::{kubectl, try_kubectl, until};
 
@@ -22,15 +24,26 @@ fn ready_replicas() -> String {
     kubectl(&["get", "deployment", OPERATOR, "-n", OPERATOR, "-o", "jsonpath={.status.readyReplicas}/{.spec.replicas}"])
 }
 
+/// Held by a test that adds and removes replicas, and by one that needs there to be one.
+static REPLICAS: Mutex<()> = Mutex::const_new(());
+
+/// Addresses of the controller's pods that have one, also of those that are about to end.
+fn addresses() -> Vec<IpAddr> {
+    let selected = ["-l", "app.kubernetes.io/component=controller", "-o", "jsonpath={.items[*].status.podIP}"];
+    let told = kubectl(&[["get", "pods", "-n", OPERATOR].as_slice(), &selected].concat());
+    told.split_whitespace().map(|address| address.parse().unwrap()).collect()
+}
+
 #[tokio::test]
 async fn helm_test_passes_and_of_two_replicas_both_are_ready() {
+    let _held = REPLICAS.lock().await;
     helm(OPERATOR, &["test", OPERATOR, "--timeout", "2m"]).unwrap();
     let before = ready_replicas();
     kubectl(&["scale", "deployment", OPERATOR, "-n", OPERATOR, "--replicas=2"]);
     until(OPERATOR, "both replicas are ready", || (ready_replicas() == "2/2").then_some(())).await;
     helm(OPERATOR, &["test", OPERATOR, "--timeout", "2m"]).unwrap();
     kubectl(&["scale", "deployment", OPERATOR, "-n", OPERATOR, "--replicas=1"]);
-    until(OPERATOR, "one replica is ready", || (ready_replicas() == "1/1").then_some(())).await;
+    until(OPERATOR, "one replica is left", || (ready_replicas() == "1/1" && addresses().len() == 1).then_some(())).await;
     assert_eq!(before, "1/1");
 }
 
@@ -46,6 +59,7 @@ impl Drop for Forwarding {
 
 #[tokio::test]
 async fn the_page_is_behind_the_api_server() {
+    let _held = REPLICAS.lock().await;
     let forward = ["port-forward", "-n", OPERATOR, "deployment/link-operator", ":8090"];
     let mut forwarding = Forwarding(Command::new("kubectl").args(forward).stdout(Stdio::piped()).spawn().unwrap());
     // Kept: kubectl ends when it can no longer tell of connections.
@@ -69,8 +83,7 @@ async fn the_page_is_behind_the_api_server() {
     assert!(refused.contains("pods/portforward"), "{refused}");
 
     // At the pod's address there are health and metrics alone.
-    let selected = ["-l", "app.kubernetes.io/component=controller", "-o", "jsonpath={.items[0].status.podIP}"];
-    let ip = kubectl(&[["get", "pods", "-n", OPERATOR].as_slice(), &selected].concat());
-    let answers = |port: u16| TcpStream::connect_timeout(&SocketAddr::new(ip.parse().unwrap(), port), Duration::from_secs(3)).is_ok();
+    let [ip] = addresses()[..] else { panic!("one replica") };
+    let answers = |port: u16| TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(3)).is_ok();
     assert_eq!((answers(8080), answers(8090)), (true, false));
 }
