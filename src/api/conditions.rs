@@ -66,6 +66,8 @@ pub mod reason {
     pub const REPLICATING: &str = "Replicating";
     /// First loads are under way.
     pub const SNAPSHOTTING: &str = "Snapshotting";
+    /// Tables load, and none of them comes on.
+    pub const SNAPSHOT_STUCK: &str = "SnapshotStuck";
     /// The link works in batches, and the next one is not due yet.
     pub const IDLE: &str = "Idle";
     /// The link takes longer to start than it should.
@@ -104,6 +106,8 @@ pub mod reason {
     pub const RESUME_SOON: &str = "ResumeSoon";
     /// Fewer workers run than asked for; the message says why.
     pub const WORKERS_MISSING: &str = "WorkersMissing";
+    /// Workers are up, and wait for their turn to be upgraded with the operator.
+    pub const ROLLOUT_WAITING: &str = "RolloutWaiting";
 }
 
 /// Annotations that users set.

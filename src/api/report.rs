@@ -262,6 +262,10 @@ pub struct SnapshotProgress {
     #[schemars(with = "Option<String>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Timestamp>,
+    /// When the last chunk so far came into the target.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_progress_time: Option<Timestamp>,
     /// When it will be done if it goes on like this.
     #[schemars(with = "Option<String>")]
     #[serde(skip_serializing_if = "Option::is_none")]

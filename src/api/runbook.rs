@@ -4,7 +4,7 @@
 pub const BASE: &str = "https://github.com/link-operator/link-operator/blob/main/deploy/runbooks/";
 
 /// Each page with the reasons that it is about. Those that heal by themselves within seconds have none.
-pub const PAGES: [(&str, &[&str]); 8] = [
+pub const PAGES: [(&str, &[&str]); 9] = [
     (
         "LinkCheckFailing",
         &[
@@ -52,6 +52,7 @@ pub const PAGES: [(&str, &[&str]); 8] = [
         ],
     ),
     ("LinkTablesSuspended", &["TablesSuspended"]),
+    ("LinkSnapshotStuck", &["SnapshotStuck"]),
     (
         "LinkWorkersMissing",
         &[

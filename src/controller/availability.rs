@@ -4,11 +4,25 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 
 use crate::api::fault::Fault;
 
+/// Condition of a pod that says that it is ready,
+const READY: &str = "Ready";
+/// and one that says whether it has a node.
+const SCHEDULED: &str = "PodScheduled";
+/// Conditions of a pod that are asked for.
+pub const ASKED: [&str; 2] = [READY, SCHEDULED];
+
+/// Whether the pod is ready, and stays.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().flatten().any(|condition| condition.type_ == READY && condition.status == "True")
+}
+
 /// What keeps this pod from running, if anything is known.
 pub fn pod_problem(pod: &Pod) -> Option<Fault> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref()?;
-    let scheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled");
+    let scheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == SCHEDULED);
     if let Some(condition) = scheduled.filter(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable")) {
         return Some(fault(
             "Unschedulable",

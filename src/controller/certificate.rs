@@ -16,15 +16,21 @@ const VALID: SignedDuration = SignedDuration::from_hours(90 * 24);
 const RENEW: SignedDuration = SignedDuration::from_hours(60 * 24);
 
 /// What the API's Secret holds. Has no `Debug`: key and token never reach a log.
-#[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// Authorities to trust, PEM: the newest first, then the one before it, so that both sides may change at different
-    /// times.
-    pub authorities: String,
+    /// What the controller needs of it.
+    pub trust: Trust,
     /// The workers' certificate, PEM.
     pub certificate: String,
     /// Its private key, PEM.
     pub key: String,
+}
+
+/// By what the controller knows workers, and they know it. Has no `Debug` either.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// Authorities to trust, PEM: the newest first, then the one before it, so that both sides may change at different
+    /// times.
+    pub authorities: String,
     /// The bearer token.
     pub token: String,
     /// When to replace the certificate.
@@ -44,7 +50,7 @@ pub enum Error {
 
 impl Credentials {
     /// Makes new ones that are valid from now; `before` keeps its token and stays trusted.
-    pub fn issue(now: Timestamp, before: Option<&Self>) -> Result<Self, Error> {
+    pub fn issue(now: Timestamp, before: Option<&Trust>) -> Result<Self, Error> {
         let (authority, certificate, key) = certificate(now)?;
         let authorities = match before {
             Some(before) => format!("{authority}{}", first_certificate(&before.authorities)),
@@ -54,10 +60,12 @@ impl Credentials {
             Some(before) => before.token.clone(),
             None => token()?,
         };
-        Ok(Self { authorities, certificate, key, token, renew_at: now + RENEW })
+        Ok(Self { trust: Trust { authorities, token, renew_at: now + RENEW }, certificate, key })
     }
+}
 
-    /// Whether they should be replaced.
+impl Trust {
+    /// Whether the certificate should be replaced.
     pub fn is_due(&self, now: Timestamp) -> bool {
         now >= self.renew_at
     }
@@ -117,17 +125,17 @@ mod tests {
     fn renewal_keeps_the_token_and_one_older_authority() {
         let now = Timestamp::now();
         let first = Credentials::issue(now, None).unwrap();
-        assert!(!first.is_due(now + SignedDuration::from_hours(59 * 24)));
-        assert!(first.is_due(now + SignedDuration::from_hours(60 * 24)));
+        assert!(!first.trust.is_due(now + SignedDuration::from_hours(59 * 24)));
+        assert!(first.trust.is_due(now + SignedDuration::from_hours(60 * 24)));
 
-        let second = Credentials::issue(now, Some(&first)).unwrap();
-        assert_eq!(second.token, first.token);
+        let second = Credentials::issue(now, Some(&first.trust)).unwrap();
+        assert_eq!(second.trust.token, first.trust.token);
         assert!(second.certificate != first.certificate);
-        assert!(second.authorities.contains(first_certificate(&first.authorities)));
+        assert!(second.trust.authorities.contains(first_certificate(&first.trust.authorities)));
 
-        let third = Credentials::issue(now, Some(&second)).unwrap();
-        assert_eq!(third.authorities.matches("BEGIN CERTIFICATE").count(), 2);
-        assert!(third.authorities.starts_with("-----BEGIN CERTIFICATE-----"));
-        assert!(!third.authorities.contains(first_certificate(&first.authorities)));
+        let third = Credentials::issue(now, Some(&second.trust)).unwrap();
+        assert_eq!(third.trust.authorities.matches("BEGIN CERTIFICATE").count(), 2);
+        assert!(third.trust.authorities.starts_with("-----BEGIN CERTIFICATE-----"));
+        assert!(!third.trust.authorities.contains(first_certificate(&first.trust.authorities)));
     }
 }

@@ -49,6 +49,11 @@ impl Happened {
     }
 }
 
+/// As much of a message as an Event has room for.
+fn note(message: &str) -> String {
+    if message.len() <= LONGEST_NOTE { message.to_owned() } else { format!("{}…", &message[..message.floor_char_boundary(LONGEST_NOTE)]) }
+}
+
 impl Events {
     /// A recorder for this controller; `instance` is its pod's name.
     pub fn new(client: Client, instance: Option<String>, metrics: Arc<Metrics>) -> Self {
@@ -67,12 +72,10 @@ impl Events {
 
     /// Publishes what happened. An Event that cannot be published is logged: nothing waits for it.
     pub async fn publish(&self, object: &ObjectReference, happened: &Happened) {
-        let note: String = happened.message.chars().take(LONGEST_NOTE / 4).collect();
-        let note = if happened.message.len() <= LONGEST_NOTE { happened.message.clone() } else { note };
         let event = Event {
             type_: if happened.warning { EventType::Warning } else { EventType::Normal },
             reason: happened.reason.clone(),
-            note: Some(note),
+            note: Some(note(&happened.message)),
             action: action(happened),
             secondary: None,
         };
@@ -96,6 +99,14 @@ mod tests {
     use kube::client::Body;
 
     use super::*;
+
+    #[test]
+    fn a_note_is_as_long_as_it_may_be() {
+        assert_eq!(note(&"ä".repeat(500)), "ä".repeat(500));
+        let cut = note(&format!("a{}", "ä".repeat(500)));
+        assert_eq!(cut, format!("a{}…", "ä".repeat(499)));
+        assert!(cut.len() < 1024);
+    }
 
     #[tokio::test]
     async fn what_was_published_is_not_remembered_without_bound() {

@@ -15,7 +15,7 @@ use strum::IntoEnumIterator;
 use super::context::{Queues, Stores};
 use crate::{
     api::{
-        conditions::{get, is_true, kind},
+        conditions::{get, is_true, kind, reason},
         landing_zone::{LandingZone, ZonePhase},
         link_connection::{LinkConnection, LinkConnectionStatus, LinkPhase},
         report::TablePhase,
@@ -47,6 +47,7 @@ pub struct Metrics {
     zones: GaugeVec,
     workers_desired: GaugeVec,
     workers_ready: GaugeVec,
+    rollouts_waiting: GaugeVec,
     /// What there is in the cluster, once this process leads.
     seen: OnceLock<(Stores, Queues)>,
     /// One at a time takes stock.
@@ -111,6 +112,11 @@ impl Metrics {
             zones: m.gauge("link_operator_landing_zones", &["phase"], "LandingZones by phase."),
             workers_desired: m.gauge("link_operator_workers_desired", &[], "Workers that all links together ask for."),
             workers_ready: m.gauge("link_operator_workers_ready", &[], "Workers of all links that are up."),
+            rollouts_waiting: m.gauge(
+                "link_operator_rollouts_waiting",
+                &[],
+                "Links whose workers wait for their turn to be upgraded with the operator (--max-rollouts).",
+            ),
             seen: OnceLock::new(),
             stock: Mutex::default(),
             meters,
@@ -212,7 +218,7 @@ impl Metrics {
         let zone_ends: HashMap<Name<'_>, Timestamp> =
             zones.iter().filter_map(|zone| Some((name(&zone.metadata), zone_end(zone)?))).collect();
         let unknown = LinkConnectionStatus::default();
-        let (mut desired, mut ready) = (0, 0);
+        let (mut desired, mut ready, mut waiting) = (0, 0, 0.0);
         for link in links {
             let status = link.status.as_ref().unwrap_or(&unknown);
             self.links.with_label_values(&[status.phase.unwrap_or_default().into(), state(&status.conditions)]).inc();
@@ -220,11 +226,14 @@ impl Metrics {
                 desired += workers.desired;
                 ready += workers.ready;
             }
+            let waits = |condition: &Condition| condition.reason == reason::ROLLOUT_WAITING;
+            waiting += f64::from(u8::from(get(&status.conditions, kind::WORKERS_AVAILABLE).is_some_and(waits)));
             let (namespace, _) = name(&link.metadata);
             self.each.take(link, status, zone_ends.get(&(namespace, link.spec.landing_zone_ref.name.as_str())).copied());
         }
         self.workers_desired.with_label_values::<&str>(&[]).set(f64::from(desired));
         self.workers_ready.with_label_values::<&str>(&[]).set(f64::from(ready));
+        self.rollouts_waiting.with_label_values::<&str>(&[]).set(waiting);
     }
 }
 

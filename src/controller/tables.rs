@@ -20,6 +20,7 @@ use super::{
     budget::Budget,
     context::Queues,
     link_connection::Memory,
+    trim,
     watch::{self, Change},
 };
 use crate::{api::link_table::LinkTable, data::TableName};
@@ -97,7 +98,10 @@ pub fn watch_all(
 ) -> (Tables, impl Future<Output = ()> + Send) {
     let index = Index::default();
     let (coming, known) = (index.clone(), index.clone());
-    let prepare = move |table: &mut LinkTable| coming.comes(table);
+    let prepare = move |table: &mut LinkTable| {
+        trim::table(table);
+        coming.comes(table);
+    };
     let (store, work) = watch::watch(api, watcher::Config::default(), prepare, move |table, change, store| {
         memory.tables.heard(table);
         if change == Change::Status {

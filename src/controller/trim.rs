@@ -1,14 +1,38 @@
-//! What is not kept of objects that others fill: with a thousand links what nobody asks for is most of the controller's memory. Pure.
+//! What is not kept of objects: with a thousand links what nobody asks for is most of the controller's memory. Pure.
 
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{Pod, PodTemplateSpec},
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Pod, PodTemplateSpec},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+
+use super::availability;
+use crate::api::link_table::LinkTable;
+
+/// Of all kinds. Who changed which field is as large as the object; and whoever read the lists left room for more.
+pub fn meta(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    meta.owner_references.as_mut().map(Vec::shrink_to_fit);
+    meta.finalizers.as_mut().map(Vec::shrink_to_fit);
+}
+
+/// There are ten thousand of them.
+pub fn table(table: &mut LinkTable) {
+    if let Some(status) = &mut table.status {
+        status.conditions.shrink_to_fit();
+    }
+}
 
 /// A pod is asked who and how it is, not what it was to be: that is its StatefulSet's, or its question's.
 pub fn pod(pod: &mut Pod) {
     pod.spec = None;
     if let Some(status) = &mut pod.status {
+        if let Some(conditions) = &mut status.conditions {
+            conditions.retain(|condition| availability::ASKED.contains(&condition.type_.as_str()));
+            conditions.shrink_to_fit();
+        }
         (status.host_ips, status.pod_ips, status.ephemeral_container_statuses, status.resource_claim_statuses) = (None, None, None, None);
         for container in status.container_statuses.iter_mut().chain(&mut status.init_container_statuses).flatten() {
             (container.volume_mounts, container.resources, container.allocated_resources) = (None, None, None);
@@ -36,11 +60,12 @@ mod tests {
     #[test]
     fn of_pods_and_stateful_sets_stays_what_is_asked_of_them() {
         let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "worker", "image": "i"}]}});
+        let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"].map(|kind| json!({"type": kind, "status": "True"}));
         let mut pod_there: Pod = serde_json::from_value(json!({
             "metadata": {"name": "shop-0", "uid": "u", "labels": {"a": "b"}},
             "spec": template["spec"],
             "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}],
-                "conditions": [{"type": "Ready", "status": "True"}],
+                "conditions": conditions,
                 "containerStatuses": [{"name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": 2,
                     "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "volumeMounts": [{"name": "zone", "mountPath": "/zone"}]}]},
         }))
@@ -50,7 +75,9 @@ mod tests {
         let after = serde_json::to_value(&pod_there).unwrap();
         assert!(after["spec"].is_null() && after["status"]["podIPs"].is_null());
         assert!(after["status"]["containerStatuses"][0]["volumeMounts"].is_null());
-        for kept in ["/metadata", "/status/phase", "/status/podIP", "/status/conditions", "/status/containerStatuses/0/state"] {
+        assert_eq!(after["status"]["conditions"].as_array().map(Vec::len), Some(2));
+        assert!(availability::is_ready(&pod_there));
+        for kept in ["/metadata", "/status/phase", "/status/podIP", "/status/containerStatuses/0/state"] {
             assert_eq!(after.pointer(kept), before.pointer(kept), "{kept}");
         }
 

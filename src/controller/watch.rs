@@ -22,6 +22,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use super::trim;
+
 /// Wakes the reconciler of one kind, and knows since when who waits. Cheap to clone.
 pub struct Queue<K: Resource<DynamicType = ()>> {
     sender: mpsc::UnboundedSender<ObjectRef<K>>,
@@ -125,8 +127,7 @@ where
                 }
             };
             if let watcher::Event::Apply(object) | watcher::Event::InitApply(object) = &mut event {
-                // Who changed which field is as large as the object, and nobody asks for it.
-                object.meta_mut().managed_fields = None;
+                trim::meta(object.meta_mut());
                 prepare(object);
             }
             // Of a fresh list it is unknown what changed, and what it no longer has went away unseen.

@@ -29,7 +29,7 @@ use ureq_proto::client::{
     state::{RecvBody, RecvResponse},
 };
 
-use super::{certificate::Credentials, workers::StoredPlan};
+use super::{certificate::Trust, workers::StoredPlan};
 use crate::api::{plan::API_SERVER_NAME, report::Report};
 
 /// How long a worker may hold a request for its report, seconds.
@@ -86,15 +86,15 @@ pub struct WorkerClient {
 
 impl WorkerClient {
     /// Connects to the worker at this address.
-    pub async fn connect(address: SocketAddr, credentials: &Credentials) -> Result<Self, Error> {
-        let connector = TlsConnector::from(Arc::new(tls(credentials)?));
+    pub async fn connect(address: SocketAddr, trust: &Trust) -> Result<Self, Error> {
+        let connector = TlsConnector::from(Arc::new(tls(trust)?));
         let connect = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             connector.connect(ServerName::try_from(API_SERVER_NAME).map_err(io::Error::other)?, stream).await
         };
         let stream = within(CONNECT, Box::pin(connect)).await??;
-        Ok(Self { stream, authorization: format!("Bearer {}", credentials.token) })
+        Ok(Self { stream, authorization: format!("Bearer {}", trust.token) })
     }
 
     /// Hands over a plan.
@@ -214,9 +214,9 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Result<T, E
     time::timeout(time, work).await.map_err(|_| Error::Timeout(time))
 }
 
-fn tls(credentials: &Credentials) -> Result<ClientConfig, Error> {
+fn tls(trust: &Trust) -> Result<ClientConfig, Error> {
     let mut authorities = RootCertStore::empty();
-    for authority in CertificateDer::pem_slice_iter(credentials.authorities.as_bytes()) {
+    for authority in CertificateDer::pem_slice_iter(trust.authorities.as_bytes()) {
         authorities.add(authority?)?;
     }
     let mut tls = ClientConfig::builder().with_root_certificates(authorities).with_no_client_auth();
@@ -234,6 +234,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::controller::certificate::Credentials;
 
     const REPORT: &str = r#"{"formatVersion":1,"sequence":7,"worker":"shop-0","version":"1","planRevision":3}"#;
 
@@ -263,7 +264,7 @@ mod tests {
             }
             asked
         });
-        (WorkerClient::connect(address, &credentials).await.unwrap(), server)
+        (WorkerClient::connect(address, &credentials.trust).await.unwrap(), server)
     }
 
     fn pieces(pieces: &[&str]) -> Vec<String> {

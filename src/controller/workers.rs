@@ -15,7 +15,7 @@ use tokio::{sync::watch, time};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    certificate::Credentials,
+    certificate::Trust,
     worker_client::{Error, WorkerClient},
 };
 use crate::api::{link_connection::LinkConnection, plan::API_PORT, report::Report};
@@ -70,7 +70,7 @@ struct Link {
 
 #[derive(Clone)]
 struct Desired {
-    credentials: Arc<Credentials>,
+    trust: Arc<Trust>,
     plan: StoredPlan,
 }
 
@@ -99,23 +99,16 @@ impl Workers {
     }
 
     /// Talks to exactly these pods of a link, and pushes this plan to each.
-    pub fn sync(
-        &self,
-        link: &ObjectRef<LinkConnection>,
-        uid: &str,
-        credentials: &Arc<Credentials>,
-        plan: &StoredPlan,
-        pods: Vec<WorkerPod>,
-    ) {
+    pub fn sync(&self, link: &ObjectRef<LinkConnection>, uid: &str, trust: &Arc<Trust>, plan: &StoredPlan, pods: Vec<WorkerPod>) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = links.entry(uid.to_owned()).or_insert_with(|| Link {
-            desired: watch::Sender::new(Desired { credentials: credentials.clone(), plan: plan.clone() }),
+            desired: watch::Sender::new(Desired { trust: trust.clone(), plan: plan.clone() }),
             pollers: HashMap::new(),
         });
         entry.desired.send_if_modified(|desired| {
-            let changed = desired.plan.revision != plan.revision || desired.credentials != *credentials;
+            let changed = desired.plan.revision != plan.revision || desired.trust != *trust;
             if changed {
-                *desired = Desired { credentials: credentials.clone(), plan: plan.clone() };
+                *desired = Desired { trust: trust.clone(), plan: plan.clone() };
             }
             changed
         });
@@ -188,7 +181,7 @@ impl Conversation {
     /// may have read an older one from its mount, and counts its reports from the start.
     async fn talk(&mut self, pause: &mut Duration) -> Result<(), Error> {
         let desired = self.desired.borrow_and_update().clone();
-        let mut client = WorkerClient::connect(self.address, &desired.credentials).await?;
+        let mut client = WorkerClient::connect(self.address, &desired.trust).await?;
         client.push(&desired.plan).await?;
         drop(desired);
         let mut after = 0;

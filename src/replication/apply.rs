@@ -288,7 +288,10 @@ impl Applier<'_> {
         let (rows, bytes) = sizes.values().fold((0, 0), |(rows, bytes), size| (rows + size.0, bytes + size.1));
         let done = sizes.len();
         self.context.board.table(&self.table.uid, |report| {
-            let start_time = report.snapshot.as_ref().and_then(|snapshot| snapshot.start_time).or(Some(began));
+            let before = report.snapshot.as_ref();
+            let start_time = before.and_then(|snapshot| snapshot.start_time).or(Some(began));
+            let came_on = done as i64 > before.map_or(0, |snapshot| snapshot.chunks_done);
+            let last_progress_time = if came_on { Some(Timestamp::now()) } else { before.and_then(|snapshot| snapshot.last_progress_time) };
             let elapsed = start_time.map(|start| Timestamp::now().duration_since(start));
             let estimated_completion = match elapsed {
                 // By chunks: they are of one size, and rows are only estimated.
@@ -307,6 +310,7 @@ impl Applier<'_> {
                 chunks_done: done as i64,
                 chunks_total: total as i64,
                 start_time,
+                last_progress_time,
                 estimated_completion,
             });
         });

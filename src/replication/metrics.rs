@@ -27,6 +27,8 @@ pub struct Metrics {
     apply_seconds: HistogramVec,
     last_apply: GaugeVec,
     errors: IntCounterVec,
+    zone_records: GaugeVec,
+    zone_oldest: GaugeVec,
 }
 
 /// By which of its ways data takes: the label `kind`.
@@ -111,6 +113,17 @@ impl Metrics {
                 "Attempts that failed and are made again, or wait for a person; task: engine, capture, join, snapshot, apply; reason: the name \
                  of the error, as in conditions and Events.",
             ),
+            zone_records: m.gauge(
+                "link_operator_zone_records",
+                &[],
+                "Records of the link's log in the landing zone, as of the last sweep. Only of the worker that captures.",
+            ),
+            zone_oldest: m.gauge(
+                "link_operator_zone_oldest_record_timestamp_seconds",
+                &[],
+                "When the oldest of them was committed, seconds since 1970. One that is older than the zone's retention waits for a table to \
+                 apply it. Only of the worker that captures.",
+            ),
             zone: Requests::new(m),
         }
     }
@@ -148,7 +161,18 @@ impl Metrics {
 
     /// Another worker captures.
     pub fn captures_no_longer(&self) {
-        self.last_commit.reset();
+        for gauge in [&self.last_commit, &self.zone_records, &self.zone_oldest] {
+            gauge.reset();
+        }
+    }
+
+    /// The landing zone was swept: so many records are left, of which the oldest is of then.
+    pub fn swept(&self, left: Option<(usize, Timestamp)>) {
+        self.zone_records.with_label_values::<&str>(&[]).set(left.map_or(0.0, |(records, _)| records as f64));
+        match left {
+            Some((_, oldest)) => self.zone_oldest.with_label_values::<&str>(&[]).set(seconds(oldest)),
+            None => self.zone_oldest.reset(),
+        }
     }
 
     /// An attempt failed.
@@ -172,5 +196,10 @@ impl Default for Metrics {
 }
 
 fn now() -> f64 {
-    Timestamp::now().as_duration().as_secs_f64()
+    seconds(Timestamp::now())
+}
+
+/// Since 1970.
+fn seconds(time: Timestamp) -> f64 {
+    time.as_duration().as_secs_f64()
 }

@@ -83,7 +83,9 @@ async fn sweep(context: &Context, retention: Duration, seen: &mut Option<Seen>) 
     let Some(checkpoint) = log.checkpoints().await?.first().copied() else { return Ok(()) };
     let before = SignedDuration::try_from(retention).ok().and_then(|retention| Timestamp::now().checked_sub(retention).ok());
     let floor = needed_from(&state, &progresses).min(checkpoint).min(state.number).saturating_sub(1);
-    let Some(oldest) = remove_records(log, floor, before.unwrap_or(Timestamp::MIN)).await? else { return Ok(()) };
+    let left = remove_records(log, floor, before.unwrap_or(Timestamp::MIN)).await?;
+    context.setup.metrics.swept(left.as_ref().map(|left| (left.records, left.oldest.created)));
+    let Some(Left { oldest, .. }) = left else { return Ok(()) };
 
     let now = Seen {
         term: oldest.term,
@@ -119,9 +121,16 @@ fn in_place(state: &RunState, id: u32, progresses: &Progresses) -> bool {
     })
 }
 
-/// Removes the records up to `floor` that were made before `before`, each after its files. Returns the oldest that is left.
-async fn remove_records(log: &Log, floor: u64, before: Timestamp) -> Result<Option<Record>, Error> {
+/// Records that stay.
+struct Left {
+    oldest: Record,
+    records: usize,
+}
+
+/// Removes the records up to `floor` that were made before `before`, each after its files.
+async fn remove_records(log: &Log, floor: u64, before: Timestamp) -> Result<Option<Left>, Error> {
     let numbers = log.numbers().await?;
+    let mut removed = 0;
     for some in numbers.chunks(AT_ONCE) {
         let found: Vec<Option<Record>> =
             stream::iter(some.to_vec()).map(|number| async move { log.read(number).await }).buffered(REQUESTS).try_collect().await?;
@@ -136,11 +145,12 @@ async fn remove_records(log: &Log, floor: u64, before: Timestamp) -> Result<Opti
         }
         failpoint::around(Point::SweepDelete, log.zone().delete(&files)).await?;
         log.zone().delete(&records).await?;
+        removed += records.len();
         if !records.is_empty() {
             tracing::debug!(records = records.len(), files = files.len(), "swept");
         }
         if let Some(oldest) = gone.next() {
-            return Ok(Some(oldest));
+            return Ok(Some(Left { oldest, records: numbers.len() - removed }));
         }
     }
     Ok(None)

@@ -4,6 +4,7 @@
 mod answers;
 mod availability;
 mod converging;
+mod deleting;
 mod discovering;
 mod faults;
 mod gitops;
@@ -18,13 +19,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, Event, Namespace, Pod, Secret, Service, ServiceAccount},
+    core::v1::{Pod, Secret, Service, ServiceAccount},
     networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy},
+    ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
 };
 use link_operator::api::{
     landing_zone::LandingZone,
@@ -340,49 +341,6 @@ async fn a_link_that_lost_its_zone_pauses_and_stops_all_the_same() {
     let release = stage.appears::<Pod>("shop-release").await;
     stage.ends(&release, &stage::answer(&[], true)).await;
     stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Stopped)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn foreground_deletion_of_a_paused_link_releases_by_a_pod_of_its_own() {
-    let stage = Stage::new().await;
-    stage.zone("staging").await;
-    stage.link("shop", json!({})).await;
-    stage.plan_where("shop", |_| true).await;
-    stage.merge::<LinkConnection>("shop", json!({"spec": {"state": "Paused"}})).await;
-    stage.becomes::<StatefulSet>("shop", |set| set.spec.as_ref().unwrap().replicas == Some(0)).await;
-    stage.observe_set("shop").await;
-    stage.link_where("shop", |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Paused)).await;
-
-    let foreground = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
-    stage.api::<LinkConnection>().delete("shop", &foreground).await.unwrap();
-    // As the garbage collector does: the children go first.
-    let _ = stage.api::<ConfigMap>().delete("shop-plan", &DeleteParams::default()).await;
-    let _ = stage.api::<Secret>().delete("shop-api", &DeleteParams::default()).await;
-    let release = stage.appears::<Pod>("shop-release").await;
-    assert!(release.metadata.owner_references.is_none(), "the cascade would take it away");
-    let asked: Plan = serde_json::from_str(&stage::request(&release)).unwrap();
-    assert!(!asked.stop_only);
-    assert_eq!(asked.link.name, "shop");
-    stage.ends(&release, &stage::answer(&[], true)).await;
-    stage.becomes_or_goes::<LinkConnection>("shop", |link| link.finalizers().iter().all(|name| name != "link-operator.io/release")).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_a_terminating_namespace_what_is_left_is_named_and_the_link_goes() {
-    let stage = Stage::new().await;
-    stage.zone("staging").await;
-    stage.link("shop", json!({})).await;
-    stage.plan_where("shop", |_| true).await;
-    let namespaces: Api<Namespace> = Api::all(stage.client.clone());
-    namespaces.delete(&stage.namespace, &DeleteParams::default()).await.unwrap();
-    // As the namespace controller does.
-    stage.api::<LinkConnection>().delete("shop", &DeleteParams::default()).await.unwrap();
-    stage.disappears::<LinkConnection>("shop").await;
-    stage.becomes_or_goes::<LandingZone>("staging", |zone| zone.finalizers().is_empty()).await;
-    let events: Api<Event> = Api::namespaced(stage.client.clone(), &stage.operator_namespace);
-    let told = events.list(&ListParams::default()).await.unwrap().items;
-    let told: Vec<_> = told.iter().filter_map(|event| event.message.as_deref()).collect();
-    assert!(told.iter().any(|text| text.contains("pg_drop_replication_slot") && text.contains("DROP PUBLICATION")), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -179,15 +179,15 @@ pub fn api_secret(link: &LinkConnection, credentials: &Credentials) -> Secret {
     let data = [
         ("tls.crt", &credentials.certificate),
         ("tls.key", &credentials.key),
-        ("ca.crt", &credentials.authorities),
-        ("token", &credentials.token),
+        ("ca.crt", &credentials.trust.authorities),
+        ("token", &credentials.trust.token),
     ];
     Secret {
         metadata: ObjectMeta {
             name: Some(names::api(&link.name_any())),
             namespace: link.namespace(),
             labels: Some(names::link_labels(&link.name_any())),
-            annotations: Some([(names::RENEW_AT.to_owned(), credentials.renew_at.to_string())].into()),
+            annotations: Some([(names::RENEW_AT.to_owned(), credentials.trust.renew_at.to_string())].into()),
             owner_references: Some(vec![owner(link)]),
             ..Default::default()
         },

@@ -34,7 +34,8 @@ const ROLL_AGAIN: Duration = Duration::from_secs(5);
 
 /// Knows the stored plan, from memory or from its ConfigMap.
 pub async fn recall(link: &LinkConnection, own: &mut Own, context: &Context) -> Result<(), Error> {
-    if own.plan.as_ref().is_none_or(|stored| stored.seen.elapsed() > RECHECK) {
+    own.wake();
+    if own.plan.as_ref().is_none_or(|stored| stored.kept.seen.elapsed() > RECHECK) {
         own.plan = plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await?;
         let stored = own.plan.as_ref().map_or(0, |stored| stored.plan.revision);
         own.revision = own.revision.max(stored);
@@ -123,10 +124,10 @@ pub async fn talk(link: &LinkConnection, own: &mut Own, pods: &[Arc<Pod>], conte
     if own.plan.is_none() {
         return Ok(());
     }
-    let credentials = credentials::ensure(link, own, context).await?;
+    let trust = credentials::ensure(link, own, context).await?;
     if let Some(stored) = &own.plan {
-        let plan: &StoredPlan = &stored.pushed;
-        context.workers.sync(&ObjectRef::from_obj(link), &link.uid().unwrap_or_default(), &credentials, plan, crew::reachable(pods));
+        let plan: &StoredPlan = &stored.kept.pushed;
+        context.workers.sync(&ObjectRef::from_obj(link), &link.uid().unwrap_or_default(), &trust, plan, crew::reachable(pods));
     }
     Ok(())
 }

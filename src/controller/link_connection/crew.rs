@@ -17,7 +17,7 @@ use crate::{
         verification::{LinkVerification, TableVerification, roll_up},
     },
     controller::{
-        availability::pod_problem,
+        availability::{is_ready, pod_problem},
         link_table::{acceptance, whole_second},
         workers::{WorkerPod, WorkerView},
     },
@@ -36,13 +36,6 @@ pub fn reachable(pods: &[Arc<Pod>]) -> Vec<WorkerPod> {
             Some(WorkerPod { uid: pod.uid()?, name: pod.name_any(), address: status.pod_ip.as_ref()?.parse().ok()? })
         })
         .collect()
-}
-
-/// Whether the pod is ready, and stays.
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    pod.metadata.deletion_timestamp.is_none()
-        && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// What is known of the workers. `revision` is that of the stored plan; without one nobody works by it.
@@ -156,7 +149,7 @@ pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported<'_>, probe: Option<
                     heals: status.phase == Some(TablePhase::Suspended),
                 });
                 let phase = status.phase.unwrap_or_default();
-                return TableView { name: table.name_any(), phase, fault, complete: before, consistent: false, as_of: None };
+                return TableView { name: table.name_any(), phase, fault, complete: before, consistent: false, as_of: None, came_on: None };
             };
             let complete = match report.phase {
                 TablePhase::Replicating => true,
@@ -170,6 +163,7 @@ pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported<'_>, probe: Option<
                 complete,
                 consistent: report.consistent,
                 as_of: report.as_of,
+                came_on: report.snapshot.as_ref().and_then(|snapshot| snapshot.last_progress_time.or(snapshot.start_time)),
             }
         })
         .collect();

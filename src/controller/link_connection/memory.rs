@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::plan::Stored;
+use super::plan::{Kept, Stored};
 use crate::{
     api::{
         fault::Check,
@@ -19,7 +19,7 @@ use crate::{
         report::Report,
         zone::ZoneStore,
     },
-    controller::certificate::Credentials,
+    controller::{certificate::Trust, trim},
     data::TableName,
 };
 
@@ -74,14 +74,16 @@ impl ZoneAnswer {
 /// What only the link's reconciler uses.
 #[derive(Default)]
 pub struct Own {
-    /// The plan as it is stored.
+    /// The plan as it is stored, while the link is reconciled;
     pub plan: Option<Stored>,
+    /// and in between.
+    kept: Option<Kept>,
     /// When this process last stored a plan.
     pub plan_written: Option<Instant>,
     /// Highest revision that was ever stored, also if the ConfigMap is gone since.
     pub revision: u64,
-    /// The worker API's credentials and when they were last compared with the Secret.
-    pub credentials: Option<(Arc<Credentials>, Instant)>,
+    /// What the controller needs of the worker API's credentials, and when it was last compared with the Secret.
+    pub trust: Option<(Arc<Trust>, Instant)>,
     /// The phase, and since when this process sees it.
     pub phase: Option<(LinkPhase, Instant)>,
     /// What the link has, and what it cannot have since another link has it: source tables.
@@ -90,6 +92,22 @@ pub struct Own {
     pub reports: Vec<Arc<Report>>,
     /// When all tables were last looked at.
     pub tables_looked: Option<Instant>,
+}
+
+impl Own {
+    /// The link is to be reconciled.
+    pub fn wake(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            self.plan = kept.unpacked();
+        }
+    }
+
+    /// The link was reconciled: of a thousand links most rest.
+    pub fn rest(&mut self) {
+        if let Some(stored) = self.plan.take() {
+            self.kept = Some(stored.kept);
+        }
+    }
 }
 
 /// Questions to a landing zone.
@@ -175,7 +193,7 @@ impl<K: Resource<DynamicType = ()>> Newest<K> {
     /// We wrote this.
     pub fn wrote(&self, mut object: K) {
         // As the watch keeps it.
-        object.meta_mut().managed_fields = None;
+        trim::meta(object.meta_mut());
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.insert(object.uid().unwrap_or_default(), Arc::new(object));
     }

@@ -67,7 +67,7 @@ use crate::api::{
 };
 use lifecycle::{Course, Facts};
 use loss::Loss;
-use memory::Own;
+use memory::{LinkMemory, Own};
 use release::Released;
 use status::{Crew, Findings};
 use validate::Validated;
@@ -96,42 +96,47 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     let link = first_sight(link, &context).await?;
     let memory = context.memory.link(&link.uid().unwrap_or_default());
     let mut own = memory.own.lock().await;
-    children::recall(&link, &mut own, &context).await?;
+    let done = Box::pin(advance(&link, &memory, &mut own, &context)).await;
+    own.rest();
+    done
+}
 
-    let references = dereference::dereference(&link, &context).await?;
-    let verdict = validate::validate(&link, &references);
+async fn advance(link: &LinkConnection, memory: &LinkMemory, own: &mut Own, context: &Context) -> Result<Action, Error> {
+    children::recall(link, own, context).await?;
+    let references = dereference::dereference(link, context).await?;
+    let verdict = validate::validate(link, &references);
     // To rest takes no more than the workers have: whoever asks for it gets it, whatever has become of the rest of the spec.
     let validated = verdict.as_ref().ok().cloned().or_else(|| {
         let stored = own.plan.as_ref().filter(|_| link.spec.state != LinkState::Running)?;
-        Some(validate::as_planned(&link, &stored.plan, &references))
+        Some(validate::as_planned(link, &stored.plan, &references))
     });
-    let mut seen = look(&link, &own, &context).await?;
-    let run = run(&link, &own, &seen.crew.reports);
-    let loss = heed(&link, seen.crew.reports.iter().map(AsRef::as_ref), run);
-    let course = course(&link, run, validated.as_ref(), loss.due, &seen, &mut own, &context).await?;
+    let mut seen = look(link, own, context).await?;
+    let run = run(link, own, &seen.crew.reports);
+    let loss = heed(link, seen.crew.reports.iter().map(AsRef::as_ref), run);
+    let course = course(link, run, validated.as_ref(), loss.due, &seen, own, context).await?;
     // Many wanted now may be another number than before.
     seen.crew.desired = if course.workers { link.spec.compute.workers() } else { 0 };
 
     let mut trouble = None;
     let mut done = Done::default();
     let mut tables_to_come = false;
-    match children::own_tables(&link, &seen.tables, &owned::discovered(&seen.crew.reports), &context).await {
+    match children::own_tables(link, &seen.tables, &owned::discovered(&seen.crew.reports), context).await {
         Ok(to_come) => tables_to_come = to_come,
-        Err(error) => trouble = Some(note(&link, error, &context)?),
+        Err(error) => trouble = Some(note(link, error, context)?),
     }
     if let (Some(validated), true) = (&validated, course.phase != LinkPhase::Initial) {
-        match carry_out(&link, validated, &course, &seen, tables_to_come, &mut own, &context).await {
+        match carry_out(link, validated, &course, &seen, tables_to_come, own, context).await {
             Ok(all) => done = all,
-            Err(error) => trouble = Some(note(&link, error, &context)?),
+            Err(error) => trouble = Some(note(link, error, context)?),
         }
     }
     if validated.is_none() && trouble.is_none() {
         // Whatever has become of the spec: the workers go on by the last plan, and are heard.
-        if let Err(error) = children::talk(&link, &mut own, &seen.pods, &context).await {
-            trouble = Some(note(&link, error, &context)?);
+        if let Err(error) = children::talk(link, own, &seen.pods, context).await {
+            trouble = Some(note(link, error, context)?);
         }
     }
-    heed_plan(&mut seen, &own, done.plan_waits.is_some() || tables_to_come);
+    heed_plan(&mut seen, own, done.plan_waits.is_some() || tables_to_come);
     let Done { released, obstacle: release_obstacle, plan_waits, rollout_waits, applied } = done;
     let soon = plan_waits.into_iter().chain(rollout_waits).min();
     // What was released counts at once: the next look goes on from here.
@@ -140,42 +145,43 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     } else {
         course
     };
-    let probed = probe::step(&link, verdict.as_ref().ok(), &course, &seen, &context).await?;
+    let probed = probe::step(link, verdict.as_ref().ok(), &course, &seen, context).await?;
     let reported = crew::reported(&seen.crew.reports);
     let probe_before = memory.probe();
     let findings = Findings {
         generation: link.metadata.generation,
         spec: &link.spec,
-        link_id: validate::link_id(&link),
+        link_id: validate::link_id(link),
         course,
         refusal: verdict.err(),
         trouble: trouble.clone(),
         crew: seen.crew.clone(),
+        rollout_waits: rollout_waits.is_some(),
         bounds: link.spec.source_protection.bounds().unwrap_or_default(),
         // The next run waits for a worker that can begin it.
-        loss: if probed.guards { heed(&link, &probed.report, course.run) } else { loss },
+        loss: if probed.guards { heed(link, &probed.report, course.run) } else { loss },
         probe: probed.report.as_ref(),
         probed_at: probed.at,
         probe_obstacle: probed.obstacle.clone(),
         release_obstacle,
         tables: crew::tables(&seen.linked, &reported, probed.report.as_ref().or(probe_before.as_deref())),
-        verified: crew::verified(&link, &seen.linked, &seen.crew.reports),
+        verified: crew::verified(link, &seen.linked, &seen.crew.reports),
         test: link.annotations().get(annotation::TEST),
         restarted: link.annotations().get(annotation::RESTART).filter(|_| applied).cloned(),
         deleting: false,
     };
     let before = link.status.clone().unwrap_or_default();
     let (after, events) = status::status(&before, &findings, Timestamp::now());
-    write(&link, &after, &context).await?;
+    write(link, &after, context).await?;
     for happened in &events {
         context.events.publish(&link.object_ref(&()), happened).await;
     }
     // Also one that was to be removed before, and stayed: nobody asks for it any more.
     if course.phase != LinkPhase::Stopping {
-        release::tidy(&link, &context).await?;
+        release::tidy(link, context).await?;
     }
     let all = before.phase != after.phase || before.observed_generation != after.observed_generation;
-    others::tell(&link, &course, seen, &probed, &memory, &mut own, all, &context);
+    others::tell(link, &course, seen, &probed, memory, own, all, context);
 
     let due = after.next_batch_time.filter(|_| course.is_idle());
     let due = due.map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default());

@@ -43,12 +43,26 @@ const LONGEST_FILTER: usize = 1024;
 pub struct Stored {
     /// The plan.
     pub plan: Plan,
+    /// The same as it lies there.
+    pub kept: Kept,
+}
+
+/// A plan as it is kept between two reconciliations: packed it is a tenth.
+#[derive(Clone)]
+pub struct Kept {
     /// As it is pushed.
     pub pushed: StoredPlan,
     /// Version of the ConfigMap, the precondition of the next write.
     version: Option<String>,
     /// When it was last seen there.
     pub seen: std::time::Instant,
+}
+
+impl Kept {
+    /// The plan in it. One that was stored can be read.
+    pub fn unpacked(self) -> Option<Stored> {
+        Some(Stored { plan: unpack(&self.pushed.body)?, kept: self })
+    }
 }
 
 impl Plan {
@@ -158,7 +172,8 @@ pub async fn load(client: &Client, namespace: &str, link: &str) -> Result<Option
 }
 
 fn stored(plan: Plan, body: Bytes, version: Option<String>) -> Stored {
-    Stored { pushed: StoredPlan { revision: plan.revision, body }, plan, version, seen: std::time::Instant::now() }
+    let kept = Kept { pushed: StoredPlan { revision: plan.revision, body }, version, seen: std::time::Instant::now() };
+    Stored { plan, kept }
 }
 
 /// Stores a plan in place of the one that was read: whoever wrote since wins, and this fails with a conflict.
@@ -173,7 +188,7 @@ pub async fn store(client: &Client, plan: Plan, before: Option<&Stored>, owner: 
             labels: Some(names::link_labels(&plan.link.name)),
             annotations: Some([("link-operator.io/plan-revision".to_owned(), plan.revision.to_string())].into()),
             owner_references: Some(vec![owner]),
-            resource_version: before.and_then(|before| before.version.clone()),
+            resource_version: before.and_then(|before| before.kept.version.clone()),
             ..Default::default()
         },
         binary_data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), ByteString(body.to_vec()))])),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::{Seen, build, crew, lifecycle::Course, plan, retained, status, validate::Validated};
+use super::{Seen, build, lifecycle::Course, plan, retained, status, validate::Validated};
 use crate::{
     api::{
         conditions::annotation,
@@ -16,6 +16,7 @@ use crate::{
     },
     controller::{
         Error,
+        availability::is_ready,
         context::Context,
         landing_zone::question,
         names::{self, Component},
@@ -140,5 +141,5 @@ pub async fn step(
 /// Whether the worker that captures is ready: it watches what the source keeps.
 fn captures(link: &str, seen: &Seen) -> bool {
     let name = format!("{}-{}", names::workers(link), share::capturer(seen.crew.desired));
-    seen.pods.iter().any(|pod| pod.name_any() == name && crew::is_ready(pod))
+    seen.pods.iter().any(|pod| pod.name_any() == name && is_ready(pod))
 }

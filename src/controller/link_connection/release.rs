@@ -260,8 +260,10 @@ async fn prepared(link: &LinkConnection, context: &Context) -> Result<Result<(Pl
     let validated = match validate::validate(link, &references) {
         Ok(validated) => validated,
         Err(refusal) => {
-            let known = context.memory.link(&link.uid().unwrap_or_default()).own.lock().await.plan.clone();
-            let stored = match known {
+            let memory = context.memory.link(&link.uid().unwrap_or_default());
+            let mut own = memory.own.lock().await;
+            own.wake();
+            let stored = match own.plan.clone() {
                 Some(known) => Some(known),
                 None => plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await?,
             };
@@ -302,7 +304,9 @@ async fn announce(link: &LinkConnection, context: &Context, why: &str, report: O
     }
     let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
     let told = leftovers::told(&left);
-    let message = format!("LinkConnection {namespace}/{name} was deleted and not all that it made is gone, because {why}. Left {told}");
+    // An Event has room for 1 KiB: what is cut off is of the reason.
+    let message =
+        format!("LinkConnection {namespace}/{name} was deleted and not all that it made is gone. Left {told}. It was not freed: {why}");
     tracing::error!(namespace, link = name, left = told, why, "what the link made is left");
     if leftovers::is_in_source(&left) {
         context.metrics.left_behind();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
@@ -47,6 +47,9 @@ const OURS: [&str; 11] = [
     RELEASED,
 ];
 
+/// A load that has not come on for longer is stuck: a chunk takes seconds to a few minutes.
+const STUCK: SignedDuration = SignedDuration::from_mins(30);
+
 /// What is known of the workers.
 #[derive(Clone, Debug, Default)]
 pub struct Crew {
@@ -81,6 +84,8 @@ pub struct TableView {
     pub consistent: bool,
     /// Its rows are as of then.
     pub as_of: Option<Timestamp>,
+    /// When its first load began, or last came on.
+    pub came_on: Option<Timestamp>,
 }
 
 /// What was found out about a link.
@@ -99,6 +104,8 @@ pub struct Findings<'a> {
     pub trouble: Option<Fault>,
     /// The workers.
     pub crew: Crew,
+    /// Their upgrade waits for its turn.
+    pub rollout_waits: bool,
     /// What bounds the harm to the source.
     pub bounds: Bounds,
     /// Whether the position is lost.
@@ -176,6 +183,10 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     match missing {
         _ if !course.workers => {}
         Some(fault) => mark(kind::WORKERS_AVAILABLE, Truth::False, &fault.reason, &explain(fault)),
+        None if crew.ready >= crew.desired && findings.rollout_waits => {
+            let text = "the workers are up; their upgrade with the operator waits until fewer links are being upgraded (--max-rollouts)";
+            mark(kind::WORKERS_AVAILABLE, Truth::True, reason::ROLLOUT_WAITING, text);
+        }
         None if crew.ready >= crew.desired => mark(kind::WORKERS_AVAILABLE, Truth::True, reason::AS_REQUESTED, ""),
         None => {
             let text = format!("{} of {} workers are ready", crew.ready, crew.desired);
@@ -200,12 +211,12 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
         remove(&mut conditions, RELEASED);
     }
     let kept = get(&conditions, kind::READY).is_some() && before.observed_generation == findings.generation && before.phase == status.phase;
-    let said = ready(findings, at_rest, &conditions);
+    let said = ready(findings, at_rest, &conditions, now);
     match deadline::heed(&mut conditions, course.phase, said, findings.generation, now) {
         // Nobody has had the time to answer: what was said before stands, unless a table came that is not linked yet.
         None if kept => {
             let was_ready = is_true(&conditions, kind::READY);
-            let known = tables_ready(findings);
+            let known = tables_ready(findings, now);
             if was_ready && known.truth != Truth::True {
                 known.write(&mut conditions, findings.generation, now);
             }
@@ -332,7 +343,7 @@ fn checks(conditions: &mut Vec<Condition>, findings: &Findings<'_>, now: Timesta
 }
 
 /// What Ready says; None if that cannot be known yet.
-fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Option<Ready> {
+fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition], now: Timestamp) -> Option<Ready> {
     let (course, crew) = (findings.course, &findings.crew);
     if findings.deleting {
         let text = findings.release_obstacle.as_ref().map_or_else(|| "what the link made is being removed".to_owned(), explain);
@@ -397,7 +408,7 @@ fn ready(findings: &Findings<'_>, at_rest: bool, conditions: &[Condition]) -> Op
     if course.phase != LinkPhase::Running {
         return Some(Ready::progressing(course.phase.into(), "the workers are about to work"));
     }
-    Some(tables_ready(findings))
+    Some(tables_ready(findings, now))
 }
 
 fn failed_tables(tables: &[TableView]) -> Option<Ready> {
@@ -419,7 +430,7 @@ fn failed_tables(tables: &[TableView]) -> Option<Ready> {
     }
 }
 
-fn tables_ready(findings: &Findings<'_>) -> Ready {
+fn tables_ready(findings: &Findings<'_>, now: Timestamp) -> Ready {
     let (tables, discovers) = (&findings.tables, findings.spec.discover.is_some());
     if let Some(ready) = failed_tables(tables) {
         return ready;
@@ -440,6 +451,9 @@ fn tables_ready(findings: &Findings<'_>) -> Ready {
         let why = worst(tables).find(|table| table.phase == TablePhase::Waiting).and_then(|table| table.fault.as_ref());
         let why = why.map(|fault| format!(": {}", explain(fault))).unwrap_or_default();
         Ready::progressing("TablesWaiting", format!("{waiting} of {} tables wait for their first load{why}", tables.len()))
+    } else if let Some(since) = stuck_since(tables, now) {
+        let text = format!("{} tables load, and no chunk of them came into the target since {since}", count(TablePhase::Snapshotting));
+        Ready::progressing(reason::SNAPSHOT_STUCK, text)
     } else if count(TablePhase::Snapshotting) > 0 {
         Ready::yes(
             reason::SNAPSHOTTING,
@@ -448,6 +462,13 @@ fn tables_ready(findings: &Findings<'_>) -> Ready {
     } else {
         Ready::yes(reason::REPLICATING, "every table replicates")
     }
+}
+
+/// Since when nothing was loaded, though tables load, if that is too long. They take turns: it is enough that one comes on.
+fn stuck_since(tables: &[TableView], now: Timestamp) -> Option<Timestamp> {
+    let loading = tables.iter().filter(|table| table.phase == TablePhase::Snapshotting);
+    let came_on = loading.filter_map(|table| table.came_on).max()?;
+    (now.duration_since(came_on) > STUCK).then_some(came_on)
 }
 
 /// Whether `consistentAsOf` speaks of all tables, and if not, of which it does not.

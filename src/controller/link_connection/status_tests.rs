@@ -45,7 +45,7 @@ fn crew(desired: u32, checks: Vec<Check>) -> Crew {
 fn table(phase: TablePhase, fault: Option<Fault>) -> TableView {
     let complete = phase == TablePhase::Replicating;
     let as_of = complete.then_some(Timestamp::UNIX_EPOCH);
-    TableView { name: format!("shop-{phase}").to_lowercase(), phase, fault, complete, consistent: complete, as_of }
+    TableView { name: format!("shop-{phase}").to_lowercase(), phase, fault, complete, consistent: complete, as_of, came_on: None }
 }
 
 struct Case {
@@ -83,6 +83,7 @@ fn judge_spec(case: &Case, before: &LinkConnectionStatus, spec: &LinkConnectionS
         refusal: case.refusal.clone(),
         trouble: None,
         crew: case.crew.clone(),
+        rollout_waits: false,
         probe: case.probe.as_ref(),
         bounds: Bounds::default(),
         loss: Loss::default(),
@@ -111,6 +112,11 @@ fn ready_says_whether_the_link_does_what_its_spec_asks() {
     let failed = |heals| vec![Check::failed("SourceReachable", fault("SourceUnreachable", heals))];
     let fine = || vec![Check::passed("SourceReachable", "")];
     let with = |tables: Vec<TableView>| Case { tables, ..running() };
+    // The cases are judged at the epoch.
+    let came_on = |minutes_ago: i64| {
+        let came_on = Timestamp::UNIX_EPOCH.checked_sub(jiff::SignedDuration::from_mins(minutes_ago)).ok();
+        TableView { came_on, ..table(T::Snapshotting, None) }
+    };
     let cases = vec![
         ("all replicate", running(), ["True", "Replicating", "False", "False", "False"]),
         (
@@ -118,6 +124,8 @@ fn ready_says_whether_the_link_does_what_its_spec_asks() {
             with(vec![table(T::Snapshotting, None), table(T::Replicating, None)]),
             ["True", "Snapshotting", "False", "False", "False"],
         ),
+        ("one load comes on", with(vec![came_on(90), came_on(29)]), ["True", "Snapshotting", "False", "False", "False"]),
+        ("none does", with(vec![came_on(90), came_on(31)]), ["False", "SnapshotStuck", "True", "False", "False"]),
         ("one waits", with(vec![table(T::Waiting, None)]), ["False", "TablesWaiting", "True", "False", "False"]),
         ("none", with(vec![]), ["True", "NoTables", "False", "False", "False"]),
         (

@@ -25,7 +25,7 @@ use link_operator::{
 };
 use serde_json::json;
 
-use super::stage::{Stage, Way, ready, reason};
+use super::stage::{Stage, Way, condition, ready, reason};
 
 fn image(set: &StatefulSet) -> &str {
     let pod = set.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
@@ -37,10 +37,12 @@ async fn an_upgrade_reaches_the_next_link_once_the_one_before_is_ready() {
     let mut stage = Stage::new().await;
     stage.zone("staging").await;
     let sets = stage.api::<StatefulSet>();
+    let mut workers = Vec::new();
     for name in ["one", "two"] {
         stage.link(name, json!({"compute": {"coreCount": 4}})).await;
         stage.becomes::<StatefulSet>(name, |set| set.spec.as_ref().unwrap().replicas == Some(1)).await;
         stage.pods_are_ready(name).await;
+        workers.push(stage.start_worker(name).await);
     }
     stage.kill_controller().await;
     stage.start_controller_as(|options| (options.worker_image, options.max_rollouts) = ("link-operator:next".to_owned(), 1)).await;
@@ -61,12 +63,16 @@ async fn an_upgrade_reaches_the_next_link_once_the_one_before_is_ready() {
     stage.link_where(second, |link| link.status.as_ref().unwrap().observed_generation == Some(2)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(upgraded().await, std::slice::from_ref(&first));
+    let waiting = |link: &LinkConnection| condition(link, "WorkersAvailable").is_some_and(|condition| condition.reason == "RolloutWaiting");
+    stage.link_where(second, waiting).await;
+    stage.metrics_with(&["link_operator_rollouts_waiting 1"]).await;
     // More workers come at once, as those that are there.
     stage.merge::<LinkConnection>(second, json!({"spec": {"compute": {"coreCount": 8}}})).await;
     let more = stage.becomes::<StatefulSet>(second, |set| set.spec.as_ref().unwrap().replicas == Some(2)).await;
     assert!(!next(&more));
     stage.pods_are_ready(&first).await;
     stage.becomes::<StatefulSet>(second, next).await;
+    stage.link_where(second, |link| !waiting(link)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,8 @@
 //! Positions that are lost, and what paused links keep of the source.
 
+use k8s_openapi::api::core::v1::Event;
+use kube::api::ListParams;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

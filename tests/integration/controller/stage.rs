@@ -32,6 +32,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, Event, Pod, Secret},
+        rbac::v1::{Role, RoleBinding},
     },
 };
 use kube::{
@@ -103,10 +104,40 @@ impl Stage {
         Self::by(ApiServer::shared().await.client_by(faults)).await
     }
 
+    /// With a controller that may do all that it needs in its two namespaces, and look at nothing that has none.
+    pub async fn of_one_namespace() -> Self {
+        let server = ApiServer::shared().await;
+        let (client, namespace, operator_namespace) = (server.client(), server.namespace().await, server.namespace().await);
+        let rules = json!([
+            {"apiGroups": ["link-operator.io", "apps", "policy", "networking.k8s.io", "events.k8s.io"], "resources": ["*"], "verbs": ["*"]},
+            {"apiGroups": [""], "resources": ["configmaps", "events", "pods", "secrets", "serviceaccounts", "services"], "verbs": ["*"]},
+        ]);
+        for within in [&namespace, &operator_namespace] {
+            let role = json!({"metadata": {"name": "controller"}, "rules": rules});
+            let bound = json!({"metadata": {"name": "controller"},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "controller"},
+                "subjects": [{"kind": "ServiceAccount", "name": "controller", "namespace": operator_namespace}]});
+            Api::<Role>::namespaced(client.clone(), within)
+                .create(&PostParams::default(), &serde_json::from_value(role).unwrap())
+                .await
+                .unwrap();
+            Api::<RoleBinding>::namespaced(client.clone(), within)
+                .create(&PostParams::default(), &serde_json::from_value(bound).unwrap())
+                .await
+                .unwrap();
+        }
+        let controllers = server.client_as(&operator_namespace, "controller");
+        Self::within(namespace, operator_namespace, controllers).await
+    }
+
     /// With a controller that has this client.
     async fn by(controllers: Client) -> Self {
         let server = ApiServer::shared().await;
-        let (client, namespace, operator_namespace) = (server.client(), server.namespace().await, server.namespace().await);
+        Self::within(server.namespace().await, server.namespace().await, controllers).await
+    }
+
+    async fn within(namespace: String, operator_namespace: String, controllers: Client) -> Self {
+        let client = ApiServer::shared().await.client();
         let mut stage = Self { client, namespace, operator_namespace, health_port: 0, controller: None };
         let controller = stage.run(controllers, |_| {});
         stage.controller = Some(controller);

@@ -42,6 +42,7 @@ use link_operator::{
     },
     replication::{self, EngineReport, Setup, metrics::Metrics},
     source, target,
+    telemetry::Meters,
 };
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
@@ -63,6 +64,8 @@ pub struct Link {
     compare_every: Duration,
     wait_for: Duration,
     memory: u64,
+    meters: Meters,
+    metrics: Metrics,
 }
 
 /// A running engine.
@@ -113,9 +116,12 @@ impl Link {
             retain_zone: false,
             verify: None,
         };
+        let mut meters = Meters::default();
         Self {
             source,
             target,
+            metrics: Metrics::new(&mut meters),
+            meters,
             zone: TempDir::new().unwrap(),
             plan: watch::Sender::new(Arc::new(plan)),
             chunk_bytes: 256 * 1024,
@@ -160,7 +166,7 @@ impl Link {
             compare_every: self.compare_every,
             settle_for: Duration::from_secs(3),
             wait_for: self.wait_for,
-            metrics: Metrics::default(),
+            metrics: self.metrics.clone(),
         };
         let (sender, report) = watch::channel(EngineReport::default());
         let task = tokio::spawn(replication::run(setup, plans, sender, CancellationToken::new()));
@@ -231,6 +237,12 @@ impl Link {
     /// Numbers of the log's records.
     pub fn records(&self) -> Vec<u64> {
         self.files("/log/").iter().filter_map(|path| layout::number(path)).collect()
+    }
+
+    /// What its engines measured last, all together.
+    pub fn gauge(&self, name: &str) -> Option<f64> {
+        let found = self.meters.gather().into_iter().find(|family| family.name() == name)?;
+        found.get_metric().first().map(|metric| metric.get_gauge().get_value())
     }
 
     /// Waits until the zone is as `wanted` says.

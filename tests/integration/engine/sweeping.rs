@@ -64,7 +64,11 @@ async fn what_a_table_has_yet_to_apply_stays() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let oldest = link.gauge("link_operator_zone_oldest_record_timestamp_seconds").unwrap();
+    assert!(link.gauge("link_operator_zone_records").unwrap() > 1.0);
     holder.batch_execute("ROLLBACK").await.unwrap();
     link.converged("held").await;
+    let newer = |link: &Link| link.gauge("link_operator_zone_oldest_record_timestamp_seconds").is_some_and(|now| now > oldest);
+    link.until("the oldest record is a newer one", newer).await;
     engine.kill().await;
 }
