@@ -15,7 +15,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use super::{Error, names::MANAGED_BY_LABEL};
+use super::{Error, fingerprint, names::MANAGED_BY_LABEL};
 use crate::api::conditions::mark::MANAGER;
 
 /// How long what was applied is relied on.
@@ -44,28 +44,24 @@ struct Applied {
 }
 
 /// Which object it is, and how often it was changed: by its generation, which its status does not raise, if its kind has one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Version {
-    uid: Option<String>,
-    generation: Option<i64>,
-    stored: Option<String>,
-}
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version(u64);
 
 impl Version {
     fn of(meta: &ObjectMeta) -> Self {
         let generation = meta.generation.filter(|generation| *generation > 0);
-        Self { uid: meta.uid.clone(), generation, stored: meta.resource_version.clone().filter(|_| generation.is_none()) }
+        Self(fingerprint((&meta.uid, generation, meta.resource_version.as_ref().filter(|_| generation.is_none()))))
     }
 }
 
 /// Whether a child is as it was applied: nobody changed its content, and what we say of it stands there.
-fn stands(child: &ObjectMeta, applied: &Version, there: &ObjectMeta) -> bool {
+fn stands(child: &ObjectMeta, applied: Version, there: &ObjectMeta) -> bool {
     let said = |ours: &Option<BTreeMap<String, String>>, theirs: &Option<BTreeMap<String, String>>| {
         ours.iter().flatten().all(|(key, value)| theirs.as_ref().and_then(|theirs| theirs.get(key)) == Some(value))
     };
     let owners = |meta: &ObjectMeta| meta.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect::<Vec<_>>();
     let theirs = owners(there);
-    *applied == Version::of(there)
+    applied == Version::of(there)
         && said(&child.labels, &there.labels)
         && said(&child.annotations, &there.annotations)
         && owners(child).iter().all(|owner| theirs.contains(owner))
@@ -104,7 +100,7 @@ impl Applier {
                 Some(there) => Some(there.meta().clone()),
                 None => api.get_metadata_opt(&name).await?.map(|there| there.metadata),
             };
-            if there.is_some_and(|there| stands(child.meta(), &last.version, &there)) {
+            if there.is_some_and(|there| stands(child.meta(), last.version, &there)) {
                 let last = Applied { at: Instant::now(), ..last.clone() };
                 self.applied.lock().unwrap_or_else(PoisonError::into_inner).insert(key, last);
                 return Ok(false);

@@ -116,6 +116,14 @@ impl Error {
     }
 }
 
+/// A few bytes in place of all that is only compared with what it was before.
+pub fn fingerprint(of: impl std::hash::Hash) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// A fault as a condition's message: what is wrong, and what to do.
 pub fn explain(fault: &Fault) -> String {
     match (fault.message.is_empty(), fault.remedy.is_empty()) {

@@ -11,18 +11,14 @@ use k8s_openapi::{
 use super::availability;
 use crate::api::link_table::LinkTable;
 
-/// Of all kinds. Who changed which field is as large as the object; and whoever read the lists left room for more.
+/// Of all kinds. Who changed which field is as large as the object.
 pub fn meta(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
-    meta.owner_references.as_mut().map(Vec::shrink_to_fit);
-    meta.finalizers.as_mut().map(Vec::shrink_to_fit);
 }
 
-/// There are ten thousand of them.
+/// There are ten thousand of them. Labels are for those who select by them: the API server, people.
 pub fn table(table: &mut LinkTable) {
-    if let Some(status) = &mut table.status {
-        status.conditions.shrink_to_fit();
-    }
+    table.metadata.labels = None;
 }
 
 /// A pod is asked who and how it is, not what it was to be: that is its StatefulSet's, or its question's.
@@ -31,7 +27,6 @@ pub fn pod(pod: &mut Pod) {
     if let Some(status) = &mut pod.status {
         if let Some(conditions) = &mut status.conditions {
             conditions.retain(|condition| availability::ASKED.contains(&condition.type_.as_str()));
-            conditions.shrink_to_fit();
         }
         (status.host_ips, status.pod_ips, status.ephemeral_container_statuses, status.resource_claim_statuses) = (None, None, None, None);
         for container in status.container_statuses.iter_mut().chain(&mut status.init_container_statuses).flatten() {

@@ -16,6 +16,8 @@ use crate::{canaries::Canaries, secrecy};
 const PATIENCE: Duration = Duration::from_mins(3);
 /// Namespace of the servers that all tests share.
 pub const SERVERS: &str = "e2e-servers";
+/// `spec.compute` of one small worker.
+pub const ONE_CORE: &str = "coreCount: 1, coresPerWorker: 1";
 /// Password of the servers' superuser.
 pub const PASSWORD: &str = "correct horse battery";
 
@@ -118,10 +120,15 @@ spec: {{persistentVolumeClaim: {{claimName: zone}}}}
 
     /// A LinkConnection `link` in the landing zone `zone`, of one small worker, for these tables.
     pub fn link(&self, tables: &[&str]) {
-        self.link_with(tables, "coreCount: 1, coresPerWorker: 1", "zone");
+        self.link_with(tables, ONE_CORE, "zone");
     }
 
     pub fn link_with(&self, tables: &[&str], compute: &str, zone: &str) {
+        self.link_that(tables, compute, zone, "");
+    }
+
+    /// `more`: other fields of its spec.
+    pub fn link_that(&self, tables: &[&str], compute: &str, zone: &str, more: &str) {
         let database = &self.database;
         let entries: Vec<String> = tables.iter().map(|table| format!("{{schemaName: public, tableName: {table}}}")).collect();
         self.apply(&format!(
@@ -134,6 +141,7 @@ spec:
   landingZoneRef: {{name: {zone}}}
   compute: {{{compute}, memoryPerCore: 512Mi, flushInterval: 200ms}}
   tables: [{}]
+  {more}
 ",
             entries.join(", ")
         ));
@@ -215,6 +223,19 @@ spec:
             }
             assert!(Instant::now() < deadline, "{}: {table} is {source} in the source and {target} in the target", self.namespace);
             tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Waits until the target's database answers with this number.
+    pub async fn arrives(&self, sql: &str, wanted: i64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found: i64 = self.target.query_one(sql, &[]).await.unwrap().get(0);
+            if found == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}: {sql} is {found}", self.namespace);
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 

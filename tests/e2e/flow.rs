@@ -92,14 +92,7 @@ spec: {linkConnectionRef: {name: link}, source: {schemaName: public, tableName: 
     until(&place.namespace, "the table that was found is gone", || place.get(&format!("lt/{found}")).is_none().then_some(())).await;
     place.object_is("lt/mine", "Replicating", "True", "Replicating").await;
     place.source.batch_execute("UPDATE t SET v = 0 WHERE id > 1").await.unwrap();
-    let arrived = "SELECT count(*) FROM t WHERE v = 0";
-    for _ in 0..100 {
-        if place.target.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0) == 999 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
-    assert_eq!(place.target.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0), 999);
+    place.arrives("SELECT count(*) FROM t WHERE v = 0", 999).await;
     assert_eq!(place.target.query_one("SELECT v FROM t WHERE id = 1", &[]).await.unwrap().get::<_, i32>(0), -1);
     place.done();
 }

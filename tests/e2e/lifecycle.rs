@@ -2,7 +2,7 @@
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 
-use crate::cluster::{Place, kubectl, try_kubectl, until};
+use crate::cluster::{ONE_CORE, Place, kubectl, try_kubectl, until};
 
 async fn linked(name: &str) -> Place {
     let place = Place::new(name).await;
@@ -124,5 +124,58 @@ async fn a_links_workers_log_what_they_are_asked_to_without_a_restart() {
     annotate("link-operator.io/log-");
     place.link_is("Running", "True", "Replicating").await;
     assert_eq!(pod(), before, "it was not restarted");
+    place.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_link_rests_between_its_batches_and_a_reseed_does_not_wait_for_the_next() {
+    let place = Place::new("batches").await;
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i";
+    place.source.batch_execute(table).await.unwrap();
+    place.link_with(&["t"], &format!("{ONE_CORE}, dataProcessIntervalMinutes: 60"), "zone");
+    let rests = async || {
+        place.link_is("Running", "True", "Idle").await;
+        until(&place.namespace, "no worker runs", || place.pods().iter().all(|pod| pod != "link-0").then_some(())).await;
+    };
+    rests().await;
+    place.converged("t").await;
+    assert!(place.get("lc/link").unwrap()["status"]["nextBatchTime"].is_string());
+    assert_eq!(place.leftovers().await, (1, 1), "its source keeps the log meanwhile");
+
+    place.source.batch_execute("UPDATE t SET v = -v").await.unwrap();
+    let name = place.table("t").unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    kubectl(&["annotate", "-n", &place.namespace, "lt", &name, "link-operator.io/reseed-requested-at=now"]);
+    place.converged("t").await;
+    until(&place.namespace, "the reseed is done", || (place.table("t")?["status"]["lastHandledReseedAt"] == "now").then_some(())).await;
+    rests().await;
+    place.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_whose_cluster_was_lost_goes_on_from_the_same_manifest_without_a_reload() {
+    let place = Place::new("rebuilt").await;
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i";
+    place.source.batch_execute(table).await.unwrap();
+    let apply = || place.link_that(&["t"], ONE_CORE, "zone", "linkId: rebuilt, relinkPolicy: Adopt");
+    apply();
+    place.link_is("Running", "True", "Replicating").await;
+    place.converged("t").await;
+
+    // Nobody has the time to release anything.
+    kubectl(&["delete", "lc", "link", "-n", &place.namespace, "--wait=false"]);
+    place.patch("lc/link", r#"{"metadata":{"finalizers":null}}"#);
+    until(&place.namespace, "the link is gone", || place.get("lc/link").is_none().then_some(())).await;
+    until(&place.namespace, "its worker is gone", || place.pods().iter().all(|pod| pod != "link-0").then_some(())).await;
+    until(&place.namespace, "its table is gone", || place.table("t").is_none().then_some(())).await;
+    assert_eq!(place.leftovers().await, (1, 1), "the source keeps its log");
+    place.source.batch_execute("UPDATE t SET v = 0 WHERE id > 1").await.unwrap();
+    // A load would make this row as it is in the source.
+    place.target.batch_execute("UPDATE t SET v = -1 WHERE id = 1").await.unwrap();
+
+    apply();
+    let link = place.link_is("Running", "True", "Replicating").await;
+    assert_eq!(link["status"]["runId"], 1);
+    place.arrives("SELECT count(*) FROM t WHERE v = 0", 999).await;
+    assert_eq!(place.target.query_one("SELECT v FROM t WHERE id = 1", &[]).await.unwrap().get::<_, i32>(0), -1);
     place.done();
 }

@@ -36,7 +36,7 @@ const ROLL_AGAIN: Duration = Duration::from_secs(5);
 pub async fn recall(link: &LinkConnection, own: &mut Own, context: &Context) -> Result<(), Error> {
     own.wake();
     if own.plan.as_ref().is_none_or(|stored| stored.kept.seen.elapsed() > RECHECK) {
-        own.plan = plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await?;
+        own.plan = plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await?.map(Box::new);
         let stored = own.plan.as_ref().map_or(0, |stored| stored.plan.revision);
         own.revision = own.revision.max(stored);
     }
@@ -62,11 +62,11 @@ pub async fn store_plan(
         return Ok(Some(SETTLE.saturating_sub(written.elapsed())));
     }
     let (name, revision) = (link.name_any(), revised.revision);
-    match plan::store(&context.client, revised, own.plan.as_ref(), build::owner(link)).await {
+    match plan::store(&context.client, revised, own.plan.as_deref(), build::owner(link)).await {
         Ok(stored) => {
             tracing::info!(link = name, namespace = link.namespace(), revision, "plan stored");
             own.revision = own.revision.max(revision);
-            own.plan = Some(stored);
+            own.plan = Some(Box::new(stored));
             own.plan_written = Some(Instant::now());
             Ok(None)
         }

@@ -75,7 +75,7 @@ impl ZoneAnswer {
 #[derive(Default)]
 pub struct Own {
     /// The plan as it is stored, while the link is reconciled;
-    pub plan: Option<Stored>,
+    pub plan: Option<Box<Stored>>,
     /// and in between.
     kept: Option<Kept>,
     /// When this process last stored a plan.
@@ -98,7 +98,7 @@ impl Own {
     /// The link is to be reconciled.
     pub fn wake(&mut self) {
         if let Some(kept) = self.kept.take() {
-            self.plan = kept.unpacked();
+            self.plan = kept.unpacked().map(Box::new);
         }
     }
 
@@ -116,8 +116,8 @@ const ZONE_CHECKS: [&str; 3] = ["ZoneReadable", "ZoneWritable", "CredentialValid
 /// Source tables of a link.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// Those that it has LinkTables for, with the LinkTables' UIDs.
-    pub wanted: BTreeSet<(TableName, String)>,
+    /// Fingerprint of those that it has LinkTables for, with the LinkTables' UIDs.
+    pub wanted: u64,
     /// Those of them that another link has.
     pub held: BTreeSet<TableName>,
 }

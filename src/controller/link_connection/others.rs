@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::{link_connection::LinkConnection, report::Report},
-    controller::{context::Context, link_table::acceptance},
+    controller::{context::Context, fingerprint, link_table::acceptance},
 };
 
 /// After this long tables are looked at again, come what may.
@@ -87,7 +87,8 @@ fn wake_tables(seen: &Seen, before: &[Arc<Report>], all: bool, context: &Context
 }
 
 fn claims(seen: &Seen) -> Claims {
-    let wanted = seen.tables.iter().map(|table| (table.spec.source_name(), table.uid().unwrap_or_default())).collect();
+    // In the order of the source tables.
+    let wanted = fingerprint(seen.tables.iter().map(|table| (table.spec.source_name(), table.uid())).collect::<Vec<_>>());
     let linked: HashSet<Option<String>> = seen.linked.iter().map(|table| table.uid()).collect();
     let held = seen.tables.iter().filter(|table| !linked.contains(&table.uid())).map(|table| table.spec.source_name()).collect();
     Claims { wanted, held }

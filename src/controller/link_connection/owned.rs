@@ -10,7 +10,6 @@ use kube::ResourceExt;
 use super::build::owner;
 use crate::{
     api::{
-        conditions::mark::LINK,
         discover::{Discover, Patterns},
         link_connection::{InlineTable, LinkConnection},
         link_table::{LinkTable, LinkTableSpec, SourceTable, TargetTable},
@@ -45,7 +44,7 @@ pub fn discovered(reports: &[Arc<Report>]) -> Vec<TableName> {
 pub fn owned_tables(link: &LinkConnection, tables: &[Arc<LinkTable>], discovered: &[TableName]) -> OwnedTables {
     let mut result = OwnedTables::default();
     let staying = || tables.iter().filter(|table| table.metadata.deletion_timestamp.is_none());
-    let is_ours = |table: &&Arc<LinkTable>| acceptance::is_owned(table) && table.labels().get(LINK) == Some(&link.name_any());
+    let is_ours = |table: &&Arc<LinkTable>| acceptance::is_owned_by(table, &link.name_any());
     let persons: Vec<Arc<LinkTable>> = staying().filter(|table| !acceptance::is_owned(table)).cloned().collect();
     let persons = acceptance::winners(&persons);
     let ours: HashMap<String, &Arc<LinkTable>> = staying().filter(is_ours).map(|table| (table.name_any(), table)).collect();

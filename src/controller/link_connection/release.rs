@@ -263,7 +263,7 @@ async fn prepared(link: &LinkConnection, context: &Context) -> Result<Result<(Pl
             let memory = context.memory.link(&link.uid().unwrap_or_default());
             let mut own = memory.own.lock().await;
             own.wake();
-            let stored = match own.plan.clone() {
+            let stored = match own.plan.as_deref().cloned() {
                 Some(known) => Some(known),
                 None => plan::load(&context.client, &link.namespace().unwrap_or_default(), &link.name_any()).await?,
             };

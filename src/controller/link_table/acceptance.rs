@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
 use crate::{
@@ -19,7 +20,16 @@ use crate::{
 
 /// Whether a LinkTable is one that a LinkConnection made from its own `spec.tables`.
 pub fn is_owned(table: &LinkTable) -> bool {
-    table.owner_references().iter().any(|owner| owner.kind == "LinkConnection")
+    owner(table).is_some()
+}
+
+/// Whether it was made from that of the LinkConnection of this name.
+pub fn is_owned_by(table: &LinkTable, link: &str) -> bool {
+    owner(table).is_some_and(|owner| owner.name == link)
+}
+
+fn owner(table: &LinkTable) -> Option<&OwnerReference> {
+    table.owner_references().iter().find(|owner| owner.kind == "LinkConnection")
 }
 
 /// By what a LinkTable is known to workers: its UID, or that of the link's own LinkTable that it took over from, so that

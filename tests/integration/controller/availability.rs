@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{ConfigMap, Pod},
+        core::v1::{ConfigMap, Pod, Secret},
     },
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
@@ -234,4 +234,30 @@ async fn while_the_api_server_is_gone_workers_go_on_and_then_the_status_catches_
     worker.report(&next, &plan.tables[0].uid, TablePhase::Replicating, false);
     let link = stage.link_where("shop", |link| reason(link) == "Replicating" && ready(link) == "True").await;
     assert_eq!(link.status.unwrap().phase, Some(LinkPhase::Running));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_due_is_renewed_and_a_worker_with_the_old_one_is_heard() {
+    let mut stage = Stage::new().await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({"tables": [{"schemaName": "public", "tableName": "orders"}]})).await;
+    let worker = stage.start_worker("shop").await;
+    let plan = worker.plan_where(|plan| plan.tables.len() == 1).await;
+    stage.kill_controller().await;
+    let part = |secret: &Secret, key: &str| String::from_utf8(secret.data.as_ref().unwrap()[key].0.clone()).unwrap();
+    let before = stage.appears::<Secret>("shop-api").await;
+    stage.annotate::<Secret>("shop-api", "link-operator.io/renew-at", "2026-01-01T00:00:00Z").await;
+
+    stage.start_controller().await;
+    let after = stage.becomes::<Secret>("shop-api", |now| part(now, "tls.crt") != part(&before, "tls.crt")).await;
+    assert_ne!(part(&after, "tls.key"), part(&before, "tls.key"));
+    assert_eq!(part(&after, "token"), part(&before, "token"));
+    let (trusted, trusted_before) = (part(&after, "ca.crt"), part(&before, "ca.crt"));
+    assert!(trusted.ends_with(trusted_before.trim_end()) && trusted.len() > trusted_before.len());
+    let due: Timestamp = after.annotations()["link-operator.io/renew-at"].parse().unwrap();
+    assert!(due > Timestamp::now() + jiff::SignedDuration::from_hours(59 * 24));
+
+    // It has not been handed the new one yet.
+    worker.report(&plan, &plan.tables[0].uid, TablePhase::Replicating, false);
+    stage.link_where("shop", |link| ready(link) == "True").await;
 }

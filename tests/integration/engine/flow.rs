@@ -85,6 +85,7 @@ async fn tables_are_loaded_and_then_follow_every_change() {
     let snapshot = big.snapshot.clone().unwrap();
     assert_eq!((snapshot.rows_done, snapshot.chunks_done), (50_000, snapshot.chunks_total));
     assert!(snapshot.chunks_total > 4, "{snapshot:?}");
+    assert!(snapshot.last_progress_time > snapshot.start_time, "{snapshot:?}");
 
     link.source
         .execute(
