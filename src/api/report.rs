@@ -262,7 +262,7 @@ pub struct SnapshotProgress {
     #[schemars(with = "Option<String>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Timestamp>,
-    /// When the last chunk so far came into the target.
+    /// When the last chunk so far came into the target, or, if that is later, the load was taken up again.
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_progress_time: Option<Timestamp>,

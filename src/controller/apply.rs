@@ -97,7 +97,10 @@ impl Applier {
         let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
         if let Some(last) = same {
             let there = match there {
-                Some(there) => Some(there.meta().clone()),
+                // Of labels that are as they should be the watch need keep none.
+                Some(there) => {
+                    Some(ObjectMeta { labels: there.meta().labels.clone().or_else(|| child.meta().labels.clone()), ..there.meta().clone() })
+                }
                 None => api.get_metadata_opt(&name).await?.map(|there| there.metadata),
             };
             if there.is_some_and(|there| stands(child.meta(), last.version, &there)) {
@@ -229,9 +232,13 @@ mod tests {
         assert!(written().await, "it was made anew by somebody");
 
         // Of one that is watched nobody asks.
-        let seen: PodDisruptionBudget = serde_json::from_value(there.lock().unwrap().clone()).unwrap();
+        let mut seen: PodDisruptionBudget = serde_json::from_value(there.lock().unwrap().clone()).unwrap();
         asked.lock().unwrap().clear();
         assert!(!applier.apply_over(&child, Some(&seen)).await.unwrap());
+        seen.metadata.labels = None;
+        assert!(!applier.apply_over(&child, Some(&seen)).await.unwrap());
         assert!(asked.lock().unwrap().is_empty());
+        seen.metadata.labels = Some(BTreeMap::new());
+        assert!(applier.apply_over(&child, Some(&seen)).await.unwrap());
     }
 }

@@ -115,7 +115,7 @@ impl Metrics {
             rollouts_waiting: m.gauge(
                 "link_operator_rollouts_waiting",
                 &[],
-                "Links whose workers wait for their turn to be upgraded with the operator (--max-rollouts).",
+                "Links whose workers are all up and wait for their turn to be upgraded with the operator (--max-rollouts).",
             ),
             seen: OnceLock::new(),
             stock: Mutex::default(),

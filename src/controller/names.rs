@@ -69,6 +69,13 @@ pub fn link_labels(link: &str) -> BTreeMap<String, String> {
     labels
 }
 
+/// Labels of a LinkTable that a link made for a source table.
+pub fn table_labels(link: &str, source: &TableName) -> BTreeMap<String, String> {
+    let mut labels = link_labels(link);
+    labels.insert(TABLE_LABEL.to_owned(), table_hash(source));
+    labels
+}
+
 /// Labels of every object that the controller makes.
 pub fn common_labels() -> BTreeMap<String, String> {
     [("app.kubernetes.io/name", "link-operator"), (MANAGED_BY_LABEL, MANAGER)].map(|(k, v)| (k.to_owned(), v.to_owned())).into()

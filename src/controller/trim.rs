@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::availability;
+use super::{availability, names};
 use crate::api::link_table::LinkTable;
 
 /// Of all kinds. Who changed which field is as large as the object.
@@ -16,9 +16,14 @@ pub fn meta(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
 }
 
-/// There are ten thousand of them. Labels are for those who select by them: the API server, people.
+/// There are ten thousand of them. Labels are for those who select by them, people and the API server: that a link's own LinkTable has
+/// those that it should have is all that is kept of them, by keeping none.
 pub fn table(table: &mut LinkTable) {
-    table.metadata.labels = None;
+    let wanted = names::table_labels(&table.spec.link_connection_ref.name, &table.spec.source_name());
+    let labels = table.metadata.labels.get_or_insert_default();
+    if wanted.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+        table.metadata.labels = None;
+    }
 }
 
 /// A pod is asked who and how it is, not what it was to be: that is its StatefulSet's, or its question's.
@@ -48,9 +53,28 @@ pub fn set(set: &mut StatefulSet) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn of_a_link_table_labels_are_kept_that_are_not_as_they_should_be() {
+        let kept = |labels: serde_json::Value| {
+            let spec = json!({"linkConnectionRef": {"name": "shop"}, "source": {"schemaName": "public", "tableName": "orders"}});
+            let mut there: LinkTable = serde_json::from_value(json!({"metadata": {"labels": labels}, "spec": spec})).unwrap();
+            table(&mut there);
+            there.metadata.labels
+        };
+        let mut labels = names::table_labels("shop", &crate::data::TableName::new("public", "orders"));
+        assert_eq!(kept(json!(labels)), None);
+        labels.insert("team".to_owned(), "a".to_owned());
+        assert_eq!(kept(json!(labels)), None);
+        labels.remove(names::TABLE_LABEL);
+        assert_eq!(kept(json!(labels)), Some(labels));
+        assert_eq!(kept(json!(null)), Some(BTreeMap::new()));
+    }
 
     #[test]
     fn of_pods_and_stateful_sets_stays_what_is_asked_of_them() {

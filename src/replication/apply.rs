@@ -40,6 +40,8 @@ pub const IDLE_RECORDS: u64 = 500;
 /// Works on one incarnation of a table until the future is dropped. Errors are reported, and tried again.
 pub async fn table(context: Context, id: u32, table: TableState) {
     let mut attempt = 0;
+    // Of a load before this one nothing is told.
+    context.board.table(&table.uid, |report| report.snapshot = None);
     loop {
         let applier = Applier {
             context: &context,
@@ -291,7 +293,8 @@ impl Applier<'_> {
             let before = report.snapshot.as_ref();
             let start_time = before.and_then(|snapshot| snapshot.start_time).or(Some(began));
             let came_on = done as i64 > before.map_or(0, |snapshot| snapshot.chunks_done);
-            let last_progress_time = if came_on { Some(Timestamp::now()) } else { before.and_then(|snapshot| snapshot.last_progress_time) };
+            let came_on_before = before.and_then(|snapshot| snapshot.last_progress_time);
+            let last_progress_time = if came_on { Some(Timestamp::now()) } else { came_on_before.max(Some(began)) };
             let elapsed = start_time.map(|start| Timestamp::now().duration_since(start));
             let estimated_completion = match elapsed {
                 // By chunks: they are of one size, and rows are only estimated.

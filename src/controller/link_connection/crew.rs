@@ -163,7 +163,12 @@ pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported<'_>, probe: Option<
                 complete,
                 consistent: report.consistent,
                 as_of: report.as_of,
-                came_on: report.snapshot.as_ref().and_then(|snapshot| snapshot.last_progress_time.or(snapshot.start_time)),
+                // Once all chunks are there, what changed meanwhile is applied, which takes as long as it takes.
+                came_on: report
+                    .snapshot
+                    .as_ref()
+                    .filter(|load| load.chunks_done < load.chunks_total)
+                    .and_then(|load| load.last_progress_time),
             }
         })
         .collect();

@@ -192,7 +192,7 @@ impl<K: Resource<DynamicType = ()>> Newest<K> {
 
     /// We wrote this.
     pub fn wrote(&self, mut object: K) {
-        // As the watch keeps it.
+        // As the watch keeps it, or more.
         trim::meta(object.meta_mut());
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.insert(object.uid().unwrap_or_default(), Arc::new(object));

@@ -130,10 +130,8 @@ fn owned_table(link: &LinkConnection, source: &TableName, target: Option<TargetT
             target,
         },
     );
-    let mut labels = names::link_labels(&link.name_any());
-    labels.insert(names::TABLE_LABEL.to_owned(), names::table_hash(source));
     table.metadata.namespace = link.namespace();
-    table.metadata.labels = Some(labels);
+    table.metadata.labels = Some(names::table_labels(&link.name_any(), source));
     table.metadata.owner_references = Some(vec![owner(link)]);
     table
 }

@@ -47,7 +47,7 @@ const OURS: [&str; 11] = [
     RELEASED,
 ];
 
-/// A load that has not come on for longer is stuck: a chunk takes seconds to a few minutes.
+/// A load that has not come on for longer is stuck: a chunk takes seconds to a few minutes, unless `maxSnapshotRate` is next to nothing.
 const STUCK: SignedDuration = SignedDuration::from_mins(30);
 
 /// What is known of the workers.
@@ -84,7 +84,7 @@ pub struct TableView {
     pub consistent: bool,
     /// Its rows are as of then.
     pub as_of: Option<Timestamp>,
-    /// When its first load began, or last came on.
+    /// When its load last came on, while chunks of it are to come.
     pub came_on: Option<Timestamp>,
 }
 
@@ -452,7 +452,7 @@ fn tables_ready(findings: &Findings<'_>, now: Timestamp) -> Ready {
         let why = why.map(|fault| format!(": {}", explain(fault))).unwrap_or_default();
         Ready::progressing("TablesWaiting", format!("{waiting} of {} tables wait for their first load{why}", tables.len()))
     } else if let Some(since) = stuck_since(tables, now) {
-        let text = format!("{} tables load, and no chunk of them came into the target since {since}", count(TablePhase::Snapshotting));
+        let text = format!("{} tables load, and none of them has come on since {since}", count(TablePhase::Snapshotting));
         Ready::progressing(reason::SNAPSHOT_STUCK, text)
     } else if count(TablePhase::Snapshotting) > 0 {
         Ready::yes(
@@ -464,7 +464,7 @@ fn tables_ready(findings: &Findings<'_>, now: Timestamp) -> Ready {
     }
 }
 
-/// Since when nothing was loaded, though tables load, if that is too long. They take turns: it is enough that one comes on.
+/// Since when no load has come on, if that is too long. They take turns: it is enough that one comes on.
 fn stuck_since(tables: &[TableView], now: Timestamp) -> Option<Timestamp> {
     let loading = tables.iter().filter(|table| table.phase == TablePhase::Snapshotting);
     let came_on = loading.filter_map(|table| table.came_on).max()?;

@@ -72,7 +72,9 @@ async fn an_upgrade_reaches_the_next_link_once_the_one_before_is_ready() {
     assert!(!next(&more));
     stage.pods_are_ready(&first).await;
     stage.becomes::<StatefulSet>(second, next).await;
-    stage.link_where(second, |link| !waiting(link)).await;
+    stage.merge::<LinkConnection>(second, json!({"spec": {"compute": {"coreCount": 4}}})).await;
+    let up = |link: &LinkConnection| condition(link, "WorkersAvailable").is_some_and(|condition| condition.reason == "AsRequested");
+    stage.link_where(second, up).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

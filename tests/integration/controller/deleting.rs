@@ -34,12 +34,12 @@ async fn pause(stage: &Stage, link: &str) {
     stage.link_where(link, |link| link.status.as_ref().unwrap().phase == Some(LinkPhase::Paused)).await;
 }
 
-/// Deletes it in the foreground, and its children as the garbage collector does: before it.
+/// Deletes it in the foreground; by then the garbage collector has taken its children.
 async fn delete_in_the_foreground(stage: &Stage, link: &str) {
-    let foreground = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
-    stage.api::<LinkConnection>().delete(link, &foreground).await.unwrap();
     let _ = stage.api::<ConfigMap>().delete(&format!("{link}-plan"), &DeleteParams::default()).await;
     let _ = stage.api::<Secret>().delete(&format!("{link}-api"), &DeleteParams::default()).await;
+    let foreground = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
+    stage.api::<LinkConnection>().delete(link, &foreground).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,6 +126,11 @@ async fn a_deletion_that_cannot_be_carried_out_says_why_and_ends_at_its_deadline
     .unwrap();
     let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(stage.client.clone());
     webhooks.create(&PostParams::default(), &down).await.unwrap();
+    let pod = json!({"metadata": {"name": "any"}, "spec": {"containers": [{"name": "any", "image": "any"}]}});
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    while stage.api::<Pod>().create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await.is_ok() {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
 
     stage.api::<LinkConnection>().delete("shop", &DeleteParams::default()).await.unwrap();
     let hindered = |link: &LinkConnection| condition(link, "Ready").is_some_and(|ready| ready.message.contains("pods.example.com"));
