@@ -156,7 +156,7 @@ async fn a_link_whose_cluster_was_lost_goes_on_from_the_same_manifest_without_a_
     let place = Place::new("rebuilt").await;
     let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i";
     place.source.batch_execute(table).await.unwrap();
-    let apply = || place.link_that(&["t"], ONE_CORE, "zone", "linkId: rebuilt, relinkPolicy: Adopt");
+    let apply = || place.link_that(&["t"], ONE_CORE, "zone", "linkId: rebuilt\n  relinkPolicy: Adopt");
     apply();
     place.link_is("Running", "True", "Replicating").await;
     place.converged("t").await;

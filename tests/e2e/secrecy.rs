@@ -23,7 +23,8 @@ const KINDS: &str =
 /// Looks also for the Secrets among manifests.
 pub fn remember(canaries: &mut Canaries, manifests: &str) {
     for document in serde_yaml::Deserializer::from_str(manifests) {
-        let Ok(document) = Value::deserialize(document) else { continue };
+        // One that is no YAML is refused when it is applied; what comes after it here is the same again, without end.
+        let Ok(document) = Value::deserialize(document) else { break };
         if document["kind"] == "Secret" {
             let data = document["stringData"].as_object().into_iter().flatten();
             let name = document["metadata"]["name"].as_str().unwrap_or_default();
