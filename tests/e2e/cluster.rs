@@ -113,6 +113,23 @@ spec: {{persistentVolumeClaim: {{claimName: zone}}}}
         place
     }
 
+    /// The same with a thousand rows in the source's table `t (id, v)`.
+    pub async fn with_rows(name: &str) -> Self {
+        let place = Self::new(name).await;
+        let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i";
+        place.source.batch_execute(table).await.unwrap();
+        place
+    }
+
+    /// The same once they are linked, loaded and followed.
+    pub async fn linked(name: &str) -> Self {
+        let place = Self::with_rows(name).await;
+        place.link(&["t"]);
+        place.link_is("Running", "True", "Replicating").await;
+        place.converged("t").await;
+        place
+    }
+
     pub fn apply(&self, manifests: &str) {
         secrecy::remember(&mut self.canaries.lock().unwrap(), manifests);
         apply(&self.namespace, manifests);
@@ -228,15 +245,7 @@ spec:
 
     /// Waits until the target's database answers with this number.
     pub async fn arrives(&self, sql: &str, wanted: i64) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let found: i64 = self.target.query_one(sql, &[]).await.unwrap().get(0);
-            if found == wanted {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{}: {sql} is {found}", self.namespace);
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        answers(&self.target, sql, wanted).await;
     }
 
     /// A number that the source's database answers.
@@ -265,6 +274,19 @@ spec:
 
 pub fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
     object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == name)
+}
+
+/// Waits until the database answers with this number.
+pub async fn answers(database: &Client, sql: &str, wanted: i64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found: i64 = database.query_one(sql, &[]).await.unwrap().get(0);
+        if found == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sql} is {found}, not {wanted}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 async fn texts(client: &Client, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {

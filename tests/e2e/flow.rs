@@ -1,6 +1,6 @@
 //! A link from its first manifest to changes that arrive.
 
-use crate::cluster::{Place, until};
+use crate::cluster::{Place, answers, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_starts_loads_and_follows() {
@@ -59,9 +59,7 @@ spec: {linkConnectionRef: {name: link}, source: {schemaName: public, tableName: 
     crate::cluster::kubectl(&["delete", "lt", "goes", "-n", &place.namespace]);
     until(&place.namespace, "the link has one table", || (place.get("lc/link")?["status"]["tables"]["summary"] == "1/1").then_some(()))
         .await;
-    while place.count("SELECT count(*) FROM pg_publication_tables WHERE tablename = 'goes'").await > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    answers(&place.source, "SELECT count(*) FROM pg_publication_tables WHERE tablename = 'goes'", 0).await;
     place.source.batch_execute("INSERT INTO goes VALUES (2); INSERT INTO stays VALUES (2)").await.unwrap();
     place.converged("stays").await;
     let left: i64 = place.target.query_one("SELECT count(*) FROM goes", &[]).await.unwrap().get(0);
@@ -72,9 +70,7 @@ spec: {linkConnectionRef: {name: link}, source: {schemaName: public, tableName: 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_found_is_taken_over_without_a_reload() {
-    let place = Place::new("found").await;
-    let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i";
-    place.source.batch_execute(table).await.unwrap();
+    let place = Place::with_rows("found").await;
     place.link(&[]);
     place.patch("lc/link", r#"{"spec":{"discover":{"include":["public.*"]}}}"#);
     place.table_is("t", "Replicating", "Replicating").await;

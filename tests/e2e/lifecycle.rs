@@ -4,19 +4,6 @@ use std::{os::unix::process::CommandExt as _, process::Command};
 
 use crate::cluster::{ONE_CORE, Place, kubectl, try_kubectl, until};
 
-async fn linked(name: &str) -> Place {
-    let place = Place::new(name).await;
-    place
-        .source
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i")
-        .await
-        .unwrap();
-    place.link(&["t"]);
-    place.link_is("Running", "True", "Replicating").await;
-    place.converged("t").await;
-    place
-}
-
 /// Waits until no pod, slot or publication of the link is left.
 async fn nothing_is_left(place: &Place) {
     until(&place.namespace, "the link is gone", || place.get("lc/link").is_none().then_some(())).await;
@@ -28,7 +15,7 @@ async fn nothing_is_left(place: &Place) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_link_goes_on_where_it_was_and_a_stopped_one_starts_over() {
-    let place = linked("pause").await;
+    let place = Place::linked("pause").await;
     place.patch("lc/link", r#"{"spec":{"state":"Paused"}}"#);
     let paused = place.link_is("Paused", "True", "Paused").await;
     assert_eq!(crate::cluster::condition(&paused, "Suspended").unwrap()["status"], "True");
@@ -53,7 +40,7 @@ async fn a_paused_link_goes_on_where_it_was_and_a_stopped_one_starts_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleting_a_running_link_leaves_nothing_behind() {
-    let place = linked("delete").await;
+    let place = Place::linked("delete").await;
     kubectl(&["delete", "lc", "link", "-n", &place.namespace, "--timeout=120s"]);
     nothing_is_left(&place).await;
     place.done();
@@ -61,7 +48,7 @@ async fn deleting_a_running_link_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleting_a_paused_link_in_the_foreground_leaves_nothing_behind() {
-    let place = linked("foreground").await;
+    let place = Place::linked("foreground").await;
     place.patch("lc/link", r#"{"spec":{"state":"Paused"}}"#);
     place.link_is("Paused", "True", "").await;
     kubectl(&["delete", "lc", "link", "-n", &place.namespace, "--cascade=foreground", "--timeout=120s"]);
@@ -71,7 +58,7 @@ async fn deleting_a_paused_link_in_the_foreground_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleting_the_namespace_hangs_nobody_and_names_what_is_left() {
-    let place = linked("namespace").await;
+    let place = Place::linked("namespace").await;
     kubectl(&["delete", "namespace", &place.namespace, "--timeout=150s"]);
     assert!(try_kubectl(&["get", "namespace", &place.namespace], "").is_err());
     let told = until("link-operator", "an Event names what is left", || {
@@ -88,7 +75,7 @@ async fn deleting_the_namespace_hangs_nobody_and_names_what_is_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_links_workers_log_what_they_are_asked_to_without_a_restart() {
-    let place = linked("logs").await;
+    let place = Place::linked("logs").await;
     let logs = || {
         let program = env!("CARGO_BIN_EXE_link-operator");
         let output = Command::new(program).arg0("kubectl-link").args(["logs", "link", "-n", &place.namespace]).output().unwrap();
@@ -129,9 +116,7 @@ async fn a_links_workers_log_what_they_are_asked_to_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduled_link_rests_between_its_batches_and_a_reseed_does_not_wait_for_the_next() {
-    let place = Place::new("batches").await;
-    let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i";
-    place.source.batch_execute(table).await.unwrap();
+    let place = Place::with_rows("batches").await;
     place.link_with(&["t"], &format!("{ONE_CORE}, dataProcessIntervalMinutes: 60"), "zone");
     let rests = async || {
         place.link_is("Running", "True", "Idle").await;
@@ -153,9 +138,7 @@ async fn a_scheduled_link_rests_between_its_batches_and_a_reseed_does_not_wait_f
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_whose_cluster_was_lost_goes_on_from_the_same_manifest_without_a_reload() {
-    let place = Place::new("rebuilt").await;
-    let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i";
-    place.source.batch_execute(table).await.unwrap();
+    let place = Place::with_rows("rebuilt").await;
     let apply = || place.link_that(&["t"], ONE_CORE, "zone", "linkId: rebuilt\n  relinkPolicy: Adopt");
     apply();
     place.link_is("Running", "True", "Replicating").await;

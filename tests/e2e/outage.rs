@@ -53,23 +53,13 @@ async fn writer(place: &Place, stop: &CancellationToken) -> tokio::task::JoinHan
     })
 }
 
-async fn linked(name: &str) -> Place {
-    let place = Place::new(name).await;
-    let table = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 5000) i";
-    place.source.batch_execute(table).await.unwrap();
-    place.link(&["t"]);
-    place.link_is("Running", "True", "Replicating").await;
-    place.converged("t").await;
-    place
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "alone: make outage"]
 async fn a_worker_of_a_dead_node_is_replaced_while_it_still_runs() {
     // The databases are on the first node.
     let first = first_node();
     let second = kubectl(&["get", "nodes", "-o", "jsonpath={.items[1].metadata.name}"]);
-    let place = linked("nodes").await;
+    let place = Place::linked("nodes").await;
     kubectl(&["cordon", &first]);
     kubectl(&["delete", "pod", "link-0", "-n", &place.namespace]);
     let uid = until(&place.namespace, "the worker is on the second node", || {
@@ -113,7 +103,7 @@ async fn a_worker_of_a_dead_node_is_replaced_while_it_still_runs() {
 #[ignore = "alone: make outage"]
 async fn changes_arrive_while_the_api_server_is_away_and_status_catches_up() {
     let away = Duration::from_secs(std::env::var("AWAY").map_or(AWAY, |seconds| seconds.parse().unwrap()));
-    let place = linked("outage").await;
+    let place = Place::linked("outage").await;
     let stop = CancellationToken::new();
     let writing = writer(&place, &stop).await;
     cluster("api-down");
