@@ -162,9 +162,8 @@ pub async fn create(client: &Client, pod: &Pod) -> Result<Made, kube::Error> {
         Ok(_) => Ok(Made::Yes),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(Made::Yes),
         Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422) => {
-            let causes = status.details.iter().flat_map(|details| &details.causes);
-            let terminating = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating");
-            if terminating || status.message.contains("because it is being terminated") {
+            let mut causes = status.details.iter().flat_map(|details| &details.causes);
+            if causes.any(|cause| cause.reason == "NamespaceTerminating") {
                 Ok(Made::NamespaceTerminating)
             } else {
                 Ok(Made::Refused(refusal(&status.message)))
