@@ -24,7 +24,7 @@ use crate::{
     },
     data::{TableName, TableSchema, Travel},
     source::{self, Size, Source, Surveyed},
-    target::{Fit, Target, TargetTable},
+    target::{self, Fit, Target, TargetTable},
 };
 
 /// Tables that the target is tried with at once.
@@ -166,7 +166,8 @@ async fn of_table(
         table.statements = outline.statements;
         if tried { target.try_claim(&place, &schema).await.map(|_| ()) } else { Ok(()) }
     });
-    if let Ok(Err(error)) = told.await {
+    let late = || target::Error::TargetUnreachable(format!("no answer about table {} within {} s", place.name, PATIENCE.as_secs()));
+    if let Err(error) = told.await.unwrap_or_else(|_| Err(late())) {
         table.obstacle = Some(error.fault());
     }
     table

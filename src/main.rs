@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,7 +14,9 @@ use link_operator::{
     },
     controller, failpoint, plugin,
     secrets::Secrets,
-    standalone, telemetry, worker,
+    standalone, telemetry,
+    text::printable,
+    worker,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -115,7 +118,7 @@ async fn kubectl_link() -> ExitCode {
     match plugin::run(plugin::Cli::parse(), &mut std::io::stdout()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", printable(&error.to_string()));
             ExitCode::FAILURE
         }
     }
@@ -134,12 +137,17 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Plan(options) => until_signalled(1, async |_| standalone::plan(&options, &mut std::io::stdout()).await).await,
         Command::Run(options) => until_signalled(2, |stop| standalone::run(options, stop)).await,
         Command::Sql(Sql::Grants { filename }) => {
-            print!("{}", standalone::grants(&filename)?);
+            print(&standalone::grants(&filename)?);
             Ok(())
         }
         Command::Verify(options) => until_signalled(2, |stop| standalone::verify(options, stop)).await,
         Command::Worker(arguments) => run_worker(arguments).await,
     }
+}
+
+/// Writes to stdout. Whoever reads it may have had enough.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn write_crds(dir: Option<&Path>) -> Result<(), Failure> {
@@ -149,7 +157,7 @@ fn write_crds(dir: Option<&Path>) -> Result<(), Failure> {
                 let file = dir.join(name);
                 std::fs::write(&file, text).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
             }
-            None => print!("---\n{text}"),
+            None => print(&format!("---\n{text}")),
         }
     }
     Ok(())

@@ -1,6 +1,17 @@
 //! Text for terminals. Pure.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
+
+/// The text with its control characters written out, but for tabs and ends of lines: names and messages come from databases and from
+/// whoever may write manifests, and a terminal would do what they say.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let acts = |char: char| char.is_control() && !matches!(char, '\n' | '\t');
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let written = |char: char| if acts(char) { char.escape_default().to_string() } else { char.to_string() };
+    Cow::Owned(text.chars().map(written).collect())
+}
 
 /// Columns of texts, each as wide as its widest.
 pub struct Table {
@@ -68,6 +79,12 @@ mod tests {
         table.row(vec!["über".into(), "a\nb".into()]);
         table.row(vec!["orders".into(), String::new()]);
         assert_eq!(table.to_string(), "NAME    WHY\nüber    a\norders\n");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_written_out() {
+        assert_eq!(printable("über\tall\n"), "über\tall\n");
+        assert_eq!(printable("a\x1b]0;b\x07\rc\u{9b}"), "a\\u{1b}]0;b\\u{7}\\rc\\u{9b}");
     }
 
     #[test]

@@ -7,15 +7,19 @@ use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::wait::{Condition, await_condition},
+    runtime::{
+        wait::{self, await_condition},
+        watcher,
+    },
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{Error, Place, show, write};
 use crate::{
     api::{
-        conditions::{annotation, is_true, kind},
+        conditions::{annotation, get, is_true, kind},
         link_connection::{LinkConnection, LinkPhase, LinkState},
         link_table::LinkTable,
         report::TablePhase,
@@ -23,6 +27,9 @@ use crate::{
     },
     controller::link_table::acceptance,
 };
+
+/// How soon a watch that broke off is begun again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 type Out<'a> = &'a mut (dyn std::io::Write + Send);
 
@@ -46,37 +53,57 @@ pub struct Wait {
     timeout: u64,
 }
 
+/// When waiting ends: one end for all that a command waits for.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    after: Duration,
+}
+
+impl Wait {
+    fn deadline(&self) -> Deadline {
+        let after = Duration::from_secs(self.timeout);
+        Deadline { at: Instant::now() + after, after }
+    }
+}
+
 /// Loads tables anew.
 pub async fn reseed(place: &Place, chosen: &Tables, all: bool, wait: &Wait, out: Out<'_>) -> Result<(), Error> {
     if chosen.table.is_empty() && !all {
         return Err(Error::NotApplicable("name the tables that are to be loaded anew, or say --all".to_owned()));
     }
-    let tables = place.chosen(chosen, all).await?;
-    let now = Timestamp::now().to_string();
+    let tables = place.chosen(chosen).await?;
+    let (now, deadline) = (Timestamp::now().to_string(), wait.deadline());
     for table in &tables {
         place.annotate::<LinkTable>(&table.name_any(), json!({annotation::RESEED: now})).await?;
         write(out, &format!("linktable/{} ({}): a load anew is asked for\n", table.name_any(), table.spec.source_name()))?;
     }
-    if wait.wait {
-        for table in &tables {
-            let answered = |table: &LinkTable| {
-                table.status.as_ref().is_some_and(|status| {
-                    // What it was before says nothing of this load.
-                    status.last_handled_reseed_at.as_ref() == Some(&now)
-                        && matches!(status.phase, Some(TablePhase::Replicating | TablePhase::Failed))
-                })
-            };
-            let table = place.until(table, "the load", wait, answered).await?;
-            ended(&table)?;
-            write(out, &format!("linktable/{} is loaded\n", table.name_any()))?;
-        }
+    let mut worst = Ok(());
+    for table in tables.iter().filter(|_| wait.wait) {
+        let answered = |table: &LinkTable| {
+            table.status.as_ref().is_some_and(|status| {
+                // What it was before says nothing of this load.
+                status.last_handled_reseed_at.as_ref() == Some(&now)
+                    && matches!(status.phase, Some(TablePhase::Replicating | TablePhase::Failed))
+            })
+        };
+        let told = match place.until(table, "the load", deadline, answered).await.and_then(|table| ended(&table)) {
+            Ok(()) => format!("linktable/{} is loaded\n", table.name_any()),
+            Err(error) => {
+                let told = format!("{error}\n");
+                worst = worst.and(Err(error));
+                told
+            }
+        };
+        write(out, &told)?;
     }
-    Ok(())
+    worst
 }
 
 /// Compares tables, or all of a link, with the source.
 pub async fn verify(place: &Place, chosen: &Tables, repair: bool, wait: &Wait, out: Out<'_>) -> Result<(), Error> {
-    let now = Timestamp::now().to_string();
+    let tables = place.chosen(chosen).await?;
+    let (now, deadline) = (Timestamp::now().to_string(), wait.deadline());
     let asked = json!({annotation::VERIFY: now, annotation::VERIFY_REPAIR: repair.to_string()});
     if chosen.table.is_empty() {
         let link = place.link(&chosen.link).await?;
@@ -87,7 +114,7 @@ pub async fn verify(place: &Place, chosen: &Tables, repair: bool, wait: &Wait, o
         }
         let answered =
             |link: &LinkConnection| link.status.as_ref().is_some_and(|status| status.last_handled_verify_at.as_ref() == Some(&now));
-        let link = place.until(&link, "the comparison", wait, answered).await?;
+        let link = place.until(&link, "the comparison", deadline, answered).await?;
         let Some(found) = link.status.and_then(|status| status.verification) else { return Ok(()) };
         let text = format!(
             "{}: {} of {} tables are equal to the source's; {} rows differed, {} were repaired",
@@ -96,7 +123,6 @@ pub async fn verify(place: &Place, chosen: &Tables, repair: bool, wait: &Wait, o
         write(out, &format!("linkconnection/{}: {text}\n", chosen.link))?;
         return judged(found.result, text);
     }
-    let tables = place.chosen(chosen, false).await?;
     for table in &tables {
         place.annotate::<LinkTable>(&table.name_any(), asked.clone()).await?;
         write(out, &format!("linktable/{} ({}): a comparison is asked for\n", table.name_any(), table.spec.source_name()))?;
@@ -104,7 +130,14 @@ pub async fn verify(place: &Place, chosen: &Tables, repair: bool, wait: &Wait, o
     let mut worst = Ok(());
     for table in tables.iter().filter(|_| wait.wait) {
         let answered = |table: &LinkTable| table.status.as_ref().is_some_and(|status| status.last_handled_verify_at.as_ref() == Some(&now));
-        let table = place.until(table, "the comparison", wait, answered).await?;
+        let table = match place.until(table, "the comparison", deadline, answered).await {
+            Ok(table) => table,
+            Err(error) => {
+                write(out, &format!("{error}\n"))?;
+                worst = worst.and(Err(error));
+                continue;
+            }
+        };
         let Some(found) = table.status.as_ref().and_then(|status| status.verification.as_ref()) else { continue };
         let text = format!("{} ({}): {}", found.result, table.spec.source_name(), found.summary());
         write(out, &format!("linktable/{}: {text}\n", table.name_any()))?;
@@ -154,24 +187,64 @@ fn ended(table: &LinkTable) -> Result<(), Error> {
     }
 }
 
+/// The table of this name, which may be its own or the source table's.
+fn named<'a>(name: &str, linked: &'a [LinkTable], link: &str) -> Result<&'a LinkTable, Error> {
+    let is_named = |table: &&LinkTable| table.name_any() == name || table.spec.source_name().to_string() == name;
+    let found: Vec<&LinkTable> = linked.iter().filter(is_named).collect();
+    match found.as_slice() {
+        [] => Err(Error::NotFound(format!("link {link} has no table {name} (of the source, as schema.table, or a LinkTable)"))),
+        [table] => Ok(table),
+        several => {
+            let each = |table: &&LinkTable| format!("linktable/{} ({})", table.name_any(), table.spec.source_name());
+            let several: Vec<String> = several.iter().map(each).collect();
+            Err(Error::NotApplicable(format!("{name} names several tables: {}", several.join(", "))))
+        }
+    }
+}
+
+/// Why a table is not linked, if it is not.
+fn refusal(table: &LinkTable) -> Option<String> {
+    let accepted = get(table.conditions(), kind::ACCEPTED).filter(|accepted| accepted.status == "False")?;
+    Some(format!("{}, {}", accepted.reason, accepted.message))
+}
+
+/// Whether the API server will not show the object, however often it is asked.
+fn is_refused(error: &wait::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    let wait::Error::ProbeFailed(error) = error;
+    let code = match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => status.code,
+        WatchError(status) => status.code,
+        _ => return false,
+    };
+    matches!(code, 401 | 403 | 404)
+}
+
 impl Place {
-    /// The tables that were named, each once; all that are linked, if none was.
-    async fn chosen(&self, chosen: &Tables, all: bool) -> Result<Vec<LinkTable>, Error> {
-        self.link(&chosen.link).await?;
+    /// The tables that were named, each once; if none was, all that are linked. Of a link that is to rest nobody would be there to do
+    /// anything with them.
+    async fn chosen(&self, chosen: &Tables) -> Result<Vec<LinkTable>, Error> {
+        let link = self.link(&chosen.link).await?;
+        if link.spec.state != LinkState::Running {
+            let (name, state) = (&chosen.link, link.spec.state);
+            return Err(Error::NotApplicable(format!("link {name} is to be {state}: let it run first (spec.state: Running)")));
+        }
         let tables: Vec<_> = self.tables(&chosen.link).await?.into_iter().map(std::sync::Arc::new).collect();
         // Of several for one source table the one that is linked.
         let mut linked: Vec<LinkTable> = acceptance::winners(&tables).into_values().map(|table| LinkTable::clone(&table)).collect();
         linked.sort_by_key(ResourceExt::name_any);
-        if all {
-            return Ok(linked);
+        if chosen.table.is_empty() {
+            linked.retain(|table| refusal(table).is_none());
+            return if linked.is_empty() { Err(Error::NotFound(format!("link {} has no tables", chosen.link))) } else { Ok(linked) };
         }
         let mut found: Vec<LinkTable> = Vec::new();
         for name in &chosen.table {
-            let table = linked.iter().find(|table| table.name_any() == *name || table.spec.source_name().to_string() == *name);
-            let table = table.ok_or_else(|| {
-                let text = format!("link {} has no table {name} (of the source, as schema.table, or a LinkTable)", chosen.link);
-                Error::NotFound(text)
-            })?;
+            let table = named(name, &linked, &chosen.link)?;
+            if let Some(why) = refusal(table) {
+                return Err(Error::NotApplicable(format!("linktable/{} is not linked: {why}", table.name_any())));
+            }
             if !found.iter().any(|other| other.name_any() == table.name_any()) {
                 found.push(table.clone());
             }
@@ -202,6 +275,7 @@ impl Place {
         if !wait.wait {
             return Ok(());
         }
+        let deadline = wait.deadline();
         let reached = move |link: &LinkConnection| {
             link.status.as_ref().is_some_and(|status| {
                 status.observed_generation == link.metadata.generation
@@ -211,7 +285,7 @@ impl Place {
                         || is_true(&status.conditions, kind::STALLED))
             })
         };
-        let found = self.until(&self.link(link).await?, &format!("{phase}"), wait, reached).await?;
+        let found = self.until(&self.link(link).await?, &format!("{phase}"), deadline, reached).await?;
         let conditions = found.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         if !is_true(conditions, kind::READY) {
             return Err(Error::EndedBadly(format!("linkconnection/{link}: {}", show::ready(conditions))));
@@ -221,7 +295,7 @@ impl Place {
     }
 
     /// The object, once it is so.
-    async fn until<K>(&self, object: &K, what: &str, wait: &Wait, so: impl Fn(&K) -> bool) -> Result<K, Error>
+    async fn until<K>(&self, object: &K, what: &str, deadline: Deadline, so: impl Fn(&K) -> bool) -> Result<K, Error>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -233,26 +307,20 @@ impl Place {
     {
         let (api, name): (Api<K>, String) = (self.api(), object.name_any());
         let gone = || Error::NotFound(format!("{} {name} is gone", K::kind(&())));
-        let after = Duration::from_secs(wait.timeout);
-        let found = tokio::time::timeout(after, Box::pin(await_condition(api.clone(), &name, Or(so)))).await;
-        match found {
-            Ok(Ok(found)) => found.ok_or_else(gone),
-            Ok(Err(error)) => Err(Error::NotFound(format!("{} {name} cannot be watched: {error}", K::kind(&())))),
-            Err(_) => {
-                let now = api.get_opt(&name).await?.ok_or_else(gone)?;
-                let what = format!("{what} of {} {name}", K::kind(&()));
-                Err(Error::TimedOut { what, after, now: show::ready(now.conditions()) })
+        // What is gone will never be so.
+        let so_or_gone = |object: Option<&K>| object.is_none_or(&so);
+        loop {
+            let found = Box::pin(await_condition(api.clone(), &name, so_or_gone));
+            match tokio::time::timeout_at(deadline.at, found).await {
+                Ok(Ok(found)) => return found.ok_or_else(gone),
+                Ok(Err(error)) if is_refused(&error) => return Err(Error::NotWatchable(format!("{} {name}", K::kind(&())), error)),
+                // An API server that is being replaced, or a connection that is.
+                Ok(Err(_)) => tokio::time::sleep(AGAIN).await,
+                Err(_) => break,
             }
         }
-    }
-}
-
-/// So, or gone: what is gone will never be so.
-struct Or<F>(F);
-
-impl<K, F: Fn(&K) -> bool> Condition<K> for Or<F> {
-    fn matches_object(&self, object: Option<&K>) -> bool {
-        object.is_none_or(&self.0)
+        let now = show::ready(api.get_opt(&name).await?.ok_or_else(gone)?.conditions());
+        Err(Error::TimedOut { what: format!("{what} of {} {name}", K::kind(&())), after: deadline.after, now })
     }
 }
 
@@ -271,5 +339,24 @@ impl Conditioned for LinkConnection {
 impl Conditioned for LinkTable {
     fn conditions(&self) -> &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition] {
         self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_may_be_either_of_two_tables_is_neither() {
+        let table = |name: &str, source: &str| -> LinkTable {
+            let spec = json!({"linkConnectionRef": {"name": "shop"}, "source": {"schemaName": "public", "tableName": source}});
+            let (version, kind) = (LinkTable::api_version(&()), LinkTable::kind(&()));
+            serde_json::from_value(json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec})).unwrap()
+        };
+        let linked = [table("public.orders", "orders_v1"), table("x", "orders")];
+        let told = named("public.orders", &linked, "shop").unwrap_err().to_string();
+        assert_eq!(told, "public.orders names several tables: linktable/public.orders (public.orders_v1), linktable/x (public.orders)");
+        assert_eq!(named("public.orders_v1", &linked, "shop").unwrap().name_any(), "public.orders");
+        assert_eq!(named("x", &linked, "shop").unwrap().name_any(), "x");
     }
 }

@@ -8,7 +8,7 @@ use kube::{
     api::{ListParams, LogParams},
 };
 
-use super::{Error, Place, write};
+use super::{Error, Place, is_read};
 use crate::{
     api::conditions::mark::{LINK, ROLE},
     controller::names::Component,
@@ -86,7 +86,9 @@ pub async fn print(place: &Place, options: &Options, out: &mut (dyn std::io::Wri
     // One that is followed never ends: all at once. Else one after the other, as they are easier to read.
     let mut lines = if options.follow { stream::select_all(all).boxed() } else { stream::iter(all).flatten().boxed() };
     while let Some(line) = lines.next().await {
-        write(out, &line.map_err(|error| Error::NotFound(format!("the log broke off: {error}")))?)?;
+        if !is_read(out, &line.map_err(|error| Error::NotFound(format!("the log broke off: {error}")))?)? {
+            break;
+        }
     }
     Ok(())
 }
@@ -98,6 +100,34 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// A reader that has had enough after the first line.
+    struct Head(usize);
+
+    impl std::io::Write for Head {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            if self.0 > 1 { Err(std::io::ErrorKind::BrokenPipe.into()) } else { Ok(text.len()) }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_nobody_reads_any_more() {
+        let service = tower::service_fn(async |request: Request<Body>| {
+            let pods = json!({"metadata": {}, "items": [{"metadata": {"name": "shop-0"}}]}).to_string();
+            let body = if request.uri().path().ends_with("/log") { "a line\n".repeat(3) } else { pods };
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from(body.into_bytes())))
+        });
+        let place = Place { client: Client::new(service, "shops"), namespace: "shops".to_owned() };
+        let options = Options { link: "shop".to_owned(), follow: true, tail: None, pods: Shape::Worker, previous: false };
+        let mut out = Head(0);
+        print(&place, &options, &mut out).await.unwrap();
+        assert_eq!(out.0, 2);
+    }
 
     /// What is printed where one pod of two has not started, or neither has.
     async fn printed(started: &'static str) -> Result<String, Error> {

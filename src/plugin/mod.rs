@@ -17,7 +17,10 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::api::{link_connection::LinkConnection, link_table::LinkTable};
+use crate::{
+    api::{link_connection::LinkConnection, link_table::LinkTable},
+    text::printable,
+};
 
 /// The name by which kubectl finds a plugin for `kubectl link`.
 const NAME: &str = "kubectl-link";
@@ -142,6 +145,9 @@ pub enum Error {
         /// How things are.
         now: String,
     },
+    /// What is waited for may not be looked at.
+    #[error("{0} cannot be watched: {1}")]
+    NotWatchable(String, #[source] kube::runtime::wait::Error),
     /// It ended otherwise than was asked for.
     #[error("{0}")]
     EndedBadly(String),
@@ -195,12 +201,18 @@ impl Place {
                 let link = self.link(&name).await?;
                 match show.output {
                     Some(format @ (Format::Json | Format::Yaml)) => write(out, &show::document(&link, format)?),
-                    _ => write(out, &show::link(&link, &self.tables(&name).await?, jiff::Timestamp::now())),
+                    Some(Format::Wide) => write(out, &show::links(&[link], false, true, jiff::Timestamp::now())),
+                    None => write(out, &show::link(&link, &self.tables(&name).await?, jiff::Timestamp::now())),
                 }
             }
             Command::Status { link, show } => {
                 let mut links = self.api_of::<LinkConnection>(&show).list(&ListParams::default()).await?.items;
-                links.retain(|found| link.as_ref().is_none_or(|name| found.name_any() == *name));
+                if let Some(name) = &link {
+                    links.retain(|found| found.name_any() == *name);
+                    if links.is_empty() {
+                        return Err(no_link_anywhere(name));
+                    }
+                }
                 match show.output {
                     Some(format @ (Format::Json | Format::Yaml)) => write(out, &show::documents(&links, format)?),
                     format => write(out, &show::links(&links, show.all_namespaces, format.is_some(), jiff::Timestamp::now())),
@@ -212,6 +224,9 @@ impl Place {
                     tables.retain(|table| table.spec.link_connection_ref.name == *name);
                     if tables.is_empty() && !show.all_namespaces {
                         self.link(name).await?;
+                    } else if tables.is_empty() {
+                        let links = Api::<LinkConnection>::all(self.client.clone()).list_metadata(&ListParams::default()).await?.items;
+                        links.iter().find(|link| link.name_any() == *name).ok_or_else(|| no_link_anywhere(name))?;
                     }
                 }
                 match show.output {
@@ -220,8 +235,8 @@ impl Place {
                 }
             }
             Command::Logs(options) => logs::print(self, &options, out).await,
-            Command::Reseed { tables, all, wait } => act::reseed(self, &tables, all, &wait, out).await,
-            Command::Verify { tables, repair, wait } => act::verify(self, &tables, repair, &wait, out).await,
+            Command::Reseed { tables, all, wait } => Box::pin(act::reseed(self, &tables, all, &wait, out)).await,
+            Command::Verify { tables, repair, wait } => Box::pin(act::verify(self, &tables, repair, &wait, out)).await,
             Command::Pause { link, wait } => Box::pin(act::pause(self, &link, &wait, out)).await,
             Command::Resume { link, wait } => Box::pin(act::resume(self, &link, &wait, out)).await,
         }
@@ -253,11 +268,21 @@ impl Place {
     }
 }
 
+fn no_link_anywhere(name: &str) -> Error {
+    Error::NotFound(format!("there is no LinkConnection {name} in any namespace"))
+}
+
+/// Says something; what was asked for is done also if nobody reads it.
 fn write(out: &mut (dyn std::io::Write + Send), text: &str) -> Result<(), Error> {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever read it has had enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::NotWritable(error.to_string())),
-        _ => Ok(()),
+    is_read(out, text).map(|_| ())
+}
+
+/// The same; returns whether somebody still reads.
+fn is_read(out: &mut (dyn std::io::Write + Send), text: &str) -> Result<bool, Error> {
+    match out.write_all(printable(text).as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::NotWritable(error.to_string())),
     }
 }
 

@@ -247,8 +247,9 @@ impl<'a> Supervisor<'a> {
         for (_, table) in state.tables.iter().filter(|(id, table)| ours(**id) && table.followed()) {
             context.board.table(&table.uid, |report| {
                 // What was said of the load before is no answer to the request for another.
-                if report.reseed != table.reseed && table.exact.is_none() && report.phase == TablePhase::Replicating {
+                if report.reseed != table.reseed && table.exact.is_none() && report.phase != TablePhase::Snapshotting {
                     report.phase = TablePhase::Waiting;
+                    (report.error, report.next_attempt) = (None, None);
                 }
                 report.reseed.clone_from(&table.reseed);
             });

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    io::Write as _,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use crate::{
     },
     controller::explain,
     replication::EngineReport,
+    text::printable,
 };
 
 /// How often a bar is drawn while nothing changes.
@@ -62,7 +64,7 @@ impl Display {
     pub fn add(&self, link: &str, tables: &[PlannedTable]) {
         for table in tables {
             let name = table.source.to_string();
-            let bar = self.bars.add(ProgressBar::no_length().with_style(self.style.clone()).with_prefix(name.clone()));
+            let bar = self.bars.add(ProgressBar::no_length().with_style(self.style.clone()).with_prefix(printable(&name).into_owned()));
             bar.enable_steady_tick(TICK);
             let shown = Shown { name, bar, report: None, verification: None, line_at: Instant::now() };
             self.lock().insert((link.to_owned(), table.uid.clone()), shown);
@@ -107,7 +109,7 @@ impl Display {
 
     /// Prints a line of its own.
     pub fn line(&self, text: &str) {
-        let text = format!("{:8.1} s  {text}", self.began.elapsed().as_secs_f64());
+        let text = format!("{:8.1} s  {}", self.began.elapsed().as_secs_f64(), printable(text));
         if self.bars.is_hidden() || self.bars.println(&text).is_err() {
             eprintln!("{text}");
         }
@@ -130,7 +132,8 @@ impl Display {
                 let _ = writeln!(text, "    {}: {}", found.result, found.summary());
             }
         }
-        print!("{text}");
+        // Whoever reads it may have had enough.
+        let _ = std::io::stdout().write_all(printable(&text).as_bytes());
     }
 
     /// Whether every table was compared with its source and found equal.
@@ -152,7 +155,7 @@ impl Shown {
             self.bar.set_length(table.rows);
         }
         self.bar.set_position(table.rows);
-        self.bar.set_message(format!("{} {}", table.phase, problem(table).unwrap_or_default()));
+        self.bar.set_message(printable(&format!("{} {}", table.phase, problem(table).unwrap_or_default())).into_owned());
     }
 
     fn line(&self, before: Option<&TableReport>, table: &TableReport) -> String {

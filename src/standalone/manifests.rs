@@ -87,7 +87,7 @@ impl Manifests {
                 "LandingZone" if ours => self.zones.push(Arc::new(typed(&at, value)?)),
                 "IntegrationRuntime" if ours => self.runtimes.push(Arc::new(typed(&at, value)?)),
                 _ if ours => return Err(invalid(&at, &format!("there is no kind {kind} in {version}"))),
-                "Secret" if version == "v1" => self.secrets.push(typed(&at, value)?),
+                "Secret" if version == "v1" => self.secrets.push(secret(&at, value)?),
                 "ConfigMap" if version == "v1" => self.config_maps.push(typed(&at, value)?),
                 _ => {}
             }
@@ -180,13 +180,22 @@ fn full_name(link: &LinkConnection) -> String {
 }
 
 fn typed<K: DeserializeOwned + Resource>(at: &str, value: Value) -> Result<K, Error> {
-    let mut object: K = serde_yaml::from_value(value).map_err(|error| invalid(at, &error))?;
+    named(at, serde_yaml::from_value(value).map_err(|error| invalid(at, &error))?)
+}
+
+fn named<K: Resource>(at: &str, mut object: K) -> Result<K, Error> {
     let meta = object.meta_mut();
     if meta.name.as_deref().unwrap_or_default().is_empty() {
         return Err(invalid(at, &"metadata.name is missing"));
     }
     meta.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
     Ok(object)
+}
+
+/// A Secret, of which nothing is told when it is none: the problem would name a value.
+fn secret(at: &str, value: Value) -> Result<Secret, Error> {
+    let problem = "not a Secret: each value of stringData must be a string (quote numbers), each of data a string in base64";
+    named(at, serde_yaml::from_value(value).map_err(|_| invalid(at, &problem))?)
 }
 
 fn invalid(at: &str, problem: &dyn std::fmt::Display) -> Error {
@@ -251,6 +260,13 @@ metadata: {name: other}
     fn read(text: &str) -> Result<Manifests, Error> {
         let mut manifests = Manifests::default();
         manifests.add("link.yaml", text).map(|()| manifests)
+    }
+
+    #[test]
+    fn a_secret_that_is_none_is_not_repeated() {
+        let mut manifests = Manifests::default();
+        let wrong = manifests.add("a.yaml", &LINK.replace("password: secret}", "password: 84731962}")).unwrap_err().to_string();
+        assert!(wrong.contains("stringData") && wrong.contains("quote") && !wrong.contains("84731962"), "{wrong}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
     landing::Zone,
     secrets::Secrets,
     source, target,
-    text::{Table, bytes},
+    text::{Table, bytes, printable},
     worker::{ask_source, ask_target, ask_zone},
 };
 
@@ -92,7 +92,7 @@ pub async fn plan(options: &PlanOptions, out: &mut (dyn std::io::Write + Send)) 
     }
     let not_writable = |problem: String| Error::ManifestInvalid { at: "the plan".to_owned(), problem };
     let text = match options.output {
-        Output::Text => forecasts.iter().map(text).collect::<Vec<_>>().join("\n"),
+        Output::Text => printable(&forecasts.iter().map(text).collect::<Vec<_>>().join("\n")).into_owned(),
         Output::Json => serde_json::to_string_pretty(&forecasts).map_err(|error| not_writable(error.to_string()))? + "\n",
         Output::Yaml => serde_yaml::to_string(&forecasts).map_err(|error| not_writable(error.to_string()))?,
     };

@@ -191,7 +191,8 @@ pub fn table_loaded(status: &LinkTableStatus) -> Option<Loaded> {
 
 /// How far the first loads of several tables are, of those that are under way.
 fn all_loaded<'a>(tables: impl Iterator<Item = &'a LinkTable>) -> Option<Loaded> {
-    let (mut all, mut done, mut total) = (Loaded { rows_estimated: Some(0), ..Loaded::default() }, 0, 0);
+    let (mut all, mut done, mut total) =
+        (Loaded { rows_estimated: Some(0), estimated_completion: Some(Timestamp::MIN), ..Loaded::default() }, 0, 0);
     for status in tables.filter_map(|table| table.status.as_ref()) {
         let (Some(loaded), Some(snapshot)) = (table_loaded(status), &status.snapshot) else { continue };
         all.tables += 1;
@@ -200,7 +201,7 @@ fn all_loaded<'a>(tables: impl Iterator<Item = &'a LinkTable>) -> Option<Loaded>
         // Of half of them an estimate would say nothing.
         all.rows_estimated = all.rows_estimated.zip(loaded.rows_estimated).map(|(sum, rows)| sum + rows);
         all.start_time = all.start_time.into_iter().chain(loaded.start_time).min();
-        all.estimated_completion = all.estimated_completion.max(loaded.estimated_completion);
+        all.estimated_completion = all.estimated_completion.zip(loaded.estimated_completion).map(|(one, other)| one.max(other));
         (done, total) = (done + snapshot.chunks_done, total + snapshot.chunks_total);
     }
     all.percent = percent(done, total);
@@ -404,6 +405,10 @@ mod tests {
         assert_eq!(all.estimated_completion, Some("2026-01-02T00:30:00Z".parse().unwrap()));
         let unknown = [tables[0].clone(), loading(5, None, (0, 0), "2026-01-02T00:30:00Z")];
         assert_eq!(all_loaded(unknown.iter().map(AsRef::as_ref)).unwrap().rows_estimated, None);
+        let begun = Arc::new(table(
+            &json!({"phase": "Snapshotting", "snapshot": {"rowsDone": 0, "bytesDone": 0, "chunksDone": 0, "chunksTotal": 9}}),
+        ));
+        assert_eq!(all_loaded([tables[0].as_ref(), begun.as_ref()].into_iter()).unwrap().estimated_completion, None);
         assert_eq!(all_loaded([tables[1].as_ref()].into_iter()), None);
     }
 

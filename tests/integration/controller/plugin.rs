@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Stdio, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, api::DeleteParams};
 use link_operator::api::{
     link_connection::{LinkConnection, LinkPhase},
     link_table::LinkTable,
@@ -81,6 +81,10 @@ async fn kubectl_shows_and_steers_a_link() {
     let line = text.lines().find(|line| line.starts_with(&format!("{} ", stage.namespace))).unwrap();
     let cells: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(cells[1..5], ["orders", "shop", "public.orders", "Replicating"], "{text}");
+    for what in ["status", "tables"] {
+        let (code, text) = desk.link(&[what, "shpo", "-A"]).await;
+        assert!(code == 1 && text == "error: there is no LinkConnection shpo in any namespace\n", "{text}");
+    }
     // Flags as kubectl has them.
     let (code, text) = desk.link(&["status", "shop", "--context", "elsewhere"]).await;
     assert!(code == 1 && text == "error: there is no LinkConnection shop in namespace default\n", "{text}");
@@ -103,6 +107,22 @@ async fn kubectl_shows_and_steers_a_link() {
     let (code, text) = desk.link(&["reseed", "shop", "public.order"]).await;
     assert!(code == 1 && text.contains("link shop has no table public.order"), "{text}");
     assert_eq!(desk.link(&["reseed", "shop"]).await.0, 1);
+
+    // What is not linked is no part of all, and is not waited for.
+    stage.table_with("odd", "shop", "odd\u{1b}[2J", json!({"distributionOptions": {"type": "RoundRobin"}})).await;
+    let is_refused = |table: &LinkTable| {
+        let conditions = table.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Accepted" && condition.status == "False")
+    };
+    stage.becomes::<LinkTable>("odd", is_refused).await;
+    let (code, text) = desk.link(&["reseed", "shop", "--all"]).await;
+    assert!(code == 0 && text.contains("linktable/orders ") && !text.contains("linktable/odd"), "{text}");
+    let (code, text) = desk.link(&["reseed", "shop", "odd"]).await;
+    assert!(code == 1 && text.contains("linktable/odd is not linked: ") && text.contains("without target.distributionOptions"), "{text}");
+    // A terminal is told nothing by names.
+    let (_, text) = desk.link(&["tables", "shop"]).await;
+    assert!(text.contains("public.odd\\u{1b}[2J") && !text.contains('\u{1b}'), "{text}");
+    stage.api::<LinkTable>().delete("odd", &DeleteParams::default()).await.unwrap();
 
     // A comparison's result is the exit code.
     for (result, code) in [("Different", 1), ("Unsettled", 1), ("Equal", 0)] {
@@ -130,6 +150,10 @@ async fn kubectl_shows_and_steers_a_link() {
     stage.ends(&probe, &stage::answer(&[("SourceReachable", None)], false)).await;
     let (code, text) = Desk::ends(waits).await;
     assert!(code == 0 && text.ends_with("linkconnection/shop is Paused\n"), "{text}");
+    for arguments in [&["verify", "shop", "--wait"][..], &["reseed", "shop", "--all"]] {
+        let (code, text) = desk.link(arguments).await;
+        assert!(code == 1 && text.contains("link shop is to be Paused: let it run first"), "{text}");
+    }
     let (code, text) = desk.link(&["logs", "shop"]).await;
     assert!(code == 1 && text.contains("link shop has no worker pod now: it is Paused"), "{text}");
 

@@ -216,7 +216,13 @@ impl Stage {
     }
 
     pub async fn table(&self, name: &str, link: &str, source: &str) {
-        let spec = json!({"linkConnectionRef": {"name": link}, "source": {"schemaName": "public", "tableName": source}});
+        self.table_with(name, link, source, json!({})).await;
+    }
+
+    /// `target`: its `spec.target`.
+    pub async fn table_with(&self, name: &str, link: &str, source: &str, target: Value) {
+        let source = json!({"schemaName": "public", "tableName": source});
+        let spec = json!({"linkConnectionRef": {"name": link}, "source": source, "target": target});
         self.create::<LinkTable>(object("LinkTable", name, &spec)).await;
     }
 

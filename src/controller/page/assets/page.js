@@ -23,7 +23,7 @@ function query(ask) {
 
 async function read(path) {
   const answer = await fetch(path, { headers: { accept: 'application/json' } });
-  if (!answer.ok) throw new Error((await answer.text()).trim() || `HTTP ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error((await answer.text()).trim() || `HTTP ${answer.status}`), { gone: answer.status === 404 });
   return answer.json();
 }
 
@@ -53,6 +53,10 @@ async function refresh() {
   } catch (error) {
     if (mine !== turn) return;
     fault = `The controller does not answer: ${error.message}. What you see may be old; it is asked again.`;
+    if (error.gone) {
+      fault = `There is no such link: ${error.message}.`;
+      state.data = null;
+    }
     if (!state.data) main.replaceChildren();
   }
   const line = document.getElementById('fault');
