@@ -24,7 +24,7 @@ use crate::{
     },
     data::{TableName, TableSchema, Travel},
     source::{self, Size, Source, Surveyed},
-    target::{self, Fit, Target, TargetTable},
+    target::{self, Claim, Fit, Target, TargetTable},
 };
 
 /// Tables that the target is tried with at once.
@@ -59,6 +59,16 @@ pub struct Forecast {
     pub ineligible: Vec<IneligibleTable>,
 }
 
+/// What would become of a table that stands in the target under the name of a linked one, and is not the link's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Standing {
+    /// It is dropped at the end of the load, with all of its rows.
+    Replaced,
+    /// It becomes the link's: its rows are compared with the source's and made as they are there.
+    Adopted,
+}
+
 /// What would become of a table.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -70,18 +80,21 @@ pub struct TableForecast {
     /// Why it cannot be linked as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<Fault>,
+    /// What becomes of a table that stands there already; none if there is none, or the target was not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub there: Option<Standing>,
     /// Rows by the source's statistics; none if it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
     /// Bytes in the source, by the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// How long its load may take, seconds, with all of the link's cores.
+    /// How long its load may take, seconds, with all of the link's cores; none if its size is not known, or it is not loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_seconds: Option<u64>,
     /// Its columns.
     pub columns: Vec<ColumnForecast>,
-    /// The statements that would make it in the target.
+    /// The statements that would make it in the target; none if a table is adopted.
     pub statements: Vec<String>,
 }
 
@@ -146,6 +159,7 @@ async fn of_table(
         source: there.name.clone(),
         target: to.clone(),
         obstacle: None,
+        there: None,
         rows,
         bytes,
         load_seconds,
@@ -164,13 +178,29 @@ async fn of_table(
         let outline = target.outline(&place, &schema).await?;
         table.columns = schema.columns.iter().zip(&outline.columns).enumerate().map(|(at, of)| column(&schema, at, of.0, of.1)).collect();
         table.statements = outline.statements;
-        if tried { target.try_claim(&place, &schema).await.map(|_| ()) } else { Ok(()) }
+        if tried { target.try_claim(&place, &schema).await.map(Some) } else { Ok(None) }
     });
     let late = || target::Error::TargetUnreachable(format!("no answer about table {} within {} s", place.name, PATIENCE.as_secs()));
-    if let Err(error) = told.await.unwrap_or_else(|_| Err(late())) {
-        table.obstacle = Some(error.fault());
+    match told.await.unwrap_or_else(|_| Err(late())) {
+        Ok(claim) => table.meet(claim),
+        Err(error) => table.obstacle = Some(error.fault()),
     }
     table
+}
+
+impl TableForecast {
+    /// Heeds what stands there already. What is adopted is neither made nor loaded.
+    fn meet(&mut self, claim: Option<Claim>) {
+        match claim {
+            Some(Claim::Replace) => self.there = Some(Standing::Replaced),
+            Some(Claim::Adopt) => {
+                self.there = Some(Standing::Adopted);
+                self.load_seconds = None;
+                self.statements.clear();
+            }
+            Some(Claim::Load) | None => {}
+        }
+    }
 }
 
 fn column(schema: &TableSchema, at: usize, column: &crate::data::Column, outlined: &crate::target::OutlinedColumn) -> ColumnForecast {
@@ -226,6 +256,7 @@ impl Forecast {
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let bytes: u64 = linked().filter_map(|table| table.bytes).sum();
+        let to_load: u64 = linked().filter(|table| table.there != Some(Standing::Adopted)).filter_map(|table| table.bytes).sum();
         let lossy = || linked().flat_map(|table| table.columns.iter().filter(|column| column.lossy).map(move |column| (table, column)));
         let blocked = self.tables.iter().filter_map(|table| Some((table, table.obstacle.as_ref()?)));
         PlanStatus {
@@ -235,7 +266,7 @@ impl Forecast {
             rows: signed(linked().filter_map(|table| table.rows).sum()),
             bytes: signed(bytes),
             unmeasured: count(linked().filter(|table| table.bytes.is_none()).count()),
-            load_seconds: signed(load_seconds(bytes, cores)),
+            load_seconds: signed(load_seconds(to_load, cores)),
             lossy: count(lossy().count()),
             lossy_columns: lossy()
                 .take(NAMED)
@@ -263,6 +294,7 @@ mod tests {
             source: TableName::new("dbo", name),
             target: TableName::new("dbo", name),
             obstacle: obstacle.then_some(fault),
+            there: None,
             rows: bytes.map(|bytes| bytes / 100),
             bytes,
             load_seconds: None,
@@ -293,8 +325,27 @@ mod tests {
         assert_eq!((summary.bytes, summary.load_seconds), (400 << 20, 5));
         assert_eq!(summary.lossy_columns[0].table.table_name, "a");
         assert_eq!(summary.blocked_tables[0].message, "no key: add one");
+        let mut adopted = forecast.clone();
+        adopted.tables[0].meet(Some(Claim::Adopt));
+        let summary = adopted.summary(Timestamp::UNIX_EPOCH, 4);
+        assert_eq!((summary.bytes, summary.load_seconds), (400 << 20, 0));
         let many = Forecast { tables: (0..50_u32).map(|n| table(&n.to_string(), !n.is_multiple_of(2), None, true)).collect(), ..forecast };
         let summary = many.summary(Timestamp::UNIX_EPOCH, 1);
         assert_eq!((summary.lossy, summary.lossy_columns.len(), summary.blocked, summary.blocked_tables.len()), (25, NAMED, 25, NAMED));
+    }
+
+    #[test]
+    fn what_stands_there_is_told_and_what_is_adopted_is_not_made() {
+        let meet = |claim: Option<Claim>| {
+            let made = TableForecast { load_seconds: Some(1), statements: vec!["CREATE".into()], ..table("a", false, Some(1), false) };
+            let mut table = made;
+            table.meet(claim);
+            let told = serde_json::to_value(&table).unwrap();
+            (told["there"].clone(), told["loadSeconds"].is_null(), table.statements.len())
+        };
+        assert_eq!(meet(None), (serde_json::Value::Null, false, 1));
+        assert_eq!(meet(Some(Claim::Load)), (serde_json::Value::Null, false, 1));
+        assert_eq!(meet(Some(Claim::Replace)), ("replaced".into(), false, 1));
+        assert_eq!(meet(Some(Claim::Adopt)), ("adopted".into(), true, 0));
     }
 }

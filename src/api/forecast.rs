@@ -31,7 +31,7 @@ pub struct PlanStatus {
     pub bytes: i64,
     /// How many of the others have no statistics, and are not in `rows` and `bytes` (PostgreSQL: ANALYZE gathers them).
     pub unmeasured: u32,
-    /// How long the first load may take, seconds: reckoned at 20 MiB of `bytes` a second and core.
+    /// How long the first load may take, seconds: reckoned at 20 MiB of `bytes` a second and core, of tables that are not adopted.
     pub load_seconds: i64,
     /// Columns of which something is lost on the way.
     pub lossy: u32,

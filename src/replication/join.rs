@@ -254,7 +254,7 @@ async fn cut(context: &Context, planned: &PlannedTable, v0: &Position, orders: &
     }
     let (incarnation, v0) = (table.incarnation, v0.clone());
     let event = match context.setup.target.claim(&context.target_table(table), schema).await? {
-        Claim::Load => Event::Plan { table: id, incarnation, v0, plan },
+        Claim::Load | Claim::Replace => Event::Plan { table: id, incarnation, v0, plan },
         Claim::Adopt => Event::Adopt { table: id, incarnation, v0 },
     };
     commit(orders, event).await?;

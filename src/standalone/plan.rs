@@ -18,7 +18,7 @@ use crate::{
     },
     controller::explain,
     data::TableName,
-    forecast::{Forecast, TableForecast, Wishes, forecast},
+    forecast::{Forecast, Standing, TableForecast, Wishes, forecast},
     landing::Zone,
     secrets::Secrets,
     source, target,
@@ -213,6 +213,8 @@ fn text(link: &LinkForecast) -> String {
     let blocked: Vec<(&TableName, String)> =
         forecast.tables.iter().filter_map(|table| Some((&table.source, told(table.obstacle.as_ref()?)))).collect();
     section(&mut text, "CANNOT BE LINKED", &blocked);
+    section(&mut text, "REPLACES WHAT IS THERE", &standing(forecast, Standing::Replaced));
+    section(&mut text, "ADOPTS WHAT IS THERE", &standing(forecast, Standing::Adopted));
     let others: Vec<(&TableName, String)> =
         forecast.ineligible.iter().map(|IneligibleTable { name, reason, message }| (name, format!("{reason}: {message}"))).collect();
     section(&mut text, "NOT ASKED FOR, AND CANNOT BE LINKED", &others);
@@ -223,8 +225,11 @@ fn text(link: &LinkForecast) -> String {
     }
     let _ = writeln!(text, "\nCOLUMNS");
     text.push_str(&columns(forecast));
-    let _ = writeln!(text, "\nTHE TARGET WOULD RUN");
-    for statement in forecast.tables.iter().filter(|table| table.obstacle.is_none()).flat_map(|table| &table.statements) {
+    let mut statements = forecast.tables.iter().filter(|table| table.obstacle.is_none()).flat_map(|table| &table.statements).peekable();
+    if statements.peek().is_some() {
+        let _ = writeln!(text, "\nTHE TARGET WOULD RUN");
+    }
+    for statement in statements {
         let _ = writeln!(text, "  {statement};");
     }
     match &link.grants {
@@ -247,11 +252,30 @@ fn tables(forecast: &Forecast) -> String {
             table.target.to_string(),
             table.rows.map_or_else(|| "?".to_owned(), |rows| rows.to_string()),
             table.bytes.map_or_else(|| "?".to_owned(), bytes),
-            table.load_seconds.map_or_else(|| "?".to_owned(), duration),
+            load(table),
             if lossy > 0 { lossy.to_string() } else { String::new() },
         ]);
     }
     lines.or("  none\n")
+}
+
+/// How long a table's load may take.
+fn load(table: &TableForecast) -> String {
+    match (table.there, table.load_seconds) {
+        (Some(Standing::Adopted), _) => "adopted".to_owned(),
+        (_, Some(seconds)) => duration(seconds),
+        (_, None) => "?".to_owned(),
+    }
+}
+
+/// Tables that stand in the target already and come to this, and what that means.
+fn standing(forecast: &Forecast, fate: Standing) -> Vec<(&TableName, String)> {
+    let means = match fate {
+        Standing::Replaced => "was not made by this link: it is dropped, with its rows, once the load is complete",
+        Standing::Adopted => "is not loaded: its rows are compared with the source's, and what differs is made as it is there",
+    };
+    let tables = forecast.tables.iter().filter(|table| table.obstacle.is_none() && table.there == Some(fate));
+    tables.map(|table| (&table.target, means.to_owned())).collect()
 }
 
 fn columns(forecast: &Forecast) -> String {
@@ -306,5 +330,43 @@ mod tests {
     #[test]
     fn times_are_in_units_that_people_use() {
         assert_eq!([0, 119, 121, 7200].map(duration), ["0 s", "119 s", "3 min", "2 h"]);
+    }
+
+    fn table(name: &str, there: Option<Standing>) -> TableForecast {
+        let adopted = there == Some(Standing::Adopted);
+        TableForecast {
+            source: TableName::new("dbo", name),
+            target: TableName::new("dw", name),
+            obstacle: None,
+            there,
+            rows: Some(1),
+            bytes: Some(1),
+            load_seconds: (!adopted).then_some(1),
+            columns: vec![],
+            statements: if adopted { vec![] } else { vec![format!("CREATE TABLE {name}")] },
+        }
+    }
+
+    fn told_of(tables: Option<Vec<TableForecast>>, grants: Option<&str>) -> String {
+        let forecast = tables.map(|tables| Forecast { tables, others: vec![], ineligible: vec![] });
+        text(&LinkForecast {
+            link: "ns/shop".into(),
+            cores: 1,
+            checks: vec![],
+            summary: forecast.as_ref().map(|forecast| forecast.summary(jiff::Timestamp::UNIX_EPOCH, 1)),
+            forecast,
+            grants: grants.map(str::to_owned),
+            assumption: String::new(),
+        })
+    }
+
+    #[test]
+    fn what_stands_in_the_target_is_named_with_what_becomes_of_it() {
+        let text = told_of(Some(vec![table("a", None), table("b", Some(Standing::Replaced)), table("c", Some(Standing::Adopted))]), None);
+        assert!(text.contains("REPLACES WHAT IS THERE\n  dw.b  was not made by this link"), "{text}");
+        assert!(text.contains("ADOPTS WHAT IS THERE\n  dw.c  is not loaded"), "{text}");
+        assert!(text.contains("CREATE TABLE b;") && text.contains("adopted") && !text.contains("dw.a  was"), "{text}");
+        let text = told_of(Some(vec![table("c", Some(Standing::Adopted))]), None);
+        assert!(!text.contains("THE TARGET WOULD RUN") && !text.contains("REPLACES"), "{text}");
     }
 }

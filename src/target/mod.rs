@@ -259,8 +259,10 @@ pub struct Incarnation {
 /// How a table that was claimed gets its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// By a load: [`Target::begin_snapshot`]. What is there, if anything, is replaced at its end.
+    /// By a load: [`Target::begin_snapshot`]. What is there is the link's own, if anything.
     Load,
+    /// By a load, too: what is there, which the link did not make, is replaced at its end.
+    Replace,
     /// It has them, or most of them: [`Target::adopt`].
     Adopt,
 }

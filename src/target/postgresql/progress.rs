@@ -183,20 +183,21 @@ pub(super) async fn claim(
         adopt::check(transaction, table, schema, &existing).await?;
         return Ok(Claim::Adopt);
     }
-    check_replaceable(table, &existing, placed, on_existing)?;
-    Ok(Claim::Load)
+    check_replaceable(table, &existing, placed, on_existing)
 }
 
-/// Whether the link may put its own table in place of one that is there.
+/// Whether the link may put its own table in place of one that is there, and whether that one is its own.
 pub(super) fn check_replaceable(
     table: &TargetTable,
     existing: &Existing,
     placed: Option<u32>,
     on_existing: OnExistingTable,
-) -> Result<(), Error> {
-    let ours = existing.made_by(table, placed);
-    if ours || (existing.replaceable && on_existing == OnExistingTable::Recreate) {
-        return Ok(());
+) -> Result<Claim, Error> {
+    if existing.made_by(table, placed) {
+        return Ok(Claim::Load);
+    }
+    if existing.replaceable && on_existing == OnExistingTable::Recreate {
+        return Ok(Claim::Replace);
     }
     Err(Error::TargetTableExists(table.name.clone()))
 }

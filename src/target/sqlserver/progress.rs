@@ -84,10 +84,8 @@ pub(super) async fn claim(session: &mut Session, table: &TargetTable, on_existin
         forget(session, &before, false).await?;
     }
     let placed = take(session, table).await?;
-    if let Some(existing) = existing(session, &table.name).await? {
-        check_replaceable(table, &existing, placed, on_existing)?;
-    }
-    Ok(Claim::Load)
+    let Some(existing) = existing(session, &table.name).await? else { return Ok(Claim::Load) };
+    check_replaceable(table, &existing, placed, on_existing)
 }
 
 pub(super) fn find(name: &TableName) -> String {

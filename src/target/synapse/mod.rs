@@ -244,10 +244,11 @@ impl Target for Synapse {
         let mut session = self.inner.check_claim(table, schema).await?;
         if !progress::is_made(&mut session).await? {
             // Nobody has claimed anything yet; what a link made is not known either.
-            if progress::is_there(&mut session, &table.name).await? && self.inner.on_existing != OnExistingTable::Recreate {
-                return Err(Error::TargetTableExists(table.name.clone()));
-            }
-            return Ok(Claim::Load);
+            return match progress::found(&mut session, &table.name).await? {
+                None => Ok(Claim::Load),
+                Some((_, true)) if self.inner.on_existing == OnExistingTable::Recreate => Ok(Claim::Replace),
+                Some(_) => Err(Error::TargetTableExists(table.name.clone())),
+            };
         }
         // Dropped and not committed: the session ends, and takes all of it back.
         let mut transaction = Transaction::begin(session, BEGIN).await?;

@@ -122,15 +122,13 @@ pub(super) fn made(result: Result<u64, Failure>) -> Result<(), Failure> {
 /// one that is there.
 pub(super) async fn take_name(session: &mut Session, table: &TargetTable, on_existing: OnExistingTable) -> Result<Claim, Error> {
     let placed = take(session, table).await?;
-    if let Some(existing) = existing(session, &table.name).await? {
-        check_replaceable(table, &existing, placed, on_existing)?;
-    }
-    Ok(Claim::Load)
+    let Some(existing) = existing(session, &table.name).await? else { return Ok(Claim::Load) };
+    check_replaceable(table, &existing, placed, on_existing)
 }
 
-/// Whether an object of the name is there, whoever made it.
-pub(super) async fn is_there(session: &mut Session, name: &TableName) -> Result<bool, Error> {
-    Ok(!session.query(&find(name)).await?.is_empty())
+/// The object of the name, whoever made it, and whether a link may replace it.
+pub(super) async fn found(session: &mut Session, name: &TableName) -> Result<Option<(i64, bool)>, Error> {
+    Ok(session.query(&find(name)).await?.first().and_then(|row| Some((row.number(0)?, row.flag(1)))))
 }
 
 pub(super) fn find(name: &TableName) -> String {
@@ -150,8 +148,7 @@ pub(super) fn read_mark(object_id: i64) -> String {
 
 /// Looks an object up by its name.
 pub(super) async fn existing(session: &mut Session, name: &TableName) -> Result<Option<Existing>, Error> {
-    let found = session.query(&find(name)).await?.first().and_then(|row| Some((row.number(0)?, row.flag(1))));
-    let Some((object_id, replaceable)) = found else { return Ok(None) };
+    let Some((object_id, replaceable)) = found(session, name).await? else { return Ok(None) };
     let mark = session.query(&read_mark(object_id)).await?.first().and_then(|row| row.text(0));
     Ok(Some(Existing { object_id, replaceable, mark }))
 }

@@ -17,7 +17,7 @@ use crate::{
         Row, Session,
         quote::{self, literal},
     },
-    target::{Advance, Error, Incarnation, Progress, TargetTable, aside},
+    target::{Advance, Claim, Error, Incarnation, Progress, TargetTable, aside},
 };
 
 /// Columns that a [`Progress`] is read from.
@@ -160,15 +160,18 @@ pub(in crate::target) async fn take(session: &mut Session, table: &TargetTable) 
     }
 }
 
-/// Whether the link may put its own table in place of one that is there.
+/// Whether the link may put its own table in place of one that is there, and whether that one is its own.
 pub(in crate::target) fn check_replaceable(
     table: &TargetTable,
     existing: &Existing,
     placed: Option<i64>,
     on_existing: OnExistingTable,
-) -> Result<(), Error> {
-    if existing.made_by(table, placed) || (existing.replaceable && on_existing == OnExistingTable::Recreate) {
-        return Ok(());
+) -> Result<Claim, Error> {
+    if existing.made_by(table, placed) {
+        return Ok(Claim::Load);
+    }
+    if existing.replaceable && on_existing == OnExistingTable::Recreate {
+        return Ok(Claim::Replace);
     }
     Err(Error::TargetTableExists(table.name.clone()))
 }
