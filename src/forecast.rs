@@ -31,6 +31,8 @@ use crate::{
 const AT_ONCE: usize = 4;
 /// How long it may take for one.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the source may take to tell all of its tables: it may have ten thousand.
+const SURVEY_PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a link is to have.
 pub struct Wishes<'a> {
@@ -120,8 +122,23 @@ pub struct ColumnForecast {
     pub note: Option<String>,
 }
 
-/// Asks source and target.
+/// Asks source and target. `SourceUnreachable` if the source does not tell its tables within a minute.
 pub async fn forecast(wishes: &Wishes<'_>, source: &dyn Source, target: &dyn Target) -> Result<Forecast, source::Error> {
+    let late = |_| source::Error::SourceUnreachable(format!("it did not tell its tables within {} s", SURVEY_PATIENCE.as_secs()));
+    let (tables, rest) = time::timeout(SURVEY_PATIENCE, survey(wishes, source)).await.map_err(late)??;
+    let tried = |number: usize| number < wishes.tries;
+    let forecasts = tables.into_iter().enumerate().map(|(number, (there, to))| of_table(wishes, there, to, target, tried(number)));
+    let tables = stream::iter(forecasts).buffered(AT_ONCE).collect().await;
+    let rest = rest.into_iter().map(|other| (other.name, other.table.err().map(|error| error.fault()))).collect();
+    let (others, ineligible) = Found::new(Timestamp::now(), rest).parted();
+    Ok(Forecast { tables, others, ineligible })
+}
+
+/// A table of the source, and what it is to be in the target.
+type Asked = (Surveyed, (TableName, TableOptions));
+
+/// The tables that are asked for, in the order of their names, and the other ones of the source.
+async fn survey(wishes: &Wishes<'_>, source: &dyn Source) -> Result<(Vec<Asked>, Vec<Surveyed>), source::Error> {
     let mut surveyed: HashMap<TableName, Surveyed> =
         source.survey().await?.into_iter().map(|surveyed| (surveyed.name.clone(), surveyed)).collect();
     let planned = wishes.tables.iter().map(|table| (table.source.clone(), table.target.clone(), table.options.clone()));
@@ -131,19 +148,15 @@ pub async fn forecast(wishes: &Wishes<'_>, source: &dyn Source, target: &dyn Tar
     asked.extend(surveyed.keys().filter(found).map(|name| (name.clone(), name.clone(), TableOptions::default())));
     asked.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
     let mut tables = Vec::new();
-    for (number, (name, to, options)) in asked.into_iter().enumerate() {
+    for (name, to, options) in asked {
         let there = match surveyed.remove(&name) {
             Some(there) => there,
             // Not among its tables: it says what it is, if it is there.
             None => Surveyed { table: source.describe(&name).await, name, size: Size::default() },
         };
-        tables.push((there, (to, options), number < wishes.tries));
+        tables.push((there, (to, options)));
     }
-    let forecasts = tables.into_iter().map(|(there, to, tried)| of_table(wishes, there, to, target, tried));
-    let tables = stream::iter(forecasts).buffered(AT_ONCE).collect().await;
-    let rest = surveyed.into_values().map(|other| (other.name, other.table.err().map(|error| error.fault()))).collect();
-    let (others, ineligible) = Found::new(Timestamp::now(), rest).parted();
-    Ok(Forecast { tables, others, ineligible })
+    Ok((tables, surveyed.into_values().collect()))
 }
 
 async fn of_table(

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     api::{
+        conditions::kind,
         discovery::IneligibleTable,
         fault::{Check, Explain as _, Fault},
         forecast::{BYTES_A_SECOND, PlanStatus},
@@ -116,8 +117,6 @@ async fn of_link(link: &Link, secrets: &Secrets, manifests: &Manifests) -> LinkF
     };
     let (mut checks, of_target, of_zone) = tokio::join!(ask_source(&source, PATIENCE), ask_target(&target, PATIENCE), zone);
     let target_is_ready = of_target.iter().all(|check| check.fault.is_none());
-    checks.extend(of_target);
-    checks.extend(of_zone);
     let patterns = plan.discover.as_ref().and_then(|discover| discover.patterns().ok());
     let wishes = Wishes {
         link_id: id,
@@ -126,20 +125,19 @@ async fn of_link(link: &Link, secrets: &Secrets, manifests: &Manifests) -> LinkF
         patterns: patterns.as_ref(),
         tries: if target_is_ready { usize::MAX } else { 0 },
     };
-    let asked = match (&source, &target) {
-        (Ok(source), Ok(target)) => forecast(&wishes, source.as_ref(), target.as_ref()).await.map_err(|error| error.fault()),
-        (Err(fault), _) | (_, Err(fault)) => Err(fault.clone()),
-    };
-    let forecast = match asked {
-        Ok(forecast) => Some(forecast),
-        Err(fault) => {
-            // What keeps the source from telling is said already, unless it came only now.
-            if !checks.iter().any(|check| check.fault.is_some()) {
-                checks.push(Check::failed("SourceReachable", fault));
+    let forecast = match (&source, &target) {
+        (Ok(source), Ok(target)) => match forecast(&wishes, source.as_ref(), target.as_ref()).await {
+            Ok(forecast) => Some(forecast),
+            Err(error) => {
+                not_surveyed(&mut checks, error.fault());
+                None
             }
-            None
-        }
+        },
+        // The checks say what is wrong with it.
+        _ => None,
     };
+    checks.extend(of_target);
+    checks.extend(of_zone);
     let mut names: Vec<(TableName, TableName)> = forecast.as_ref().map_or_else(
         || plan.tables.iter().map(|table| (table.source.clone(), table.target.clone())).collect(),
         |forecast| forecast.tables.iter().map(|table| (table.source.clone(), table.target.clone())).collect(),
@@ -160,6 +158,16 @@ async fn of_link(link: &Link, secrets: &Secrets, manifests: &Manifests) -> LinkF
         checks,
         forecast,
     }
+}
+
+/// Adds to the checks of the source why it did not tell its tables. If one of them has failed, that is said already.
+fn not_surveyed(of_source: &mut Vec<Check>, fault: Fault) {
+    if of_source.iter().any(|check| check.fault.is_some()) {
+        return;
+    }
+    // It passed a moment ago.
+    of_source.retain(|check| check.name != kind::SOURCE_REACHABLE);
+    of_source.insert(0, Check::failed(kind::SOURCE_REACHABLE, fault));
 }
 
 /// Whether the script of grants cures it.
@@ -191,7 +199,22 @@ fn text(link: &LinkForecast) -> String {
         checks.row(vec![format!("  {}", check.name), word.to_owned(), told]);
     }
     text.push_str(&checks.to_string());
-    let Some((forecast, summary)) = link.forecast.as_ref().zip(link.summary.as_ref()) else { return text };
+    let told = link.forecast.as_ref().zip(link.summary.as_ref());
+    if let Some((forecast, summary)) = told {
+        forecast_text(&mut text, link, forecast, summary);
+    }
+    // To a String: it cannot fail.
+    let _ = match &link.grants {
+        Some(grants) => writeln!(text, "\nRIGHTS ARE MISSING: this makes all that the link needs\n\n{}", grants.trim_end()),
+        None if told.is_some() => writeln!(text, "\nNo rights are missing."),
+        // Nobody knows.
+        None => Ok(()),
+    };
+    text
+}
+
+/// What would become of the tables.
+fn forecast_text(text: &mut String, link: &LinkForecast, forecast: &Forecast, summary: &PlanStatus) {
     // To a String: it cannot fail.
     let _ = writeln!(text, "\nTABLES");
     text.push_str(&tables(forecast));
@@ -212,12 +235,12 @@ fn text(link: &LinkForecast) -> String {
     }
     let blocked: Vec<(&TableName, String)> =
         forecast.tables.iter().filter_map(|table| Some((&table.source, told(table.obstacle.as_ref()?)))).collect();
-    section(&mut text, "CANNOT BE LINKED", &blocked);
-    section(&mut text, "REPLACES WHAT IS THERE", &standing(forecast, Standing::Replaced));
-    section(&mut text, "ADOPTS WHAT IS THERE", &standing(forecast, Standing::Adopted));
+    section(text, "CANNOT BE LINKED", &blocked);
+    section(text, "REPLACES WHAT IS THERE", &standing(forecast, Standing::Replaced));
+    section(text, "ADOPTS WHAT IS THERE", &standing(forecast, Standing::Adopted));
     let others: Vec<(&TableName, String)> =
         forecast.ineligible.iter().map(|IneligibleTable { name, reason, message }| (name, format!("{reason}: {message}"))).collect();
-    section(&mut text, "NOT ASKED FOR, AND CANNOT BE LINKED", &others);
+    section(text, "NOT ASKED FOR, AND CANNOT BE LINKED", &others);
     if !forecast.others.is_empty() {
         let named: Vec<String> = forecast.others.iter().take(NAMED).map(ToString::to_string).collect();
         let more = if forecast.others.len() > NAMED { ", …" } else { "" };
@@ -232,15 +255,6 @@ fn text(link: &LinkForecast) -> String {
     for statement in statements {
         let _ = writeln!(text, "  {statement};");
     }
-    match &link.grants {
-        Some(grants) => {
-            let _ = writeln!(text, "\nRIGHTS ARE MISSING: this makes all that the link needs\n\n{}", grants.trim_end());
-        }
-        None => {
-            let _ = writeln!(text, "\nNo rights are missing.");
-        }
-    }
-    text
 }
 
 fn tables(forecast: &Forecast) -> String {
@@ -368,5 +382,27 @@ mod tests {
         assert!(text.contains("CREATE TABLE b;") && text.contains("adopted") && !text.contains("dw.a  was"), "{text}");
         let text = told_of(Some(vec![table("c", Some(Standing::Adopted))]), None);
         assert!(!text.contains("THE TARGET WOULD RUN") && !text.contains("REPLACES"), "{text}");
+    }
+
+    #[test]
+    fn grants_are_told_also_where_the_source_does_not_tell_its_tables() {
+        let text = told_of(None, Some("GRANT x"));
+        assert!(text.contains("RIGHTS ARE MISSING") && text.ends_with("GRANT x\n"), "{text}");
+        assert!(!told_of(None, None).contains("rights"));
+        assert!(told_of(Some(vec![]), None).ends_with("No rights are missing.\n"));
+    }
+
+    #[test]
+    fn a_source_that_does_not_tell_its_tables_is_said_once() {
+        let fault = || source::Error::SourceUnreachable("silent".into()).fault();
+        let names =
+            |checks: &[Check]| -> Vec<(String, bool)> { checks.iter().map(|check| (check.name.clone(), check.fault.is_some())).collect() };
+        let mut checks = vec![Check::passed(kind::SOURCE_REACHABLE, "15"), Check::passed(kind::SOURCE_PREPARED, "15")];
+        not_surveyed(&mut checks, fault());
+        assert_eq!(names(&checks), [(kind::SOURCE_REACHABLE.to_owned(), true), (kind::SOURCE_PREPARED.to_owned(), false)]);
+        let mut checks = vec![Check::passed(kind::SOURCE_REACHABLE, "15"), Check::failed(kind::SOURCE_PREPARED, fault())];
+        let before = names(&checks);
+        not_surveyed(&mut checks, fault());
+        assert_eq!(names(&checks), before);
     }
 }
