@@ -52,7 +52,7 @@ enum Command {
     #[command(subcommand)]
     Sql(Sql),
     /// Bring the tables of a folder of manifests to the present and compare them with their sources, without a cluster. Ends
-    /// with exit code 1 unless all are equal.
+    /// with exit code 1 unless all are equal, and if there is no table, or a link is Paused or Stopped: it is named, and not compared.
     Verify(standalone::VerifyOptions),
     /// Replicate: the program of a link's pods.
     Worker(WorkerArgs),

@@ -100,6 +100,12 @@ impl Manifests {
         self.links.iter().filter(|link| link.spec.state == LinkState::Running).map(|link| self.link(link.clone())).collect()
     }
 
+    /// The links that are to rest, each with the state that it is to be in.
+    pub fn resting(&self) -> Vec<(String, LinkState)> {
+        let resting = self.links.iter().filter(|link| link.spec.state != LinkState::Running);
+        resting.map(|link| (full_name(link), link.spec.state)).collect()
+    }
+
     /// All links, also those that are to rest.
     pub fn all_links(&self) -> Result<Vec<Link>, Error> {
         self.links.iter().map(|link| self.link(link.clone())).collect()
@@ -282,7 +288,9 @@ metadata: {name: other}
         assert_eq!(tables, [("customers", true), ("orders", true)]);
         // The same when it is read again: it is the same link.
         assert_eq!(read(LINK).unwrap().links().unwrap()[0].plan, *plan);
-        assert!(read(&LINK.replace("coreCount: 8}", "coreCount: 8}\n  state: Paused")).unwrap().links().unwrap().is_empty());
+        let paused = read(&LINK.replace("coreCount: 8}", "coreCount: 8}\n  state: Paused")).unwrap();
+        assert!(paused.links().unwrap().is_empty() && read(LINK).unwrap().resting().is_empty());
+        assert_eq!(paused.resting(), [("default/shop".to_owned(), LinkState::Paused)]);
     }
 
     #[test]

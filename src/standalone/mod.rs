@@ -28,6 +28,7 @@ use self::{
 use crate::{
     api::{
         fault::{Explain, Fault},
+        link_connection::LinkState,
         plan::{Intent, Plan},
         report::{TablePhase, TableReport},
         verification::VerifyRequest,
@@ -142,6 +143,14 @@ pub enum Error {
     /// Some tables are not equal to their sources, or could not be compared.
     #[error("not all tables are equal to their sources: see the table above")]
     NotEqual,
+    /// Nothing says that these are equal.
+    #[error("not compared: {what}; {remedy}")]
+    NotCompared {
+        /// What was not compared.
+        what: String,
+        /// How it can be.
+        remedy: &'static str,
+    },
     /// Some tables are not Replicating, or a link did not end in time.
     #[error("not all is well: see the table above")]
     Incomplete,
@@ -152,7 +161,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     work(&options.links, options.once, None, stop).await
 }
 
-/// Brings all tables to the present and compares them with their sources; others may go on writing there meanwhile.
+/// Brings all tables to the present and compares them with their sources; others may go on writing there meanwhile. `NotCompared` if
+/// there is no table, or a link rests: the others are compared all the same.
 pub async fn verify(options: VerifyOptions, stop: CancellationToken) -> Result<(), Error> {
     let request = VerifyRequest { requested_at: Timestamp::now().to_string(), repair: options.repair };
     work(&options.links, true, Some(request), stop).await
@@ -188,7 +198,14 @@ async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: 
         plan.tables.extend(joining);
         ready.push((plan, setup));
     }
+    let resting = if verify.is_some() { manifests.resting() } else { Vec::new() };
+    if verify.is_some() && ready.iter().all(|(plan, _)| plan.tables.is_empty()) {
+        return Err(no_tables(&options.filename));
+    }
     let display = Arc::new(Display::new(ready.iter().map(|(plan, _)| plan)));
+    for (link, state) in &resting {
+        display.line(&format!("link {link}: not compared: its spec.state is {state}"));
+    }
     let mut running = JoinSet::new();
     for (plan, setup) in ready {
         running.spawn(one(plan, setup, once, display.clone(), stop.clone()));
@@ -198,8 +215,23 @@ async fn work(options: &Links, once: bool, verify: Option<VerifyRequest>, stop: 
     match (ended_well, verify) {
         (false, _) => Err(Error::Incomplete),
         (true, Some(_)) if !display.all_equal() => Err(Error::NotEqual),
-        (true, _) => Ok(()),
+        (true, _) => not_resting(&resting),
     }
+}
+
+fn no_tables(filename: &Path) -> Error {
+    let what = format!("the links of {} have no tables", filename.display());
+    Error::NotCompared { what, remedy: "list them in spec.tables, create LinkTables, or ask for them with spec.discover" }
+}
+
+/// `NotCompared` if there are links that were left out for they rest.
+fn not_resting(resting: &[(String, LinkState)]) -> Result<(), Error> {
+    if resting.is_empty() {
+        return Ok(());
+    }
+    let links: Vec<String> = resting.iter().map(|(link, state)| format!("{link} ({state})")).collect();
+    let remedy = "set their spec.state to Running, or name manifests without them";
+    Err(Error::NotCompared { what: format!("LinkConnections {}", links.join(", ")), remedy })
 }
 
 /// The manifests' secrets as files. Removed with the value: they stand nowhere else.
@@ -358,4 +390,18 @@ fn is_complete(report: &EngineReport, tables: usize, goal: Option<&Position>) ->
     let applied = value(position.and_then(|position| position.applied.as_ref()));
     let enough = goal.is_none_or(|goal| report.read_to.as_ref().is_some_and(|read_to| read_to >= goal));
     replicating == tables && enough && captured.is_some() && captured == applied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_that_rest_are_named_as_not_compared() {
+        assert!(not_resting(&[]).is_ok());
+        let resting = [("shops/a".to_owned(), LinkState::Paused), ("shops/b".to_owned(), LinkState::Stopped)];
+        let text = not_resting(&resting).unwrap_err().to_string();
+        assert!(text.starts_with("not compared: LinkConnections shops/a (Paused), shops/b (Stopped); set their spec.state"), "{text}");
+        assert!(no_tables(Path::new("dir")).to_string().starts_with("not compared: the links of dir have no tables; list them"));
+    }
 }
