@@ -275,6 +275,7 @@ impl Forecast {
         PlanStatus {
             time,
             tables: count(self.tables.len()),
+            not_asked: 0,
             blocked: count(self.tables.len() - linked().count()),
             rows: signed(linked().filter_map(|table| table.rows).sum()),
             bytes: signed(bytes),

@@ -23,7 +23,10 @@ pub struct PlanStatus {
     pub time: Timestamp,
     /// Tables that the link would have: those of its LinkTables, and those that `spec.discover` asks for.
     pub tables: u32,
-    /// How many of them cannot be linked as they are.
+    /// LinkTables that nobody was asked of, and that no other number counts: a link's test has room for 200. 0 if absent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_asked: u32,
+    /// How many of `tables` cannot be linked as they are.
     pub blocked: u32,
     /// Rows of the others, by the source's statistics.
     pub rows: i64,
@@ -43,6 +46,12 @@ pub struct PlanStatus {
     #[schemars(length(max = 20))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked_tables: Vec<IneligibleTable>,
+}
+
+/// Whether there is nothing to say.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+pub(super) const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A column of which something is lost on the way.

@@ -183,6 +183,9 @@ pub struct ProbeRequest {
     /// Ask the source whether these can be linked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<PlannedTable>,
+    /// So many LinkTables more the link has, for which there is no room, and that `discover` does not ask for.
+    #[serde(default, skip_serializing_if = "super::forecast::is_zero")]
+    pub not_asked: u32,
     /// Tell of these tables of the source alone what can be linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discover: Option<Discover>,

@@ -178,7 +178,8 @@ fn facts_of(link: &LinkConnection, status: &LinkConnectionStatus, now: Timestamp
         plan.map(|plan| {
             let size = bytes(plan.bytes.unsigned_abs());
             let lossy = if plan.lossy > 0 { format!("; {} columns lose something", plan.lossy) } else { String::new() };
-            format!("{} tables, {} of them cannot be linked; {} rows, {size}{lossy}", plan.tables, plan.blocked, plan.rows)
+            let more = if plan.not_asked > 0 { format!("; {} more tables were not asked about", plan.not_asked) } else { String::new() };
+            format!("{} tables, {} of them cannot be linked; {} rows, {size}{lossy}{more}", plan.tables, plan.blocked, plan.rows)
         }),
     );
     add("Up to", status.consistent_as_of.map(|time| format!("{time:.0}, {} ago", ago(Some(time), now))));
@@ -316,6 +317,17 @@ mod tests {
         assert!(text.contains("TargetPrepared  False   TargetPermissionDenied  60s    GRANT x"), "{text}");
         assert!(!text.contains("Accepted") && !text.contains("public.a"), "{text}");
         assert!(text.find("public.c") < text.find("public.b"), "{text}");
+        let plan = json!({"time": "2026-01-01T00:00:00Z", "tables": 200, "blocked": 1, "rows": 7, "bytes": 1024, "unmeasured": 0,
+            "loadSeconds": 1, "lossy": 0});
+        let with_plan = |plan: serde_json::Value| {
+            let mut shop = shop();
+            shop.status.as_mut().unwrap().plan = serde_json::from_value(plan).unwrap();
+            link(&shop, &[], now())
+        };
+        assert!(with_plan(plan.clone()).contains("200 tables, 1 of them cannot be linked; 7 rows, 1.0 KiB\n"));
+        let mut partial = plan;
+        partial["notAsked"] = json!(50);
+        assert!(with_plan(partial).contains("1.0 KiB; 50 more tables were not asked about\n"));
         let many: Vec<LinkTable> = (0..25).map(|number| table(&format!("t{number}"), "Waiting")).collect();
         assert!(link(&shop(), &many, now()).contains("and 5 more: kubectl link tables shop"));
     }

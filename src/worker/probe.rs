@@ -83,7 +83,7 @@ async fn plan(request: &ProbeRequest, secrets: &Secrets, checks: &[Check]) -> Op
         tries: if target_is_ready { TRIES } else { 0 },
     };
     let forecast = time::timeout(FORECAST_PATIENCE, forecast(&wishes, source.as_ref(), target.as_ref())).await.ok()?.ok()?;
-    Some(forecast.summary(Timestamp::now(), cores))
+    Some(PlanStatus { not_asked: request.not_asked, ..forecast.summary(Timestamp::now(), cores) })
 }
 
 /// What the source keeps for a link that no worker watches; too much of it is given up. None if it does not say.

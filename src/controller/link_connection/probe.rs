@@ -9,9 +9,10 @@ use super::{Seen, build, lifecycle::Course, plan, retained, status, validate::Va
 use crate::{
     api::{
         conditions::annotation,
+        discover::Discover,
         fault::Fault,
         link_connection::{LinkConnection, LinkPhase},
-        plan::{KeptPosition, ProbeRequest},
+        plan::{KeptPosition, PlannedTable, ProbeRequest},
         report::Report,
     },
     controller::{
@@ -76,13 +77,14 @@ pub async fn step(
     }
     let base = build::pod_base(link, validated, context.pod_base());
     let mut tables = plan::plan(link, validated, course, &seen.linked).tables;
-    tables.truncate(TABLES);
+    let left_out = tables.split_off(tables.len().min(TABLES));
     let request = ProbeRequest {
         link_id: Some(validated.link_id.clone()),
         source: Some(link.spec.source.clone()),
         target: Some(link.spec.target.clone()),
         zone: Some(validated.zone.clone()),
         tables,
+        not_asked: not_asked(&left_out, link.spec.discover.as_ref()),
         discover: link.spec.discover.clone(),
         // What has begun has no other plan than to go on.
         forecast_cores: matches!(course.phase, LinkPhase::Initial | LinkPhase::Stopped)
@@ -138,8 +140,39 @@ pub async fn step(
     Ok(probed)
 }
 
+/// Tables of which a probe is told neither by their names nor by patterns.
+fn not_asked(left_out: &[PlannedTable], discover: Option<&Discover>) -> u32 {
+    let patterns = discover.and_then(|discover| discover.patterns().ok());
+    let unknown = |table: &&PlannedTable| patterns.as_ref().is_none_or(|patterns| !patterns.ask_for(&table.source));
+    u32::try_from(left_out.iter().filter(unknown).count()).unwrap_or(u32::MAX)
+}
+
 /// Whether the worker that captures is ready: it watches what the source keeps.
 fn captures(link: &str, seen: &Seen) -> bool {
     let name = format!("{}-{}", names::workers(link), share::capturer(seen.crew.desired));
     seen.pods.iter().any(|pod| pod.name_any() == name && is_ready(pod))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::TableName;
+
+    #[test]
+    fn tables_that_no_pattern_asks_for_are_not_asked() {
+        let table = |schema: &str, name: &str| PlannedTable {
+            name: name.to_owned(),
+            uid: name.to_owned(),
+            source: TableName::new(schema, name),
+            target: TableName::new(schema, name),
+            options: crate::api::link_table::TableOptions::default(),
+            reseed: None,
+            verify: None,
+        };
+        let left_out = [table("shop", "a"), table("shop", "b"), table("hr", "c")];
+        let discover = |pattern: &str| serde_json::from_value::<Discover>(serde_json::json!({"include": [pattern]})).unwrap();
+        assert_eq!(not_asked(&left_out, None), 3);
+        assert_eq!(not_asked(&left_out, Some(&discover("shop.*"))), 1);
+        assert_eq!(not_asked(&[], None), 0);
+    }
 }

@@ -16,6 +16,7 @@ async fn a_probe_says_which_tables_cannot_be_linked_and_touches_nothing() {
             synapse: None,
         }),
         zone: Some(claim()),
+        not_asked: 0,
         tables: vec![table(0, "public", "good"), table(1, "public", "keyless"), table(2, "public", "gone")],
         discover: None,
         forecast_cores: None,
