@@ -30,26 +30,12 @@ pub mod kind {
     pub const SOURCE_REACHABLE: &str = "SourceReachable";
     /// The operational database has the version, rights and settings that a link needs.
     pub const SOURCE_PREPARED: &str = "SourcePrepared";
-    /// The analytical target answers and lets us in.
-    pub const TARGET_REACHABLE: &str = "TargetReachable";
-    /// The analytical target has the version and rights that a link needs.
-    pub const TARGET_PREPARED: &str = "TargetPrepared";
-    /// The landing zone of the link is ready.
-    pub const ZONE_READY: &str = "ZoneReady";
-    /// What the link makes in its source (PostgreSQL: slot and publication) is there.
-    pub const CAPTURE_PREPARED: &str = "CapturePrepared";
     /// The source keeps no more log for the link than `spec.sourceProtection.maxRetainedLog` allows, and will not soon.
     pub const SOURCE_PROTECTED: &str = "SourceProtected";
     /// As many workers run as the core count asks for.
     pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
     /// The link takes longer to start than it should. Only while it starts; its transition time says since when.
     pub const START_DEADLINE_EXCEEDED: &str = "StartDeadlineExceeded";
-    /// The landing zone can be read and listed.
-    pub const READABLE: &str = "Readable";
-    /// The landing zone can be written, with conditional creates.
-    pub const WRITABLE: &str = "Writable";
-    /// The landing zone's credential is valid.
-    pub const CREDENTIAL_VALID: &str = "CredentialValid";
     /// The landing zone's credential ends within days.
     pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
 }
@@ -88,10 +74,6 @@ pub mod reason {
     pub const TABLES_OUTSIDE: &str = "TablesOutside";
     /// The link has no tables yet.
     pub const NO_TABLES: &str = "NoTables";
-    /// What the object refers to does not exist.
-    pub const REFERENCE_MISSING: &str = "ReferenceMissing";
-    /// What the object refers to is not ready.
-    pub const REFERENCE_NOT_READY: &str = "ReferenceNotReady";
     /// A field's value does not apply to this source, target or zone.
     pub const NOT_APPLICABLE: &str = "NotApplicable";
     /// Nobody was asked yet.
@@ -137,8 +119,6 @@ pub mod annotation {
 pub mod mark {
     /// Label of everything that belongs to a link: the LinkConnection's name.
     pub const LINK: &str = "link-operator.io/link";
-    /// Label of everything that belongs to an integration runtime: its name.
-    pub const RUNTIME: &str = "link-operator.io/integration-runtime";
     /// Label of a pod: `worker`, `probe` or `release`.
     pub const ROLE: &str = "link-operator.io/role";
     /// Value of `app.kubernetes.io/managed-by`, and the field manager of server-side apply.

@@ -71,11 +71,11 @@ pub struct LinkConnectionSpec {
     /// load. Default: Running. Synapse: the actions start, pause, resume and stop of a link connection.
     #[serde(default)]
     pub state: LinkState,
-    /// The operational database: exactly one of `postgresql`. Which database it is cannot be changed; how it is reached can.
+    /// The operational database: exactly one of `postgresql` and `sqlServer`. Which database it is cannot be changed; how it is reached can.
     /// Synapse: `sourceDatabase`.
     pub source: Source,
-    /// The analytical target: exactly one of `postgresql`. Which database it is cannot be changed; how it is reached can.
-    /// Synapse: `targetDatabase`.
+    /// The analytical target: exactly one of `postgresql`, `sqlServer` and `synapse`. Which database it is cannot be changed; how it is
+    /// reached can. Synapse: `targetDatabase`.
     pub target: Target,
     /// The LandingZone, in the same namespace, that files are staged in on their way. Cannot be changed.
     /// Synapse: `landingZone`.
@@ -347,8 +347,10 @@ pub struct LinkConnectionStatus {
     /// Value of the annotation `link-operator.io/restart-requested-at` that was acted on last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_restart_at: Option<String>,
-    /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, Consistent, SourceReachable, SourcePrepared, TargetReachable,
-    /// TargetPrepared, ZoneReady, CapturePrepared, SourceProtected, WorkersAvailable, StartDeadlineExceeded (while it starts); each with a reason and what to do.
+    /// Ready, Reconciling, Stalled, Suspended, Accepted, SnapshotComplete, Consistent, SourceReachable, SourcePrepared, CapturePrepared,
+    /// SourceProtected, TargetReachable, TargetPrepared, TargetReadsZone (`synapse`), ZoneReadable, ZoneWritable, CredentialValid (a zone
+    /// with a credential), ZoneOwned, LogReadable, WorkersAvailable, StartDeadlineExceeded (while it starts), SourceReleased (once the link
+    /// is Stopped, or cannot be); each with a reason and what to do.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
