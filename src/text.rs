@@ -2,14 +2,14 @@
 
 use std::{borrow::Cow, fmt};
 
-/// The text with its control characters written out, but for tabs and ends of lines: names and messages come from databases and from
+/// The text with its control characters written out as in JSON, but for tabs and ends of lines: names and messages come from databases and from
 /// whoever may write manifests, and a terminal would do what they say.
 pub fn printable(text: &str) -> Cow<'_, str> {
     let acts = |char: char| char.is_control() && !matches!(char, '\n' | '\t');
     if !text.contains(acts) {
         return Cow::Borrowed(text);
     }
-    let written = |char: char| if acts(char) { char.escape_default().to_string() } else { char.to_string() };
+    let written = |char: char| if acts(char) { format!("\\u{:04x}", u32::from(char)) } else { char.to_string() };
     Cow::Owned(text.chars().map(written).collect())
 }
 
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn what_a_terminal_would_obey_is_written_out() {
         assert_eq!(printable("über\tall\n"), "über\tall\n");
-        assert_eq!(printable("a\x1b]0;b\x07\rc\u{9b}"), "a\\u{1b}]0;b\\u{7}\\rc\\u{9b}");
+        assert_eq!(printable("a\x1b]0;b\x07\rc\u{9b}"), "a\\u001b]0;b\\u0007\\u000dc\\u009b");
     }
 
     #[test]

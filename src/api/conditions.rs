@@ -201,7 +201,7 @@ pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
 pub fn is_problem(condition: &Condition) -> bool {
     match condition.type_.as_str() {
         kind::READY | kind::RECONCILING | kind::SUSPENDED | kind::SNAPSHOT_COMPLETE => false,
-        kind::STALLED | kind::CREDENTIAL_EXPIRING => condition.status == "True",
+        kind::STALLED | kind::CREDENTIAL_EXPIRING | kind::START_DEADLINE_EXCEEDED => condition.status == "True",
         _ => condition.status != "True",
     }
 }
@@ -212,6 +212,19 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn of_some_conditions_true_is_the_problem() {
+        let problem = |kind: &str, truth: Truth| {
+            let mut list = Vec::new();
+            set(&mut list, kind, truth, "Reason", "", Some(1), at(10));
+            is_problem(&list[0])
+        };
+        for kind in [kind::STALLED, kind::CREDENTIAL_EXPIRING, kind::START_DEADLINE_EXCEEDED] {
+            assert!(problem(kind, Truth::True) && !problem(kind, Truth::False), "{kind}");
+        }
+        assert!(problem(kind::ACCEPTED, Truth::False) && !problem(kind::ACCEPTED, Truth::True));
     }
 
     #[test]

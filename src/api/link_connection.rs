@@ -285,6 +285,11 @@ pub struct LinkConnectionStatus {
     #[schemars(schema_with = "time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_time: Option<Timestamp>,
+    /// When the operator began to remove what the link made, once the link is deleted. Ten minutes later it lets the link go, whether or
+    /// not all was removed, and tells in an Event what is left.
+    #[schemars(schema_with = "time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_start_time: Option<Timestamp>,
     /// Cores of the workers that run; `kubectl scale` reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub core_count: Option<i32>,

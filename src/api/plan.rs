@@ -164,6 +164,14 @@ pub struct PlannedTable {
     pub verify: Option<VerifyRequest>,
 }
 
+impl PlannedTable {
+    /// Whether a load is asked for that is not the one that was asked for last. Who takes the request away again asks for none, and
+    /// neither does a person's LinkTable that took over from one that was loaded anew.
+    pub fn asks_for_load(&self, last: Option<&String>) -> bool {
+        self.reseed.is_some() && self.reseed.as_ref() != last
+    }
+}
+
 /// What a probe pod is to ask, as JSON in its `--request` argument: only what is present. Never holds a secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -64,11 +64,15 @@ fn container_problem(pod: &str, container: &ContainerStatus) -> Option<Fault> {
     }
 }
 
-/// Why a controller of pods cannot make them, from the Events about it; the newest counts.
+/// Why a controller of pods cannot make them, from the Events about it; the newest counts, unless it has made that pod since.
 pub fn refusal_in_events(events: &[Event]) -> Option<Fault> {
     let time = |event: &Event| event.last_timestamp.as_ref().map(|t| t.0).or(event.event_time.as_ref().map(|t| t.0));
-    let newest = events.iter().filter(|event| event.reason.as_deref() == Some("FailedCreate")).max_by_key(|event| time(event))?;
-    Some(refusal(newest.message.as_deref().unwrap_or_default()))
+    let of = |reason: &'static str| events.iter().filter(move |event| event.reason.as_deref() == Some(reason));
+    // "create Pod shop-0 in StatefulSet shop failed error: …"
+    let pod = |event: &Event| event.message.as_deref().and_then(|message| message.split_whitespace().nth(2)).map(str::to_owned);
+    let newest = of("FailedCreate").max_by_key(|event| time(event))?;
+    let was_made = of("SuccessfulCreate").any(|made| pod(made) == pod(newest) && time(made) > time(newest));
+    (!was_made).then(|| refusal(newest.message.as_deref().unwrap_or_default()))
 }
 
 /// Why the API server refused a pod, from what it said.
@@ -136,5 +140,21 @@ mod tests {
             .unwrap();
             assert_eq!(refusal_in_events(&events).unwrap().reason, reason);
         }
+    }
+
+    #[test]
+    fn a_pod_that_was_made_since_is_refused_no_more() {
+        let event = |reason: &str, message: &str, minute: u32| {
+            let time = format!("2026-01-01T00:{minute:02}:00Z");
+            json!({"metadata": {}, "involvedObject": {}, "reason": reason, "message": message, "lastTimestamp": time})
+        };
+        let refused = event("FailedCreate", "create Pod shop-0 in StatefulSet shop failed error: exceeded quota", 5);
+        let made = |pod: &str, minute| event("SuccessfulCreate", &format!("create Pod {pod} in StatefulSet shop successful"), minute);
+        let told = |other: Value| {
+            let events: Vec<Event> = serde_json::from_value(json!([refused, other])).unwrap();
+            refusal_in_events(&events).is_some()
+        };
+        assert!(!told(made("shop-0", 6)));
+        assert!(told(made("shop-0", 4)) && told(made("shop-1", 6)));
     }
 }

@@ -59,7 +59,7 @@ pub struct Context {
     /// Publishes Events.
     pub events: Events,
     /// Talks to workers.
-    pub workers: Workers,
+    pub workers: Arc<Workers>,
     /// What is remembered of links between two reconciliations.
     pub memory: Arc<Memory>,
     /// Bounds rollouts.
@@ -184,6 +184,7 @@ pub fn watch_all(
     budget: &Arc<Budget>,
     memory: &Arc<Memory>,
     applier: &Arc<Applier>,
+    workers: &Arc<Workers>,
     tasks: &mut JoinSet<()>,
 ) -> Stores {
     let all = watcher::Config::default;
@@ -193,12 +194,15 @@ pub fn watch_all(
         tables::watch_all(api::<LinkTable>(client, namespace), queues.clone(), budget.clone(), memory.clone(), applier.clone());
     tasks.spawn(work);
 
-    let (q, t, budget) = (queues.clone(), tables.clone(), budget.clone());
+    let (q, t, budget, m, w) = (queues.clone(), tables.clone(), budget.clone(), memory.clone(), workers.clone());
     let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), watch::as_it_is, move |link, change, store| {
         let namespace = link.namespace().unwrap_or_default();
         q.links.wake(ObjectRef::from_obj(link));
         if change == Change::Gone {
             budget.forget(&ObjectRef::from_obj(link).into());
+            // Also of one whose finalizer somebody took away.
+            m.forget(&link.uid().unwrap_or_default());
+            w.forget(&link.uid().unwrap_or_default());
         }
         if change != Change::Status {
             // Who has a source table may have changed.

@@ -106,6 +106,12 @@ impl Explain for Error {
 }
 
 impl Error {
+    /// Whether the API server will refuse as long as nobody does something: a right is missing, or an admission plugin objects.
+    pub fn is_refusal(&self) -> bool {
+        let Self::ApiServerRefused(kube::Error::Api(status)) = self else { return false };
+        matches!(status.code, 400 | 403 | 422)
+    }
+
     /// Somebody else changed the object meanwhile, or is about to: it is read and judged again.
     pub fn is_conflict(&self) -> bool {
         match self {

@@ -196,7 +196,8 @@ pub fn worker_template(base: &PodBase, link: &str, cores: i32, memory: &Quantity
 /// A probe or release pod.
 pub fn one_shot(base: &PodBase, ask: OneShot<'_>) -> Pod {
     let mut args = vec!["worker".to_owned(), format!("--{}", ask.component)];
-    args.extend(["--request".to_owned(), ask.request]);
+    // Kubernetes makes one of two, and would put variables in.
+    args.extend(["--request".to_owned(), ask.request.replace('$', "$$")]);
     let mut container = container(base, args);
     container.resources = Some(ResourceRequirements {
         requests: Some([("cpu", "20m"), ("memory", "64Mi")].map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into()),

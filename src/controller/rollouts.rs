@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PodTemplateSpec};
@@ -23,11 +24,14 @@ const ASKED: &str = "link-operator.io/asked-by";
 /// Annotation of a StatefulSet: it got its template without anybody having changed the link.
 const ROLLOUT: &str = "link-operator.io/rollout";
 
+/// How long one that was let through, and that the watch does not show, may be on its way: longer only if it was never applied.
+const ON_ITS_WAY: Duration = Duration::from_mins(1);
+
 /// Lets templates through.
 pub struct Rollouts {
     most: usize,
-    /// StatefulSets that were let through, by UID, and which template; until the watch shows it.
-    admitted: Mutex<HashMap<String, String>>,
+    /// StatefulSets that were let through, by UID: which template, and when; until the watch shows it.
+    admitted: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 /// What a new template is to the StatefulSet that is there.
@@ -82,13 +86,15 @@ impl Rollouts {
 
     fn has_room(&self, uid: &str, template: &str, all: &[Arc<StatefulSet>]) -> bool {
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        admitted.retain(|uid, template| all.iter().any(|set| set.uid().as_ref() == Some(uid) && !has(set, ROLLOUT, template)));
+        admitted.retain(|uid, (template, at)| {
+            at.elapsed() < ON_ITS_WAY && all.iter().any(|set| set.uid().as_ref() == Some(uid) && !has(set, TEMPLATE, template))
+        });
         let rolling = all.iter().filter(|set| is_rolling(set)).filter_map(|set| set.uid());
         let under_way: HashSet<String> = rolling.chain(admitted.keys().cloned()).collect();
         // One that rolls already may go on with a newer template.
         let room = under_way.contains(uid) || under_way.len() < self.most;
         if room {
-            admitted.insert(uid.to_owned(), template.to_owned());
+            admitted.insert(uid.to_owned(), (template.to_owned(), Instant::now()));
         }
         room
     }
@@ -104,6 +110,11 @@ fn change(there: Option<&StatefulSet>, template: &str, shape: &str, asked: &str)
     } else {
         Change::Own
     }
+}
+
+/// Whether the pods of the StatefulSet that is there are made anew once it is what is wanted.
+pub fn renews(there: &StatefulSet, wanted: &StatefulSet) -> bool {
+    replicas(there) > 0 && there.annotations().get(TEMPLATE) != wanted.annotations().get(TEMPLATE)
 }
 
 fn digest(template: &PodTemplateSpec) -> Result<String, Error> {
@@ -201,6 +212,17 @@ mod tests {
         // It was one until its pods were ready: whatever ails them later is another matter.
         let (done, _) = rollouts.admit(set("one", "new"), "1", Some(&ready(next)), Vec::new).unwrap();
         assert!(!is_rolling(&done) && !done.annotations().contains_key(ROLLOUT));
+    }
+
+    #[test]
+    fn a_rollout_that_ended_while_nobody_waited_keeps_nobody_waiting_later() {
+        let rollouts = Rollouts::new(1);
+        let made = |uid: &str| up(rollouts.admit(set(uid, "old"), "1", None, Vec::new).unwrap().0);
+        let (one, two) = (made("one"), made("two"));
+        let (next, _) = rollouts.admit(set("one", "new"), "1", Some(&one), || vec![Arc::new(one.clone())]).unwrap();
+        let (done, _) = rollouts.admit(set("one", "new"), "1", Some(&ready(next)), Vec::new).unwrap();
+        let all = || [&done, &two].map(|set| Arc::new(set.clone())).to_vec();
+        assert!(!rollouts.admit(set("two", "new"), "1", Some(&two), all).unwrap().1);
     }
 
     #[test]

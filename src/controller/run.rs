@@ -136,17 +136,18 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page:
     let mut tasks = JoinSet::new();
     let memory = Arc::new(Memory::default());
     let applier = Arc::new(Applier::new(client.clone()));
-    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &memory, &applier, &mut tasks);
-    tasks.spawn(budget.clone().run(queues.clone()));
-    metrics.leads(&stores, &queues);
     let wake = {
         let links = queues.links.clone();
         Arc::new(move |link: &ObjectRef<_>| links.wake(link.clone()))
     };
+    let workers = Arc::new(Workers::new(wake));
+    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &memory, &applier, &workers, &mut tasks);
+    tasks.spawn(budget.clone().run(queues.clone()));
+    metrics.leads(&stores, &queues);
     let context = Arc::new(Context {
         applier,
         events: Events::new(client.clone(), options.pod_name.clone(), metrics.clone()),
-        workers: Workers::new(wake),
+        workers,
         memory,
         rollouts: Rollouts::new(options.max_rollouts),
         budget,

@@ -31,6 +31,9 @@ use crate::{
 /// How soon a watch that broke off is begun again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long the last look at an object may take.
+const LAST_LOOK: Duration = Duration::from_secs(10);
+
 type Out<'a> = &'a mut (dyn std::io::Write + Send);
 
 /// Which tables.
@@ -319,7 +322,13 @@ impl Place {
                 Err(_) => break,
             }
         }
-        let now = show::ready(api.get_opt(&name).await?.ok_or_else(gone)?.conditions());
+        // A watch may have fallen silent; and so may the API server.
+        let last = tokio::time::timeout(LAST_LOOK, api.get_opt(&name)).await.ok().transpose()?.map(|last| last.ok_or_else(gone));
+        let now = match last.transpose()? {
+            Some(last) if so(&last) => return Ok(last),
+            Some(last) => show::ready(last.conditions()),
+            None => "the API server does not answer".to_owned(),
+        };
         Err(Error::TimedOut { what: format!("{what} of {} {name}", K::kind(&())), after: deadline.after, now })
     }
 }

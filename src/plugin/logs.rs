@@ -1,7 +1,7 @@
 //! What a link's pods tell.
 
 use clap::{Args, ValueEnum};
-use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _, stream};
+use futures::{AsyncBufReadExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     ResourceExt,
@@ -71,7 +71,14 @@ pub async fn print(place: &Place, options: &Options, out: &mut (dyn std::io::Wri
     for pod in pods {
         let prefix = if several { format!("[{pod}] ") } else { String::new() };
         match api.log_stream(&pod, &params).await {
-            Ok(log) => all.push(log.lines().map_ok(move |line| format!("{prefix}{line}\n")).boxed()),
+            Ok(log) => {
+                // One that breaks off ends no other.
+                let line = move |line: std::io::Result<String>| match line {
+                    Ok(line) => format!("{prefix}{line}\n"),
+                    Err(error) => format!("{prefix}error: the log broke off: {error}\n"),
+                };
+                all.push(log.lines().map(line).boxed());
+            }
             Err(error) => {
                 if several {
                     eprintln!("{prefix}error: {error}");
@@ -86,7 +93,7 @@ pub async fn print(place: &Place, options: &Options, out: &mut (dyn std::io::Wri
     // One that is followed never ends: all at once. Else one after the other, as they are easier to read.
     let mut lines = if options.follow { stream::select_all(all).boxed() } else { stream::iter(all).flatten().boxed() };
     while let Some(line) = lines.next().await {
-        if !is_read(out, &line.map_err(|error| Error::NotFound(format!("the log broke off: {error}")))?)? {
+        if !is_read(out, &line)? {
             break;
         }
     }

@@ -77,7 +77,9 @@ pub fn class(error: &tokio_postgres::Error) -> Class {
 pub fn message(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
-        if let Some(detail) = db.detail() {
+        // Of values that are refused it repeats the row.
+        let of_values = matches!(db.code().code().get(..2), Some("22" | "23"));
+        if let Some(detail) = db.detail().filter(|_| !of_values) {
             text.push_str("; ");
             text.push_str(detail);
         }

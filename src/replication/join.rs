@@ -140,7 +140,7 @@ fn need(planned: &PlannedTable, state: &RunState) -> Option<Need> {
     if table.inherited && !table.left && same_place {
         return Some(Need::Inherit(id, table.incarnation));
     }
-    let other = table.left || table.uid != planned.uid || table.reseed != planned.reseed || !same_place;
+    let other = table.left || table.uid != planned.uid || planned.asks_for_load(table.reseed.as_ref()) || !same_place;
     let void = table.fault.as_ref().is_some_and(|fault| fault.heals);
     if other || void {
         return Some(Need::Join(Some(Box::new(table.clone()))));
@@ -224,7 +224,7 @@ async fn admit(context: &Context, planned: &PlannedTable, before: Option<&TableS
     };
     // What was not adopted to the end is adopted again: a load would replace a table that is not the link's own yet, and only a
     // reseed that a person asks for may.
-    let to_adopt = |before: &TableState| before.adopted && before.exact.is_none() && before.reseed == planned.reseed;
+    let to_adopt = |before: &TableState| before.adopted && before.exact.is_none() && !planned.asks_for_load(before.reseed.as_ref());
     if let Some(before) = before.filter(|before| before.target != planned.target || to_adopt(before)) {
         setup.target.forget(&context.target_table(before), false).await?;
     }

@@ -301,7 +301,7 @@ fn is_settled(plan: &Plan, planned: &PlannedTable, state: &RunState, board: &Boa
         return true;
     }
     let Some((_, table)) = state.table(&planned.source) else { return false };
-    if table.left || table.uid != planned.uid || table.reseed != planned.reseed || table.target != planned.target {
+    if table.left || table.uid != planned.uid || planned.asks_for_load(table.reseed.as_ref()) || table.target != planned.target {
         return false;
     }
     if let Some(fault) = &table.fault {

@@ -28,7 +28,7 @@ use crate::{
 pub use crate::data::{Chunk, ChunkPlan, Identity};
 
 /// What can go wrong with a source. The variant's name is the reason that users see.
-#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 pub enum Error {
     /// Nobody answers at the address.
     #[error("{0}")]

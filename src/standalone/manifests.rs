@@ -88,7 +88,7 @@ impl Manifests {
                 "IntegrationRuntime" if ours => self.runtimes.push(Arc::new(typed(&at, value)?)),
                 _ if ours => return Err(invalid(&at, &format!("there is no kind {kind} in {version}"))),
                 "Secret" if version == "v1" => self.secrets.push(secret(&at, value)?),
-                "ConfigMap" if version == "v1" => self.config_maps.push(typed(&at, value)?),
+                "ConfigMap" if version == "v1" => self.config_maps.push(config_map(&at, value)?),
                 _ => {}
             }
         }
@@ -194,14 +194,38 @@ fn named<K: Resource>(at: &str, mut object: K) -> Result<K, Error> {
     if meta.name.as_deref().unwrap_or_default().is_empty() {
         return Err(invalid(at, &"metadata.name is missing"));
     }
+    let names = [meta.name.as_deref(), meta.namespace.as_deref()];
+    if let Some(name) = names.into_iter().flatten().find(|name| !is_path_segment(name)) {
+        return Err(invalid(at, &format!("{name:?} is no name of an object or a namespace")));
+    }
     meta.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
     Ok(object)
+}
+
+/// Whether it names a file within a folder, as the names of objects and the keys of Secrets do.
+fn is_path_segment(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && name.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.'))
 }
 
 /// A Secret, of which nothing is told when it is none: the problem would name a value.
 fn secret(at: &str, value: Value) -> Result<Secret, Error> {
     let problem = "not a Secret: each value of stringData must be a string (quote numbers), each of data a string in base64";
-    named(at, serde_yaml::from_value(value).map_err(|_| invalid(at, &problem))?)
+    let secret: Secret = named(at, serde_yaml::from_value(value).map_err(|_| invalid(at, &problem))?)?;
+    let keys = secret.data.iter().flat_map(|data| data.keys()).chain(secret.string_data.iter().flat_map(|data| data.keys()));
+    are_keys(at, keys)?;
+    Ok(secret)
+}
+
+fn config_map(at: &str, value: Value) -> Result<ConfigMap, Error> {
+    let map: ConfigMap = typed(at, value)?;
+    are_keys(at, map.data.iter().flat_map(|data| data.keys()))?;
+    Ok(map)
+}
+
+/// Each key becomes a file's name.
+fn are_keys<'a>(at: &str, mut keys: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+    let wrong = keys.find(|key| !is_path_segment(key));
+    wrong.map_or(Ok(()), |key| Err(invalid(at, &format!("{key:?} is no key: it may have letters, digits, '-', '_' and '.'"))))
 }
 
 fn invalid(at: &str, problem: &dyn std::fmt::Display) -> Error {
@@ -273,6 +297,20 @@ metadata: {name: other}
         let mut manifests = Manifests::default();
         let wrong = manifests.add("a.yaml", &LINK.replace("password: secret}", "password: 84731962}")).unwrap_err().to_string();
         assert!(wrong.contains("stringData") && wrong.contains("quote") && !wrong.contains("84731962"), "{wrong}");
+    }
+
+    #[test]
+    fn names_and_keys_lead_out_of_no_folder() {
+        for (good, bad) in [
+            ("{username: me", "{'../../out': me"),
+            ("{ca.crt: PEM}", "{/etc/out: PEM}"),
+            ("Secret\nmetadata: {name: app}", "Secret\nmetadata: {name: ..}"),
+            ("ConfigMap\nmetadata: {name: app}", "ConfigMap\nmetadata: {name: app, namespace: a/b}"),
+        ] {
+            assert!(LINK.contains(good), "{good}");
+            let wrong = Manifests::default().add("a.yaml", &LINK.replace(good, bad)).unwrap_err().to_string();
+            assert!(wrong.contains(" is no "), "{wrong}");
+        }
     }
 
     #[test]

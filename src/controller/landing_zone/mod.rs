@@ -92,7 +92,7 @@ pub async fn reconcile(zone: Arc<LandingZone>, context: Arc<Context>) -> Result<
 
 /// What workers of links that use the zone say of it, where it is now; of several one that has something to complain of.
 fn said_by_workers(zone: &LandingZone, users: &[Arc<LinkConnection>], context: &Context) -> Option<ZoneAnswer> {
-    let heard = users.iter().filter_map(|link| context.memory.link(&link.uid()?).zone());
+    let heard = users.iter().filter_map(|link| context.memory.known(&link.uid()?)?.zone());
     let of_this = heard.filter(|answer| answer.store == zone.spec.store);
     of_this.max_by_key(|answer| answer.checks.iter().filter(|check| check.fault.is_some()).count())
 }

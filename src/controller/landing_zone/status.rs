@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     api::{
@@ -10,7 +11,7 @@ use crate::{
         fault::{Check, Fault},
         landing_zone::{LandingZoneStatus, ZonePhase},
     },
-    controller::{events::Happened, explain, status::Ready},
+    controller::{events::Happened, explain, link_connection::ZONE_CHECKS, status::Ready},
 };
 
 /// A credential that ends within this time is said to: somebody has to make another one.
@@ -41,6 +42,11 @@ fn after(before: &LandingZoneStatus, findings: &Findings<'_>, now: Timestamp) ->
     let mut status = before.clone();
     status.observed_generation = findings.generation;
     let new_generation = before.observed_generation != findings.generation;
+    if let Some((checks, _)) = findings.answer {
+        // What was not asked this time, because another check failed before, is not known any more.
+        let is_asked = |condition: &Condition| checks.iter().any(|check| check.name == condition.type_);
+        status.conditions.retain(|condition| !ZONE_CHECKS.contains(&condition.type_.as_str()) || is_asked(condition));
+    }
     let mut mark = |kind: &str, truth: Truth, reason: &str, message: &str| {
         set(&mut status.conditions, kind, truth, reason, message, findings.generation, now);
     };

@@ -18,8 +18,13 @@ use serde_json::json;
 
 use super::{build, credentials, crew, lifecycle::Course, memory::Own, owned, plan, validate::Validated};
 use crate::{
-    api::{conditions::mark::MANAGER, link_connection::LinkConnection, link_table::LinkTable},
-    controller::{Error, context::Context, events::Happened, names, workers::StoredPlan},
+    api::{
+        conditions::mark::MANAGER,
+        link_connection::LinkConnection,
+        link_table::LinkTable,
+        plan::{Intent, Plan},
+    },
+    controller::{Error, context::Context, events::Happened, names, rollouts, workers::StoredPlan},
     data::TableName,
 };
 
@@ -53,9 +58,16 @@ pub async fn store_plan(
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
     let wanted = plan::plan(link, validated, course, tables);
-    let Some(revised) = plan::revise(own.plan.as_ref().map(|stored| &stored.plan), wanted, own.revision, Timestamp::now()) else {
-        return Ok(None);
+    let before = own.plan.as_ref().map(|stored| &stored.plan);
+    let revise = |wanted: Plan| plan::revise(before, wanted, own.revision, Timestamp::now());
+    let revised = match (revise(wanted), before) {
+        // To rest takes no more than the workers have, which fits.
+        (Some(revised), Some(before)) if course.intent == Intent::Drain && !plan::fits(&revised) => {
+            revise(Plan { intent: course.intent, run: course.run, batch: course.batch, ..before.clone() })
+        }
+        (revised, _) => revised,
     };
+    let Some(revised) = revised else { return Ok(None) };
     // A new intent is not kept waiting.
     let same_intent = own.plan.as_ref().is_some_and(|stored| stored.plan.intent == revised.intent && stored.plan.run == revised.run);
     if let Some(written) = own.plan_written.filter(|written| same_intent && written.elapsed() < SETTLE) {
@@ -70,6 +82,8 @@ pub async fn store_plan(
             own.plan_written = Some(Instant::now());
             Ok(None)
         }
+        // Nobody was asked to store it.
+        Err(error @ Error::PlanTooLarge { .. }) => Err(error),
         Err(error) => {
             // Perhaps somebody else wrote: read it again before anything is decided.
             own.plan = None;
@@ -78,7 +92,15 @@ pub async fn store_plan(
     }
 }
 
-/// Applies all that runs for a link, and keeps talking to its workers. Returns when to come again, if a rollout has to wait.
+/// What was applied.
+pub struct Applied {
+    /// When to come again, if a rollout has to wait.
+    pub rollout_waits: Option<Duration>,
+    /// The workers' pods are to be made anew.
+    pub renews: bool,
+}
+
+/// Applies all that runs for a link, and keeps talking to its workers.
 pub async fn apply(
     link: &LinkConnection,
     validated: &Validated,
@@ -86,7 +108,7 @@ pub async fn apply(
     own: &mut Own,
     pods: &[Arc<Pod>],
     context: &Context,
-) -> Result<Option<Duration>, Error> {
+) -> Result<Applied, Error> {
     let namespace = link.namespace().unwrap_or_default();
     let base = build::pod_base(link, validated, context.pod_base());
     let children = build::children(link, validated, &base, course.workers, context.options.pod_namespace.as_deref());
@@ -102,6 +124,7 @@ pub async fn apply(
     let asked = build::restart(link).map_or_else(|| generation.to_string(), |restart| format!("{generation}, {restart}"));
     let all = || context.stores.workers.state();
     let (workers, waits) = context.rollouts.admit(children.workers.clone(), &asked, there.as_deref(), all)?;
+    let renews = !waits && there.as_deref().is_some_and(|there| rollouts::renews(there, &workers));
     match (waits, there.as_deref()) {
         // It stays as it is, but for its replicas. The watch does not keep templates.
         (true, Some(there)) if replicas(there) == replicas(&workers) => {}
@@ -116,7 +139,7 @@ pub async fn apply(
         }
     }
     talk(link, own, pods, context).await?;
-    Ok(waits.then_some(ROLL_AGAIN))
+    Ok(Applied { rollout_waits: waits.then_some(ROLL_AGAIN), renews })
 }
 
 /// Keeps talking to the link's workers: by the plan that is stored, if there is one.

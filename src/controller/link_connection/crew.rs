@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::ResourceExt;
 
 use super::status::{Crew, TableView};
@@ -60,6 +60,15 @@ pub fn crew(pods: &[Arc<Pod>], views: &[WorkerView], desired: u32, revision: Opt
         silent,
         expecting: views.iter().any(|view| view.heard.report.is_none() && view.asked_for < EXPECTED),
     }
+}
+
+/// How many pods have the template that the set has now, if its controller has told. The others are to be made anew: that they are ready
+/// says nothing of what was asked for.
+pub fn renewed(set: &StatefulSet) -> Option<u32> {
+    let status = set.status.as_ref()?;
+    let is_seen = status.observed_generation? >= set.metadata.generation.unwrap_or_default();
+    let updated = if is_seen { status.updated_replicas.unwrap_or_default() } else { 0 };
+    Some(updated.try_into().unwrap_or_default())
 }
 
 /// How many report that they work by the plan of this revision.
@@ -149,13 +158,23 @@ pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported<'_>, probe: Option<
                     heals: status.phase == Some(TablePhase::Suspended),
                 });
                 let phase = status.phase.unwrap_or_default();
-                return TableView { name: table.name_any(), phase, fault, complete: before, consistent: false, as_of: None, came_on: None };
+                return TableView {
+                    name: table.name_any(),
+                    phase,
+                    fault,
+                    complete: before,
+                    consistent: false,
+                    as_of: None,
+                    loads: false,
+                    came_on: None,
+                };
             };
             let complete = match report.phase {
                 TablePhase::Replicating => true,
                 TablePhase::Waiting | TablePhase::Snapshotting => false,
                 TablePhase::Suspended | TablePhase::Failed => before,
             };
+            let load = report.snapshot.as_ref();
             TableView {
                 name: table.name_any(),
                 phase: report.phase,
@@ -163,12 +182,8 @@ pub fn tables(tables: &[Arc<LinkTable>], reported: &Reported<'_>, probe: Option<
                 complete,
                 consistent: report.consistent,
                 as_of: report.as_of,
-                // Once all chunks are there, what changed meanwhile is applied, which takes as long as it takes.
-                came_on: report
-                    .snapshot
-                    .as_ref()
-                    .filter(|load| load.chunks_done < load.chunks_total)
-                    .and_then(|load| load.last_progress_time),
+                loads: load.is_some_and(|load| load.chunks_done < load.chunks_total),
+                came_on: load.and_then(|load| load.last_progress_time),
             }
         })
         .collect();

@@ -111,7 +111,7 @@ impl Own {
 }
 
 /// Questions to a landing zone.
-const ZONE_CHECKS: [&str; 3] = ["ZoneReadable", "ZoneWritable", "CredentialValid"];
+pub const ZONE_CHECKS: [&str; 3] = ["ZoneReadable", "ZoneWritable", "CredentialValid"];
 
 /// Source tables of a link.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -126,6 +126,11 @@ impl Memory {
     /// Memory of the link of this UID.
     pub fn link(&self, uid: &str) -> Arc<LinkMemory> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()).or_default().clone()
+    }
+
+    /// The same, if its reconciler has begun one.
+    pub fn known(&self, uid: &str) -> Option<Arc<LinkMemory>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
 
     /// The link is gone.

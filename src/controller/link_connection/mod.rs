@@ -40,7 +40,7 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 
-pub use memory::{Memory, ZoneAnswer};
+pub use memory::{Memory, ZONE_CHECKS, ZoneAnswer};
 
 use super::{
     Error,
@@ -65,6 +65,7 @@ use crate::api::{
     plan::Intent,
     report::Report,
 };
+use children::Applied;
 use lifecycle::{Course, Facts};
 use loss::Loss;
 use memory::{LinkMemory, Own};
@@ -98,6 +99,11 @@ pub async fn reconcile(link: Arc<LinkConnection>, context: Arc<Context>) -> Resu
     let mut own = memory.own.lock().await;
     let done = Box::pin(advance(&link, &memory, &mut own, &context)).await;
     own.rest();
+    if let Err(error) = &done
+        && error.is_refusal()
+    {
+        tell_refusal(&context.memory.newest.newest(&link), error, &context).await?;
+    }
     done
 }
 
@@ -118,6 +124,8 @@ async fn advance(link: &LinkConnection, memory: &LinkMemory, own: &mut Own, cont
     seen.crew.desired = if course.workers { link.spec.compute.workers() } else { 0 };
 
     let mut trouble = None;
+    // Whatever has become of the spec: the workers go on by the last plan, and are heard.
+    let mut by_last_plan = validated.is_none();
     let mut done = Done::default();
     let mut tables_to_come = false;
     match children::own_tables(link, &seen.tables, &owned::discovered(&seen.crew.reports), context).await {
@@ -127,17 +135,20 @@ async fn advance(link: &LinkConnection, memory: &LinkMemory, own: &mut Own, cont
     if let (Some(validated), true) = (&validated, course.phase != LinkPhase::Initial) {
         match carry_out(link, validated, &course, &seen, tables_to_come, own, context).await {
             Ok(all) => done = all,
-            Err(error) => trouble = Some(note(link, error, context)?),
+            Err(error) => {
+                trouble = Some(note(link, error, context)?);
+                by_last_plan = true;
+            }
         }
     }
-    if validated.is_none() && trouble.is_none() {
-        // Whatever has become of the spec: the workers go on by the last plan, and are heard.
-        if let Err(error) = children::talk(link, own, &seen.pods, context).await {
-            trouble = Some(note(link, error, context)?);
-        }
+    if by_last_plan && let Err(error) = children::talk(link, own, &seen.pods, context).await {
+        trouble = Some(note(link, error, context)?);
+    }
+    if done.renews {
+        seen.crew.ready = 0;
     }
     heed_plan(&mut seen, own, done.plan_waits.is_some() || tables_to_come);
-    let Done { released, obstacle: release_obstacle, plan_waits, rollout_waits, applied } = done;
+    let Done { released, obstacle: release_obstacle, plan_waits, rollout_waits, applied, .. } = done;
     let soon = plan_waits.into_iter().chain(rollout_waits).min();
     // What was released counts at once: the next look goes on from here.
     let course = if released {
@@ -164,6 +175,7 @@ async fn advance(link: &LinkConnection, memory: &LinkMemory, own: &mut Own, cont
         probed_at: probed.at,
         probe_obstacle: probed.obstacle.clone(),
         release_obstacle,
+        tables_to_come,
         tables: crew::tables(&seen.linked, &reported, probed.report.as_ref().or(probe_before.as_deref())),
         verified: crew::verified(link, &seen.linked, &seen.crew.reports),
         test: link.annotations().get(annotation::TEST),
@@ -177,8 +189,10 @@ async fn advance(link: &LinkConnection, memory: &LinkMemory, own: &mut Own, cont
         context.events.publish(&link.object_ref(&()), happened).await;
     }
     // Also one that was to be removed before, and stayed: nobody asks for it any more.
-    if course.phase != LinkPhase::Stopping {
-        release::tidy(link, context).await?;
+    if course.phase != LinkPhase::Stopping
+        && let Err(error) = release::tidy(link, context).await
+    {
+        note(link, error, context)?;
     }
     let all = before.phase != after.phase || before.observed_generation != after.observed_generation;
     others::tell(link, &course, seen, &probed, memory, own, all, context);
@@ -212,6 +226,13 @@ async fn first_sight(link: Arc<LinkConnection>, context: &Context) -> Result<Arc
     let written = shared::write(&context.client, link.as_ref(), &status).await?;
     context.memory.newest.wrote(written.clone());
     Ok(Arc::new(written))
+}
+
+/// Says what keeps the link from even being judged, so that an old answer does not stand for it.
+async fn tell_refusal(link: &LinkConnection, error: &Error, context: &Context) -> Result<(), Error> {
+    let mut status = LinkConnectionStatus { observed_generation: link.metadata.generation, ..link.status.clone().unwrap_or_default() };
+    Ready::fault(&error.fault()).write(&mut status.conditions, link.metadata.generation, Timestamp::now());
+    write(link, &status, context).await
 }
 
 async fn write(link: &LinkConnection, status: &LinkConnectionStatus, context: &Context) -> Result<(), Error> {
@@ -276,12 +297,15 @@ async fn look(link: &LinkConnection, own: &Own, context: &Context) -> Result<See
     let is_held = |table: &LinkTable| acceptance::holder(table, &context.rivals(&rivals, &table.spec.source_name())).is_some();
     let is_fit = |table: &LinkTable| acceptance::unfit(table, link).is_none();
     let linked = tables.iter().filter(|table| is_fit(table) && (rivals.is_empty() || !is_held(table))).cloned().collect();
+    let renewed = set.as_deref().and_then(crew::renewed).unwrap_or(u32::MAX);
+    let mut crew = crew::crew(&pods, &views, link.spec.compute.workers(), revision, refused);
+    crew.ready = crew.ready.min(renewed);
     let draining = own.plan.as_ref().is_some_and(|stored| stored.plan.intent == Intent::Drain);
     Ok(Seen {
         tables,
         linked,
         scaled_down: asked == 0,
-        crew: crew::crew(&pods, &views, link.spec.compute.workers(), revision, refused),
+        crew,
         drained: draining && crew::drained(&views, revision),
         batch_done: crew::batch_done(&views, own.plan.as_ref().map(|stored| &stored.plan)),
         views,
@@ -413,6 +437,8 @@ struct Done {
     rollout_waits: Option<Duration>,
     /// The workers' template is what is wanted.
     applied: bool,
+    /// It was another one until now: the pods that are there are to be made anew.
+    renews: bool,
     released: bool,
     obstacle: Option<Fault>,
 }
@@ -432,8 +458,8 @@ async fn carry_out(
     } else {
         children::store_plan(link, validated, course, &seen.linked, own, context).await?
     };
-    let rollout_waits = Box::pin(children::apply(link, validated, course, own, &seen.pods, context)).await?;
-    let mut done = Done { plan_waits, rollout_waits, applied: rollout_waits.is_none(), ..Done::default() };
+    let Applied { rollout_waits, renews } = Box::pin(children::apply(link, validated, course, own, &seen.pods, context)).await?;
+    let mut done = Done { plan_waits, rollout_waits, applied: rollout_waits.is_none(), renews, ..Done::default() };
     // The watch may be behind what was just applied: whether a worker is left is asked of the API server.
     if course.release && release::workers_are_gone(link, context).await? {
         let base = build::pod_base(link, validated, context.pod_base());

@@ -157,6 +157,11 @@ pub fn pack(plan: &Plan) -> Result<Bytes, Error> {
     Ok(body.into())
 }
 
+/// Whether it can be stored.
+pub fn fits(plan: &Plan) -> bool {
+    pack(plan).is_ok()
+}
+
 fn unpack(body: &[u8]) -> Option<Plan> {
     let mut json = Vec::new();
     GzDecoder::new(body).read_to_end(&mut json).ok()?;

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::{
         conditions::{
-            Truth, annotation,
+            Truth, annotation, is_true,
             mark::{LINK, RELEASE_FINALIZER, ROLE},
             set,
         },
@@ -37,6 +37,7 @@ use crate::{
         events::Happened,
         explain,
         landing_zone::question,
+        link_table::whole_second,
         names::{self, Component},
         oneshot::{self, Made, Progress, Step},
         pods::{OneShot, PodBase},
@@ -160,7 +161,7 @@ pub async fn workers_are_gone(link: &LinkConnection, context: &Context) -> Resul
     for pod in &left {
         if oneshot::outstays(pod, Timestamp::now()) {
             tracing::warn!(pod = pod.name_any(), namespace, "pod outstays its grace; removing it by force");
-            pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
+            oneshot::remove(&context.client, pod).await?;
         }
     }
     Ok(left.is_empty())
@@ -175,17 +176,9 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
         return Ok(Action::await_change());
     }
     context.workers.forget(&uid);
-    let namespace = link.namespace().unwrap_or_default();
-    if !has_started(link, context).await? {
-        return let_go(link, context).await;
-    }
-    if is_terminating(&namespace, context).await? {
-        return announce(link, context, "its namespace is being deleted, so nothing can run in it any more", None).await;
-    }
-    let since = link.metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
-    let expired = Timestamp::now().duration_since(since) > DEADLINE;
     let (fault, report) = match Box::pin(free(link, context)).await {
         Ok(Freed::Forgotten) => return Ok(Action::await_change()),
+        Ok(Freed::NothingMade) => return let_go(link, context).await,
         Ok(Freed::Released(Released::Yes)) => {
             tidy(link, context).await?;
             let happened = Happened::normal(status::RELEASED, "what the link made was removed");
@@ -201,7 +194,9 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
         // Whatever refuses, and for however long: nobody waits for it for ever.
         Err(error) => (Some(error.fault()), None),
     };
-    if expired {
+    // Of what was tried, not of what was asked for while nobody was there to try.
+    let began = link.status.as_ref().and_then(|status| status.release_start_time);
+    if began.is_some_and(|began| Timestamp::now().duration_since(began) > DEADLINE) {
         let why = fault.as_ref().map_or_else(|| "it did not end in time".to_owned(), explain);
         return announce(link, context, &why, report.as_deref()).await;
     }
@@ -211,6 +206,8 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
 
 /// How one step of freeing what a link made ended.
 enum Freed {
+    /// No worker ever made anything.
+    NothingMade,
     /// Its workers are still there.
     WorkersLeft,
     /// It was let go a moment ago.
@@ -222,6 +219,18 @@ enum Freed {
 /// One step of freeing what a link made: the workers go, then a release pod does its work.
 async fn free(link: &LinkConnection, context: &Context) -> Result<Freed, Error> {
     let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    // The watch may still show a link that was let go a moment ago: nothing is released for it again.
+    let api: Api<LinkConnection> = Api::namespaced(context.client.clone(), &namespace);
+    let held = |now: &LinkConnection| now.uid() == link.uid() && now.finalizers().iter().any(|name| name == RELEASE_FINALIZER);
+    let Some(current) = api.get_opt(&name).await?.filter(held) else {
+        return Ok(Freed::Forgotten);
+    };
+    if !has_started(link, context).await? {
+        return Ok(Freed::NothingMade);
+    }
+    if is_terminating(&namespace, context).await? {
+        return Ok(Freed::Released(Released::NamespaceTerminating));
+    }
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
     if let Some(set) = sets.get_opt(&names::workers(&name)).await?
         && set.labels().get(LINK) == Some(&name)
@@ -232,12 +241,6 @@ async fn free(link: &LinkConnection, context: &Context) -> Result<Freed, Error> 
     if !workers_are_gone(link, context).await? {
         return Ok(Freed::WorkersLeft);
     }
-    // The watch may still show a link that was let go a moment ago: nothing is released for it again.
-    let api: Api<LinkConnection> = Api::namespaced(context.client.clone(), &namespace);
-    let held = |now: &LinkConnection| now.uid() == link.uid() && now.finalizers().iter().any(|name| name == RELEASE_FINALIZER);
-    let Some(current) = api.get_opt(&name).await?.filter(held) else {
-        return Ok(Freed::Forgotten);
-    };
     Ok(Freed::Released(match prepared(&current, context).await? {
         Ok((plan, base)) => step(&current, &plan, &base, context).await?,
         Err(fault) => Released::NotYet { fault: Some(fault), report: None },
@@ -295,14 +298,21 @@ async fn announce(link: &LinkConnection, context: &Context, why: &str, report: O
     // Opens no connection and reads no Secret: it is asked for the commands only.
     let commands = source::open(&link.spec.source, &Secrets::new("/nonexistent"), &id).map(|source| source.release_commands());
     let left = leftovers(link, report, &commands.unwrap_or_default());
-    // It has no owner: it would stay for ever.
-    if let Err(error) = tidy(link, context).await {
+    // It has no owner: it would stay for ever. The watch may not show yet that it was made.
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
+    let removed = async {
+        match pods.get_opt(&names::release(&name)).await? {
+            Some(pod) if pod.labels().get(LINK) == Some(&name) => oneshot::remove(&context.client, &pod).await,
+            _ => Ok(()),
+        }
+    };
+    if let Err(error) = removed.await {
         tracing::warn!(%error, "the release pod cannot be removed");
     }
     if left.is_empty() {
         return let_go(link, context).await;
     }
-    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
     let told = leftovers::told(&left);
     // An Event has room for 1 KiB: what is cut off is of the reason.
     let message =
@@ -344,11 +354,15 @@ async fn tell(link: &LinkConnection, context: &Context, obstacle: Option<&Fault>
     let mut after = before.clone();
     let (now, generation) = (Timestamp::now(), link.metadata.generation);
     after.observed_generation = generation;
+    after.release_start_time.get_or_insert_with(|| whole_second(now));
     let text = obstacle.map_or_else(|| "what the link made is being removed".to_owned(), explain);
     let word = crate::api::conditions::reason::DELETING;
     Ready::progressing(word, text.clone()).write(&mut after.conditions, generation, now);
     let why = obstacle.map_or(word, |fault| &fault.reason);
-    set(&mut after.conditions, status::RELEASED, Truth::False, why, &text, generation, now);
+    // A stop has freed the source already.
+    if before.phase != Some(LinkPhase::Stopped) || !is_true(&before.conditions, status::RELEASED) {
+        set(&mut after.conditions, status::RELEASED, Truth::False, why, &text, generation, now);
+    }
     if after != before {
         let written = shared::write(&context.client, link, &after).await?;
         context.memory.newest.wrote(written);

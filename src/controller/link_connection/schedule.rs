@@ -48,7 +48,7 @@ pub fn shift(course: Course, in_force: Option<&Plan>, interval: Duration, facts:
     match course.phase {
         LinkPhase::Starting | LinkPhase::Resuming if intent == Intent::Drain => begin(),
         LinkPhase::Starting | LinkPhase::Resuming => on,
-        LinkPhase::Running if intent == Intent::Run && !facts.done => on,
+        LinkPhase::Running if intent == Intent::Run && (!facts.done || facts.urgent) => on,
         LinkPhase::Running if intent == Intent::Drain && (facts.urgent || next(since, interval) <= now) => begin(),
         LinkPhase::Running => {
             let workers = !(facts.scaled_down || facts.drained || !facts.pods);
@@ -67,7 +67,9 @@ pub fn next(began: Timestamp, interval: Duration) -> Timestamp {
 pub fn asks_for_work(wanted: &Plan, stored: &Plan) -> bool {
     let known = |table: &PlannedTable| {
         stored.tables.iter().any(|before| {
-            before.uid == table.uid && before.reseed == table.reseed && (table.verify.is_none() || before.verify == table.verify)
+            before.uid == table.uid
+                && !table.asks_for_load(before.reseed.as_ref())
+                && (table.verify.is_none() || before.verify == table.verify)
         })
     };
     (wanted.verify.is_some() && wanted.verify != stored.verify) || !wanted.tables.iter().all(known)

@@ -84,7 +84,9 @@ pub struct TableView {
     pub consistent: bool,
     /// Its rows are as of then.
     pub as_of: Option<Timestamp>,
-    /// When its load last came on, while chunks of it are to come.
+    /// Chunks of its load are to come. Once all are there, what changed meanwhile is applied, which takes as long as it takes.
+    pub loads: bool,
+    /// When its load last came on.
     pub came_on: Option<Timestamp>,
 }
 
@@ -120,6 +122,8 @@ pub struct Findings<'a> {
     pub release_obstacle: Option<Fault>,
     /// The tables.
     pub tables: Vec<TableView>,
+    /// LinkTables that the link is to have are not there yet.
+    pub tables_to_come: bool,
     /// What the comparison of all tables found that an annotation asks for, and its value; none before it is complete.
     pub verified: Option<(String, LinkVerification)>,
     /// The value of the annotation that asks for a test of connections: a probe's question holds it, and workers test all the time.
@@ -171,7 +175,7 @@ pub fn status(before: &LinkConnectionStatus, findings: &Findings<'_>, now: Times
     if let Some(verdict) = &verdict {
         mark(kind::SOURCE_PROTECTED, verdict.truth, verdict.reason, &verdict.message);
     }
-    let complete = !findings.tables.is_empty() && findings.tables.iter().all(|table| table.complete);
+    let complete = !findings.tables_to_come && !findings.tables.is_empty() && findings.tables.iter().all(|table| table.complete);
     let word = if complete { reason::AS_REQUESTED } else { reason::PROGRESSING };
     mark(kind::SNAPSHOT_COMPLETE, complete.into(), word, "");
     let crew = &findings.crew;
@@ -464,10 +468,11 @@ fn tables_ready(findings: &Findings<'_>, now: Timestamp) -> Ready {
     }
 }
 
-/// Since when no load has come on, if that is too long. They take turns: it is enough that one comes on.
+/// Since when no load has come on, if that is too long. They take turns: it is enough that one
+/// comes on, or came to its end.
 fn stuck_since(tables: &[TableView], now: Timestamp) -> Option<Timestamp> {
-    let loading = tables.iter().filter(|table| table.phase == TablePhase::Snapshotting);
-    let came_on = loading.filter_map(|table| table.came_on).max()?;
+    tables.iter().find(|table| table.phase == TablePhase::Snapshotting && table.loads)?;
+    let came_on = tables.iter().filter_map(|table| table.came_on).max()?;
     (now.duration_since(came_on) > STUCK).then_some(came_on)
 }
 

@@ -45,7 +45,16 @@ fn crew(desired: u32, checks: Vec<Check>) -> Crew {
 fn table(phase: TablePhase, fault: Option<Fault>) -> TableView {
     let complete = phase == TablePhase::Replicating;
     let as_of = complete.then_some(Timestamp::UNIX_EPOCH);
-    TableView { name: format!("shop-{phase}").to_lowercase(), phase, fault, complete, consistent: complete, as_of, came_on: None }
+    TableView {
+        name: format!("shop-{phase}").to_lowercase(),
+        phase,
+        fault,
+        complete,
+        consistent: complete,
+        as_of,
+        loads: false,
+        came_on: None,
+    }
 }
 
 struct Case {
@@ -90,6 +99,7 @@ fn judge_spec(case: &Case, before: &LinkConnectionStatus, spec: &LinkConnectionS
         probed_at: None,
         probe_obstacle: None,
         release_obstacle: None,
+        tables_to_come: false,
         tables: case.tables.clone(),
         verified: None,
         test: None,
@@ -115,7 +125,7 @@ fn ready_says_whether_the_link_does_what_its_spec_asks() {
     // The cases are judged at the epoch.
     let came_on = |minutes_ago: i64| {
         let came_on = Timestamp::UNIX_EPOCH.checked_sub(jiff::SignedDuration::from_mins(minutes_ago)).ok();
-        TableView { came_on, ..table(T::Snapshotting, None) }
+        TableView { loads: true, came_on, ..table(T::Snapshotting, None) }
     };
     let cases = vec![
         ("all replicate", running(), ["True", "Replicating", "False", "False", "False"]),
@@ -125,6 +135,11 @@ fn ready_says_whether_the_link_does_what_its_spec_asks() {
             ["True", "Snapshotting", "False", "False", "False"],
         ),
         ("one load comes on", with(vec![came_on(90), came_on(29)]), ["True", "Snapshotting", "False", "False", "False"]),
+        (
+            "a small one was loaded",
+            with(vec![came_on(90), TableView { loads: false, phase: T::Replicating, ..came_on(29) }]),
+            ["True", "Snapshotting", "False", "False", "False"],
+        ),
         ("none does", with(vec![came_on(90), came_on(31)]), ["False", "SnapshotStuck", "True", "False", "False"]),
         ("one waits", with(vec![table(T::Waiting, None)]), ["False", "TablesWaiting", "True", "False", "False"]),
         ("none", with(vec![]), ["True", "NoTables", "False", "False", "False"]),

@@ -53,8 +53,8 @@ pub async fn reconcile(table: Arc<LinkTable>, context: Arc<Context>) -> Result<A
     });
     let probed = link
         .as_ref()
-        .and_then(|link| context.memory.link(&link.uid()?).probe())
-        .and_then(|probe| probe.tables.iter().find(|found| found.uid == identity).and_then(|found| found.error.clone()));
+        .and_then(|link| context.memory.known(&link.uid()?)?.probe())
+        .and_then(|probe| probe.tables.iter().find(|found| found.uid == identity).map(|found| found.error.clone().map_or(Ok(()), Err)));
     let findings = Findings {
         probed,
         generation: table.metadata.generation,

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use strum::VariantNames as _;
 
 use crate::{
     api::{
@@ -17,6 +18,7 @@ use crate::{
         explain,
         status::{Change, Ready},
     },
+    source,
 };
 
 /// What was found out about a table.
@@ -31,8 +33,8 @@ pub struct Findings {
     pub link_phase: Option<LinkPhase>,
     /// What a worker reports of it.
     pub report: Option<TableReport>,
-    /// What a probe found wrong with it, while its link rests.
-    pub probed: Option<Fault>,
+    /// What a probe found wrong with it in the source, if one looked, while its link rests.
+    pub probed: Option<Result<(), Fault>>,
     /// What a worker found by comparing it with its source.
     pub verified: Option<TableVerification>,
     /// Value of its verify annotation.
@@ -44,7 +46,8 @@ pub fn change(before: &LinkTableStatus, after: &LinkTableStatus) -> Change {
     let state = |status: &LinkTableStatus| {
         let error = status.error.clone();
         let handled = (status.last_handled_reseed_at.clone(), status.last_handled_verify_at.clone());
-        (status.observed_generation, status.phase, error, status.conditions.clone(), handled, status.verification.clone())
+        let version = status.schema.as_ref().map(|schema| schema.version);
+        (status.observed_generation, status.phase, error, status.conditions.clone(), handled, status.verification.clone(), version)
     };
     Change::between(before, after, state)
 }
@@ -82,23 +85,26 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
             }
             ready(report)
         }
-        (None, _) => match findings.link_phase {
-            _ if at_rest && findings.probed.is_some() => {
-                status.error = findings.probed.as_ref().map(error);
-                findings.probed.as_ref().map_or_else(|| Ready::unknown(reason::NOT_CHECKED, ""), Ready::fault)
+        (None, _) => match (findings.link_phase, &findings.probed) {
+            (_, Some(Err(fault))) if at_rest => {
+                status.error = Some(error(fault));
+                Ready::fault(fault)
             }
-            Some(LinkPhase::Stopped) => {
+            (Some(LinkPhase::Stopped), _) => {
                 // The position is dropped: the next start loads the table anew.
                 forget(&mut status);
                 Ready::progressing(reason::STOPPED, "the link is stopped; the next start is a full load")
             }
-            Some(LinkPhase::Initial | LinkPhase::Paused) if status.error.take().is_some() => {
+            (Some(LinkPhase::Initial | LinkPhase::Paused), Some(Ok(()))) if status.error.as_ref().is_some_and(is_of_source) => {
+                status.error = None;
                 Ready::progressing(reason::PROGRESSING, "what was wrong is mended; the link rests")
             }
-            Some(LinkPhase::Paused) if status.phase == Some(TablePhase::Replicating) => {
+            // Nobody has looked whether it still is so.
+            (Some(LinkPhase::Initial | LinkPhase::Paused), _) if status.error.is_some() => return finish(before, status, findings.owned),
+            (Some(LinkPhase::Paused), _) if status.phase == Some(TablePhase::Replicating) => {
                 Ready::yes(reason::PAUSED, "the link is paused; the target table is exact as of status.asOf")
             }
-            Some(LinkPhase::Paused) => Ready::progressing(reason::PAUSED, "the link is paused"),
+            (Some(LinkPhase::Paused), _) => Ready::progressing(reason::PAUSED, "the link is paused"),
             _ if status.phase.is_none() || before.observed_generation != findings.generation || was_refused => {
                 status.phase = Some(status.phase.unwrap_or_default());
                 Ready::unknown(reason::NEW_GENERATION, "no worker has begun with it yet")
@@ -120,6 +126,11 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
     mark(&mut status, kind::SNAPSHOT_COMPLETE, complete.into(), word, "");
     ready.write(&mut status.conditions, findings.generation, now);
     finish(before, status, findings.owned)
+}
+
+/// Whether it is an error that a probe would find again, if it still were one.
+fn is_of_source(error: &TableError) -> bool {
+    source::Error::VARIANTS.contains(&error.code.as_str())
 }
 
 /// Whether a worker has but heard of the table: that is not worth a write for each of thousands that come at once.

@@ -7,7 +7,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams, PropagationPolicy},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy},
 };
 use link_operator::api::{
     landing_zone::LandingZone,
@@ -138,7 +138,15 @@ async fn a_deletion_that_cannot_be_carried_out_says_why_and_ends_at_its_deadline
     assert_eq!(reason(&link), "Deleting");
     assert_eq!(left_behind(&stage).await, "");
 
-    ApiServer::shared().await.deleted_earlier::<LinkConnection>(&stage.namespace, "shop", jiff::SignedDuration::from_mins(11)).await;
+    // That it was asked for long ago, when nobody was there, does not count: it was not tried for so long.
+    let long = jiff::SignedDuration::from_mins(11);
+    ApiServer::shared().await.deleted_earlier::<LinkConnection>(&stage.namespace, "shop", long).await;
+    let link = stage.link_where("shop", |link| link.status.as_ref().unwrap().release_start_time.is_some()).await;
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    assert_eq!(left_behind(&stage).await, "");
+    let earlier = link.status.unwrap().release_start_time.unwrap() - long;
+    let earlier = json!({"status": {"releaseStartTime": earlier}});
+    stage.api::<LinkConnection>().patch_status("shop", &PatchParams::default(), &Patch::Merge(&earlier)).await.unwrap();
     stage.disappears::<LinkConnection>("shop").await;
     let left = left_behind(&stage).await;
     assert!(left.contains("pg_drop_replication_slot") && left.contains("pods.example.com"), "{left}");

@@ -121,7 +121,7 @@ async fn kubectl_shows_and_steers_a_link() {
     assert!(code == 1 && text.contains("linktable/odd is not linked: ") && text.contains("without target.distributionOptions"), "{text}");
     // A terminal is told nothing by names.
     let (_, text) = desk.link(&["tables", "shop"]).await;
-    assert!(text.contains("public.odd\\u{1b}[2J") && !text.contains('\u{1b}'), "{text}");
+    assert!(text.contains("public.odd\\u001b[2J") && !text.contains('\u{1b}'), "{text}");
     stage.api::<LinkTable>().delete("odd", &DeleteParams::default()).await.unwrap();
 
     // A comparison's result is the exit code.

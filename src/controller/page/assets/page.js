@@ -5,6 +5,7 @@ import { clock, h, morph } from './dom.js';
 import { linksView, linkView } from './views.js';
 
 const EVERY = 5000;
+const PATIENCE = 10000;
 const COUNT = 100;
 
 const main = document.getElementById('main');
@@ -22,7 +23,7 @@ function query(ask) {
 }
 
 async function read(path) {
-  const answer = await fetch(path, { headers: { accept: 'application/json' } });
+  const answer = await fetch(path, { headers: { accept: 'application/json' }, signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw Object.assign(new Error((await answer.text()).trim() || `HTTP ${answer.status}`), { gone: answer.status === 404 });
   return answer.json();
 }
@@ -62,7 +63,7 @@ async function refresh() {
   const line = document.getElementById('fault');
   line.hidden = !fault;
   if (line.textContent !== fault) line.textContent = fault;
-  timer = setTimeout(refresh, EVERY);
+  if (!document.hidden) timer = setTimeout(refresh, EVERY);
 }
 
 function show() {
