@@ -102,7 +102,7 @@ crds: ## writes crds/, and the chart's copy, from the types in src/api
 
 image: export IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image: export IMAGE_REVISION = $(shell git rev-parse --verify --quiet HEAD || echo unknown)
-image: build ## the image, for CLUSTER
+image: build sbom-tool ## the image, for CLUSTER
 	@$(PHASE) "List of what the binary is made of" deploy/sbom $(BINARY).cdx.json
 	@$(PHASE) "Image" deploy/$(CLUSTER)/cluster build-image $(BINARY) $(IMAGE):dev
 
@@ -114,4 +114,9 @@ tools: ## what tests and demo need beside Rust, Go, npm and gcc
 	@command -v shellcheck >/dev/null || $(PHASE) "shellcheck" apt-get install -y -qq --no-install-recommends shellcheck
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || $(PHASE) "rustfmt, clippy" rustup component add rustfmt clippy
 	@[[ "$$(cargo-deny --version 2>/dev/null)" == *" $(CARGO_DENY)" ]] || $(INSTALL) cargo-deny@$(CARGO_DENY)
+	@$(MAKE) --no-print-directory sbom-tool
+
+.PHONY: sbom-tool
+sbom-tool:
+	@command -v jq >/dev/null || { echo "the image's list of what it is made of needs jq" >&2; exit 1; }
 	@[[ "$$(cargo cyclonedx --version 2>/dev/null)" == *" $(CARGO_CYCLONEDX)" ]] || $(INSTALL) cargo-cyclonedx@$(CARGO_CYCLONEDX)

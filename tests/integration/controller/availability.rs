@@ -73,6 +73,11 @@ async fn an_upgrade_reaches_the_next_link_once_the_one_before_is_ready() {
     stage.pods_are_ready(&first).await;
     stage.becomes::<StatefulSet>(second, next).await;
     stage.merge::<LinkConnection>(second, json!({"spec": {"compute": {"coreCount": 4}}})).await;
+    stage.becomes::<StatefulSet>(second, |set| set.spec.as_ref().unwrap().replicas == Some(1)).await;
+    // Its pod is ready, and has the former template: not what was asked for.
+    let is_seen = |link: &LinkConnection| link.status.as_ref().unwrap().observed_generation == link.metadata.generation;
+    stage.link_where(second, |link| is_seen(link) && ready(link) == "False").await;
+    stage.pods_are_ready(second).await;
     let up = |link: &LinkConnection| condition(link, "WorkersAvailable").is_some_and(|condition| condition.reason == "AsRequested");
     stage.link_where(second, up).await;
 }
