@@ -176,33 +176,49 @@ where
     namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace))
 }
 
+/// What is kept of objects beside the stores.
+#[derive(Clone)]
+pub struct Kept {
+    /// Of what was written when.
+    pub budget: Arc<Budget>,
+    /// Of what was found out about links and tables.
+    pub memory: Arc<Memory>,
+    /// Of what was applied.
+    pub applier: Arc<Applier>,
+    /// Of what workers said.
+    pub workers: Arc<Workers>,
+}
+
+impl Kept {
+    /// The link is gone, also if somebody took its finalizer away.
+    fn forget(&self, link: &LinkConnection) {
+        let uid = link.uid().unwrap_or_default();
+        self.budget.forget(&ObjectRef::from_obj(link).into());
+        self.memory.forget(&uid);
+        self.workers.forget(&uid);
+    }
+}
+
 /// Starts to watch all kinds and says how they wake each other.
-pub fn watch_all(
-    client: &Client,
-    namespace: Option<&str>,
-    queues: &Queues,
-    budget: &Arc<Budget>,
-    memory: &Arc<Memory>,
-    applier: &Arc<Applier>,
-    workers: &Arc<Workers>,
-    tasks: &mut JoinSet<()>,
-) -> Stores {
+pub fn watch_all(client: &Client, namespace: Option<&str>, queues: &Queues, kept: &Kept, tasks: &mut JoinSet<()>) -> Stores {
     let all = watcher::Config::default;
     let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGER}"));
 
-    let (tables, work) =
-        tables::watch_all(api::<LinkTable>(client, namespace), queues.clone(), budget.clone(), memory.clone(), applier.clone());
+    let (tables, work) = tables::watch_all(
+        api::<LinkTable>(client, namespace),
+        queues.clone(),
+        kept.budget.clone(),
+        kept.memory.clone(),
+        kept.applier.clone(),
+    );
     tasks.spawn(work);
 
-    let (q, t, budget, m, w) = (queues.clone(), tables.clone(), budget.clone(), memory.clone(), workers.clone());
+    let (q, t, of_links) = (queues.clone(), tables.clone(), kept.clone());
     let (links, work) = watch::watch(api::<LinkConnection>(client, namespace), all(), watch::as_it_is, move |link, change, store| {
         let namespace = link.namespace().unwrap_or_default();
         q.links.wake(ObjectRef::from_obj(link));
         if change == Change::Gone {
-            budget.forget(&ObjectRef::from_obj(link).into());
-            // Also of one whose finalizer somebody took away.
-            m.forget(&link.uid().unwrap_or_default());
-            w.forget(&link.uid().unwrap_or_default());
+            of_links.forget(link);
         }
         if change != Change::Status {
             // Who has a source table may have changed.
@@ -256,7 +272,7 @@ pub fn watch_all(
     });
     tasks.spawn(work);
 
-    let (q, a) = (queues.clone(), applier.clone());
+    let (q, a) = (queues.clone(), kept.applier.clone());
     let (workers, work) = watch::watch(api::<StatefulSet>(client, namespace), ours(), trim::set, move |set, change, _| {
         let namespace = set.namespace().unwrap_or_default();
         if change == Change::Gone {

@@ -27,7 +27,7 @@ use super::{
     Error,
     apply::Applier,
     budget::Budget,
-    context::{Context, Queues, watch_all},
+    context::{Context, Kept, Queues, watch_all},
     events::Events,
     integration_runtime, landing_zone, leader,
     link_connection::{self, Memory},
@@ -141,7 +141,9 @@ async fn work(client: Client, mut options: Options, metrics: Arc<Metrics>, page:
         Arc::new(move |link: &ObjectRef<_>| links.wake(link.clone()))
     };
     let workers = Arc::new(Workers::new(wake));
-    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &budget, &memory, &applier, &workers, &mut tasks);
+    let kept = Kept { budget, memory, applier, workers };
+    let stores = watch_all(&client, options.namespace.as_deref(), &queues, &kept, &mut tasks);
+    let Kept { budget, memory, applier, workers } = kept;
     tasks.spawn(budget.clone().run(queues.clone()));
     metrics.leads(&stores, &queues);
     let context = Arc::new(Context {

@@ -215,14 +215,13 @@ fn refusal(table: &LinkTable) -> Option<String> {
 fn is_refused(error: &wait::Error) -> bool {
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
     let wait::Error::ProbeFailed(error) = error;
-    let code = match error {
+    match error {
         InitialListFailed(kube::Error::Api(status))
         | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => status.code,
-        WatchError(status) => status.code,
-        _ => return false,
-    };
-    matches!(code, 401 | 403 | 404)
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => matches!(status.code, 401 | 403 | 404),
+        _ => false,
+    }
 }
 
 impl Place {

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Stdio, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{ResourceExt as _, api::DeleteParams};
+use kube::ResourceExt as _;
 use link_operator::api::{
     link_connection::{LinkConnection, LinkPhase},
     link_table::LinkTable,
@@ -108,22 +108,6 @@ async fn kubectl_shows_and_steers_a_link() {
     assert!(code == 1 && text.contains("link shop has no table public.order"), "{text}");
     assert_eq!(desk.link(&["reseed", "shop"]).await.0, 1);
 
-    // What is not linked is no part of all, and is not waited for.
-    stage.table_with("odd", "shop", "odd\u{1b}[2J", json!({"distributionOptions": {"type": "RoundRobin"}})).await;
-    let is_refused = |table: &LinkTable| {
-        let conditions = table.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-        conditions.iter().any(|condition| condition.type_ == "Accepted" && condition.status == "False")
-    };
-    stage.becomes::<LinkTable>("odd", is_refused).await;
-    let (code, text) = desk.link(&["reseed", "shop", "--all"]).await;
-    assert!(code == 0 && text.contains("linktable/orders ") && !text.contains("linktable/odd"), "{text}");
-    let (code, text) = desk.link(&["reseed", "shop", "odd"]).await;
-    assert!(code == 1 && text.contains("linktable/odd is not linked: ") && text.contains("without target.distributionOptions"), "{text}");
-    // A terminal is told nothing by names.
-    let (_, text) = desk.link(&["tables", "shop"]).await;
-    assert!(text.contains("public.odd\\u001b[2J") && !text.contains('\u{1b}'), "{text}");
-    stage.api::<LinkTable>().delete("odd", &DeleteParams::default()).await.unwrap();
-
     // A comparison's result is the exit code.
     for (result, code) in [("Different", 1), ("Unsettled", 1), ("Equal", 0)] {
         let waits = desk.start(&["verify", "shop", "orders", "--repair", "--wait"]);
@@ -173,4 +157,25 @@ async fn kubectl_shows_and_steers_a_link() {
     assert!(code == 1 && text.contains("Paused of LinkConnection shop is not so after 1 s"), "{text}");
     assert_ne!(stage.api::<LinkConnection>().get("shop").await.unwrap().status.unwrap().phase, Some(LinkPhase::Paused));
     assert_eq!(stage.api::<LinkTable>().get("orders").await.unwrap().name_any(), "orders");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_linked_is_no_part_of_all_and_names_tell_a_terminal_nothing() {
+    let stage = Stage::new().await;
+    let desk = Desk::new(&stage).await;
+    stage.zone("staging").await;
+    stage.link("shop", json!({})).await;
+    stage.table("orders", "shop", "orders").await;
+    stage.table_with("odd", "shop", "odd\u{1b}[2J", json!({"distributionOptions": {"type": "RoundRobin"}})).await;
+    let is_refused = |table: &LinkTable| {
+        let conditions = table.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Accepted" && condition.status == "False")
+    };
+    stage.becomes::<LinkTable>("odd", is_refused).await;
+    let (code, text) = desk.link(&["reseed", "shop", "--all"]).await;
+    assert!(code == 0 && text.contains("linktable/orders ") && !text.contains("linktable/odd"), "{text}");
+    let (code, text) = desk.link(&["reseed", "shop", "odd"]).await;
+    assert!(code == 1 && text.contains("linktable/odd is not linked: ") && text.contains("without target.distributionOptions"), "{text}");
+    let (_, text) = desk.link(&["tables", "shop"]).await;
+    assert!(text.contains("public.odd\\u001b[2J") && !text.contains('\u{1b}'), "{text}");
 }

@@ -341,8 +341,8 @@ impl Stage {
     /// As the StatefulSet controller: says that it has seen the newest generation, and that no pods are left.
     pub async fn observe_set(&self, name: &str) {
         let set = self.appears::<StatefulSet>(name).await;
-        let patch = json!({"status": {"replicas": 0, "observedGeneration": set.metadata.generation}});
-        self.api::<StatefulSet>().patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        let none = json!({"replicas": 0, "readyReplicas": 0, "updatedReplicas": 0, "observedGeneration": set.metadata.generation});
+        self.api::<StatefulSet>().patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": none}))).await.unwrap();
     }
 
     /// As the StatefulSet controller: all pods are there, as the newest template says, and ready.
