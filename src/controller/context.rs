@@ -162,7 +162,8 @@ impl Context {
     pub fn rivals(&self, rival_links: &[Arc<LinkConnection>], source: &TableName) -> Vec<Rival> {
         let linked = |link: &Arc<LinkConnection>| {
             let tables = self.stores.tables.of_source(&link.namespace().unwrap_or_default(), &link.name_any(), source);
-            acceptance::winners(&tables).remove(source).map(|table| Rival { link: link.clone(), table })
+            let fit: Vec<_> = tables.into_iter().filter(|table| acceptance::unfit(table, link).is_none()).collect();
+            acceptance::winners(&fit).remove(source).map(|table| Rival { link: link.clone(), table })
         };
         rival_links.iter().filter(|link| link.metadata.deletion_timestamp.is_none()).filter_map(linked).collect()
     }

@@ -133,6 +133,7 @@ pub async fn reign(context: &Context, own: &AtomicU64) -> Result<(), Error> {
         }
     };
     own.store(reign.term, Ordering::Relaxed);
+    setup.metrics.captures();
     if reign.to.0.is_empty() {
         // The source cannot begin while older transactions are open; who they are is for the user to see.
         setup.source.settle(&|whom| join::show_waiting(context, whom.as_deref())).await?;

@@ -159,6 +159,11 @@ impl Metrics {
         self.last_commit.with_label_values::<&str>(&[]).set(now());
     }
 
+    /// This worker captures from now on.
+    pub fn captures(&self) {
+        self.last_commit.with_label_values::<&str>(&[]).set(now());
+    }
+
     /// Another worker captures.
     pub fn captures_no_longer(&self) {
         for gauge in [&self.last_commit, &self.zone_records, &self.zone_oldest] {

@@ -133,6 +133,11 @@ async fn a_link_starts_pauses_resumes_and_is_deleted() {
     stage.link_where("shop", |link| reason(link) == "Replicating").await;
 
     stage.api::<LinkConnection>().delete("shop", &DeleteParams::default()).await.unwrap();
+    // What was read comes into the target, which keeps its tables.
+    let drain = worker.plan_where(|plan| plan.intent == Intent::Drain).await;
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    assert!(stage.api::<StatefulSet>().get_opt("shop").await.unwrap().is_some(), "its workers go before they are done");
+    worker.report(&drain, &uid, TablePhase::Replicating, true);
     stage.disappears::<StatefulSet>("shop").await;
     assert!(stage.api::<Pod>().get_opt("shop-release").await.unwrap().is_none(), "released while a worker lives");
     stage.stop_worker(worker).await;

@@ -63,7 +63,8 @@ pub async fn step(
     let bounded = course.is_idle() && validated.is_some_and(|validated| validated.bounds.max_retained_log.is_some());
     let wish = link.annotations().get(annotation::TEST);
     let handled = link.status.as_ref().and_then(|status| status.last_handled_test_at.as_ref());
-    let idle = bounded || (course.is_idle() && (!status::is_answered(link) || wish.is_some_and(|wish| Some(wish) != handled)));
+    let idle = bounded
+        || (course.is_idle() && (!status::is_answered(link) || status::has_failed(link) || wish.is_some_and(|wish| Some(wish) != handled)));
     let guards = course.phase == LinkPhase::Paused || cannot_start || bounded;
     let Some(validated) = validated else {
         return Ok(Probed { again: oneshot::ASK_AGAIN, ..Probed::default() });

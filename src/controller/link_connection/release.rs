@@ -14,9 +14,10 @@ use kube::{
 };
 
 use super::{
-    build, dereference,
+    build, children, crew, dereference,
     leftovers::{self, leftovers},
     lifecycle::Course,
+    memory::Own,
     plan, status, validate,
 };
 use crate::{
@@ -42,6 +43,7 @@ use crate::{
         oneshot::{self, Made, Progress, Step},
         pods::{OneShot, PodBase},
         status::{self as shared, Ready},
+        watch,
     },
     secrets::Secrets,
     source,
@@ -49,6 +51,8 @@ use crate::{
 
 /// How long a release is tried before the link goes without it.
 const DEADLINE: SignedDuration = SignedDuration::from_mins(10);
+/// How long workers may take to finish what they have read.
+const DRAIN: SignedDuration = SignedDuration::from_mins(1);
 /// How soon its progress is looked at again.
 const LOOK: Duration = Duration::from_secs(3);
 
@@ -175,7 +179,6 @@ pub async fn delete(link: &Arc<LinkConnection>, context: &Context) -> Result<Act
         context.memory.forget(&uid);
         return Ok(Action::await_change());
     }
-    context.workers.forget(&uid);
     let (fault, report) = match Box::pin(free(link, context)).await {
         Ok(Freed::Forgotten) => return Ok(Action::await_change()),
         Ok(Freed::NothingMade) => return let_go(link, context).await,
@@ -216,6 +219,52 @@ enum Freed {
     Released(Released),
 }
 
+/// Lets the workers commit and apply what they have read, as before a stop: the target keeps its tables. Whether they have, or nobody is
+/// there to, or it takes too long.
+async fn are_drained(link: &LinkConnection, context: &Context) -> Result<bool, Error> {
+    let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
+    let status = link.status.clone().unwrap_or_default();
+    let is_late = status.release_start_time.is_some_and(|began| Timestamp::now().duration_since(began) > DRAIN);
+    let rests = matches!(status.phase.unwrap_or_default(), LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped);
+    let set = watch::get(&context.stores.workers, &namespace, &names::workers(&name));
+    let works = set
+        .is_some_and(|set| set.metadata.deletion_timestamp.is_none() && set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1) > 0);
+    let worker: &str = Component::Worker.into();
+    let pods = watch::list(&context.stores.pods, &namespace, |pod: &Pod| {
+        pod.labels().get(LINK) == Some(&name) && pod.labels().get(ROLE).map(String::as_str) == Some(worker)
+    });
+    if is_late || rests || !works || crew::reachable(&pods).is_empty() {
+        return Ok(true);
+    }
+    let memory = context.memory.link(&link.uid().unwrap_or_default());
+    let mut own = memory.own.lock().await;
+    let drained = drain(link, &mut own, &pods, context).await;
+    own.rest();
+    drained
+}
+
+async fn drain(link: &LinkConnection, own: &mut Own, pods: &[Arc<Pod>], context: &Context) -> Result<bool, Error> {
+    children::recall(link, own, context).await?;
+    let Some(stored) = own.plan.as_deref() else { return Ok(true) };
+    let drained = Plan { intent: Intent::Drain, ..stored.plan.clone() };
+    if let Some(revised) = plan::revise(Some(&stored.plan), drained, own.revision, Timestamp::now()) {
+        own.revision = revised.revision;
+        match plan::store(&context.client, revised, Some(stored), build::owner(link)).await {
+            Ok(stored) => own.plan = Some(Box::new(stored)),
+            // Under foreground deletion the ConfigMap goes before the link does: nothing tells the workers.
+            Err(Error::ApiServerRefused(kube::Error::Api(status))) if status.code == 404 => return Ok(true),
+            Err(error) => {
+                // Perhaps it was stored: it is read again.
+                own.plan = None;
+                return Err(error);
+            }
+        }
+    }
+    children::talk(link, own, pods, context).await?;
+    let revision = own.plan.as_ref().map(|stored| stored.plan.revision);
+    Ok(crew::drained(&context.workers.view(&link.uid().unwrap_or_default()), revision))
+}
+
 /// One step of freeing what a link made: the workers go, then a release pod does its work.
 async fn free(link: &LinkConnection, context: &Context) -> Result<Freed, Error> {
     let (namespace, name) = (link.namespace().unwrap_or_default(), link.name_any());
@@ -231,6 +280,10 @@ async fn free(link: &LinkConnection, context: &Context) -> Result<Freed, Error> 
     if is_terminating(&namespace, context).await? {
         return Ok(Freed::Released(Released::NamespaceTerminating));
     }
+    if !are_drained(link, context).await? {
+        return Ok(Freed::WorkersLeft);
+    }
+    context.workers.forget(&link.uid().unwrap_or_default());
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
     if let Some(set) = sets.get_opt(&names::workers(&name)).await?
         && set.labels().get(LINK) == Some(&name)

@@ -278,6 +278,12 @@ pub fn is_answered(link: &LinkConnection) -> bool {
     answers.peek().is_some() && answers.all(|answer| answer.observed_generation == link.metadata.generation)
 }
 
+/// Whether one of those answers is that something is wrong.
+pub fn has_failed(link: &LinkConnection) -> bool {
+    let mut conditions = link.status.iter().flat_map(|status| &status.conditions);
+    conditions.any(|condition| !OURS.contains(&condition.type_.as_str()) && condition.status == "False")
+}
+
 fn rests(course: Course) -> bool {
     matches!(course.phase, LinkPhase::Initial | LinkPhase::Paused | LinkPhase::Stopped)
 }

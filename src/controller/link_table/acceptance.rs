@@ -155,7 +155,9 @@ pub fn refusal(table: &LinkTable, tables: &[Arc<LinkTable>], rivals: &[Rival], l
         format!("LinkTable {namespace}/{table} of LinkConnection {namespace}/{link}, from the same database to the same target,")
     } else {
         // Who is to take over is not refused before he does.
-        let winner = first(tables, |_| true).remove(&table.spec.source_name()).filter(|winner| winner.uid() != table.uid())?;
+        let winner = first(tables, |table| unfit(table, link).is_none())
+            .remove(&table.spec.source_name())
+            .filter(|winner| winner.uid() != table.uid())?;
         format!("LinkTable {}", winner.name_any())
     };
     Some(Fault {

@@ -93,18 +93,25 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
             (Some(LinkPhase::Stopped), _) => {
                 // The position is dropped: the next start loads the table anew.
                 forget(&mut status);
-                Ready::progressing(reason::STOPPED, "the link is stopped; the next start is a full load")
+                Ready::yes(reason::STOPPED, "the link is stopped; its next start loads the table anew")
             }
             (Some(LinkPhase::Initial | LinkPhase::Paused), Some(Ok(()))) if status.error.as_ref().is_some_and(is_of_source) => {
                 status.error = None;
-                Ready::progressing(reason::PROGRESSING, "what was wrong is mended; the link rests")
+                Ready::yes(reason::AS_REQUESTED, "what was wrong is mended; the link rests")
             }
             // Nobody has looked whether it still is so.
             (Some(LinkPhase::Initial | LinkPhase::Paused), _) if status.error.is_some() => return finish(before, status, findings.owned),
             (Some(LinkPhase::Paused), _) if status.phase == Some(TablePhase::Replicating) => {
                 Ready::yes(reason::PAUSED, "the link is paused; the target table is exact as of status.asOf")
             }
-            (Some(LinkPhase::Paused), _) => Ready::progressing(reason::PAUSED, "the link is paused"),
+            (Some(LinkPhase::Paused), _) => Ready::yes(reason::PAUSED, "the link is paused; the table is yet to be loaded"),
+            (Some(LinkPhase::Initial), Some(Ok(()))) => {
+                Ready::yes(reason::AS_REQUESTED, "the link has not been started; the table can be linked")
+            }
+            // It rested, as its link did.
+            (Some(phase @ (LinkPhase::Starting | LinkPhase::Resuming)), _) if rested(before) => {
+                Ready::progressing(phase.into(), "no worker has begun with it yet")
+            }
             _ if status.phase.is_none() || before.observed_generation != findings.generation || was_refused => {
                 status.phase = Some(status.phase.unwrap_or_default());
                 Ready::unknown(reason::NEW_GENERATION, "no worker has begun with it yet")
@@ -126,6 +133,12 @@ pub fn status(before: &LinkTableStatus, findings: &Findings, now: Timestamp) -> 
     mark(&mut status, kind::SNAPSHOT_COMPLETE, complete.into(), word, "");
     ready.write(&mut status.conditions, findings.generation, now);
     finish(before, status, findings.owned)
+}
+
+/// Whether Ready says that the table rests.
+fn rested(status: &LinkTableStatus) -> bool {
+    let says = |ready: &Condition| [reason::PAUSED, reason::STOPPED, reason::AS_REQUESTED].contains(&ready.reason.as_str());
+    get(&status.conditions, kind::READY).is_some_and(says)
 }
 
 /// Whether it is an error that a probe would find again, if it still were one.
@@ -281,6 +294,46 @@ mod tests {
         assert_eq!(said(&next(&held, waits())), Some(("False".to_owned(), reason::PROGRESSING.to_owned())), "what held it is over");
         let loads = next(&new, serde_json::json!({"uid": "u", "phase": "Snapshotting"}));
         assert_eq!(next(&loads, waits()).phase, Some(TablePhase::Waiting), "it begins anew");
+    }
+
+    #[test]
+    fn a_table_rests_with_its_link_and_keeps_what_nobody_has_looked_at_again() {
+        let table = |phase: TablePhase, code: Option<&str>| {
+            let error = code.map(|code| serde_json::json!({"code": code, "message": "m", "remedy": "r", "attempt": 1}));
+            let before = serde_json::json!({"observedGeneration": 1, "phase": phase, "error": error});
+            serde_json::from_value::<LinkTableStatus>(before).unwrap()
+        };
+        let next = |before: &LinkTableStatus, link_phase, probed| {
+            let rests = Findings {
+                generation: Some(1),
+                refusal: None,
+                owned: false,
+                link_phase: Some(link_phase),
+                report: None,
+                probed,
+                verified: None,
+                verify: None,
+            };
+            status(before, &rests, Timestamp::UNIX_EPOCH).0
+        };
+        let said = |status: &LinkTableStatus| {
+            let of = |kind: &str| get(&status.conditions, kind).map(|condition| (condition.status.clone(), condition.reason.clone()));
+            (of(kind::READY).unwrap_or_default(), of(kind::RECONCILING).is_some_and(|(status, _)| status == "True"))
+        };
+        let yes = |reason: &str| (("True".to_owned(), reason.to_owned()), false);
+        for phase in [TablePhase::Waiting, TablePhase::Snapshotting, TablePhase::Replicating] {
+            assert_eq!(said(&next(&table(phase, None), LinkPhase::Paused, None)), yes(reason::PAUSED));
+            assert_eq!(said(&next(&table(phase, None), LinkPhase::Stopped, None)), yes(reason::STOPPED));
+        }
+        let paused = next(&table(TablePhase::Replicating, None), LinkPhase::Paused, None);
+        assert_eq!(said(&next(&paused, LinkPhase::Resuming, None)), (("False".to_owned(), "Resuming".to_owned()), true));
+
+        let failed = table(TablePhase::Failed, Some("SourceTableMissing"));
+        let code = |status: LinkTableStatus| status.error.map(|error| error.code);
+        assert_eq!(code(next(&failed, LinkPhase::Paused, None)).as_deref(), Some("SourceTableMissing"), "nobody looked");
+        assert_eq!(code(next(&failed, LinkPhase::Paused, Some(Ok(())))), None, "it is there again");
+        let owned = table(TablePhase::Failed, Some("TargetTableOwned"));
+        assert_eq!(code(next(&owned, LinkPhase::Paused, Some(Ok(())))).as_deref(), Some("TargetTableOwned"), "no probe asks the target");
     }
 
     #[test]

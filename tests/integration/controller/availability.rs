@@ -238,6 +238,9 @@ async fn while_the_api_server_is_gone_workers_go_on_and_then_the_status_catches_
     way.mend();
     let next = worker.plan_where(|next| next.revision > plan.revision).await;
     assert_eq!((next.cores_per_worker, next.run), (2, plan.run));
+    // Its pod is made anew, larger.
+    stage.becomes::<StatefulSet>("shop", |set| set.metadata.generation > Some(1)).await;
+    stage.pods_are_ready("shop").await;
     worker.report(&next, &plan.tables[0].uid, TablePhase::Replicating, false);
     let link = stage.link_where("shop", |link| reason(link) == "Replicating" && ready(link) == "True").await;
     assert_eq!(link.status.unwrap().phase, Some(LinkPhase::Running));

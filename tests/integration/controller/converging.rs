@@ -92,6 +92,8 @@ async fn released(stage: &Stage, so: fn(Option<LinkConnection>) -> bool) {
 async fn goes(stage: &Stage, worker: Option<stage::Worker>) {
     stage.api::<LinkConnection>().delete("shop", &DeleteParams::default()).await.unwrap();
     if let Some(worker) = worker {
+        let drain = worker.plan_where(|plan| plan.intent == Intent::Drain).await;
+        worker.report(&drain, &drain.tables[0].uid, TablePhase::Replicating, true);
         stage.disappears::<StatefulSet>("shop").await;
         assert!(stage.api::<Pod>().get_opt("shop-release").await.unwrap().is_none(), "released while a worker lives");
         stage.stop_worker(worker).await;
