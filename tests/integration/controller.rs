@@ -189,6 +189,8 @@ async fn what_the_controller_does_is_counted_and_names_of_links_go_with_them() {
     assert!(named("peculiar").iter().all(|line| line.starts_with("link_operator_link_")), "{metrics}");
     assert!(named("oddities").is_empty(), "{metrics}");
     stage.api::<LinkConnection>().delete("peculiar", &DeleteParams::default()).await.unwrap();
+    let drain = worker.plan_where(|plan| plan.intent == Intent::Drain).await;
+    worker.report(&drain, &plan.tables[0].uid, TablePhase::Replicating, true);
     stage.disappears::<StatefulSet>("peculiar").await;
     stage.stop_worker(worker).await;
     let release = stage.appears::<Pod>("peculiar-release").await;
